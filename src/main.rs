@@ -7,7 +7,6 @@ mod cli;
 mod configuration;
 mod deploy;
 mod docker;
-mod drain;
 mod error;
 mod git;
 mod health;

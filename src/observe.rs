@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::docker::Docker;
 use crate::docker::inspect::{CONFIG_HASH, Container, ContainerConfig, Healthcheck, Image};
-use crate::docker::{CommandResult, Docker};
-use crate::drain;
 use crate::error::Error;
 use crate::health::{Prober, ReadinessProbe};
 use crate::model::{Project, Service};
 use crate::observed::{Generation, Instance, InstanceKey, InstanceState, Observed};
-use crate::proxy::{self, Backend, InFlight, Proxy};
+use crate::proxy::converge::Pursuit;
+use crate::proxy::{self, Backend, Goal, InFlight, Proxy};
 use crate::rollout;
 use crate::targets::{Target, backend};
 use crate::wait::{self, StopSignal, WaitResult};
@@ -284,9 +284,7 @@ impl TargetReader<'_> {
         let mut traffic = ProxyTraffic::default();
         for proxy in &self.proxies {
             let endpoints = proxy::endpoints(proxy.as_ref(), members.iter());
-            let result: CommandResult =
-                drain::query_checked(self.docker, &proxy.question(&endpoints), &proxy.name())?;
-            let reading = proxy.read(&result, &endpoints)?;
+            let reading = Pursuit::new(self.docker, proxy.as_ref(), Goal::Observed(endpoints)).state()?;
             traffic.routed.extend(reading.routed);
             traffic.failing.extend(reading.failing);
             traffic.in_flight.extend(reading.in_flight);

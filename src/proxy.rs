@@ -2,6 +2,7 @@
 //! and parses their output. So tests compare commands by equality, and a dry run prints them.
 
 pub mod caddy;
+pub mod converge;
 pub mod dockercloud;
 pub mod haproxy;
 pub mod nginx_proxy;
@@ -52,6 +53,8 @@ pub struct Rotation {
     pub urgent: bool,
     /// Ids of the instances outside whose process has ended.
     pub exited: BTreeSet<String>,
+    /// Addresses of the containers outside the rollouts, for a proxy that [`Abilities::gives_addresses`].
+    pub others: BTreeSet<IpAddr>,
 }
 
 impl Rotation {
@@ -157,9 +160,93 @@ impl OpenRequests {
     }
 }
 
-/// Change of the running proxy before the first rollout.
+/// Desired state of a proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Patch {
+pub enum Goal {
+    /// No change; only the state of these endpoints is read.
+    Observed(Vec<Endpoint>),
+    /// The proxy is prepared, so that its rotation can be set.
+    Patched(RolloutShape),
+    /// The instances outside, which have not started yet, get no request when they start.
+    Gated(Rotation),
+    /// New requests go to exactly the instances inside.
+    Rotation(Rotation),
+    /// The proxy's own discovery has the route again, without marks of these endpoints and of removed containers.
+    HandedBack(Discovery),
+}
+
+/// Instances that a proxy's own discovery has to find.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Discovery {
+    pub endpoints: Vec<Endpoint>,
+    /// Ids of all containers of the engine.
+    pub existing: Vec<String>,
+    /// See [`Rotation::others`].
+    pub others: BTreeSet<IpAddr>,
+}
+
+impl Goal {
+    /// All endpoints whose state matters.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        match self {
+            Goal::Observed(endpoints) => endpoints.clone(),
+            Goal::Patched(_) => Vec::new(),
+            Goal::Gated(rotation) | Goal::Rotation(rotation) => rotation.all(),
+            Goal::HandedBack(discovery) => discovery.endpoints.clone(),
+        }
+    }
+
+    /// True if the next step depends on the proxy's state.
+    pub fn needs_state(&self) -> bool {
+        !matches!(self, Goal::Patched(_) | Goal::HandedBack(_))
+    }
+
+    /// Rotation that the proxy has to confirm.
+    fn rotation(&self) -> Option<&Rotation> {
+        match self {
+            Goal::Rotation(rotation) => Some(rotation),
+            _ => None,
+        }
+    }
+}
+
+/// Next step towards a goal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// The goal is reached. Only the state decides on [`Goal::Rotation`].
+    Done,
+    /// The proxy has to act first.
+    Wait,
+    Run(Vec<Change>),
+    /// The goal is reached once these have run.
+    Finish(Vec<Change>),
+}
+
+impl Next {
+    pub fn run(exec: Exec) -> Next {
+        Next::Run(vec![exec.into()])
+    }
+
+    pub fn finish(exec: Exec) -> Next {
+        Next::Finish(vec![exec.into()])
+    }
+
+    /// Runs the command if there is one, and else waits.
+    pub fn run_or_wait(exec: Option<Exec>) -> Next {
+        exec.map_or(Next::Wait, Next::run)
+    }
+
+    pub fn changes(&self) -> &[Change] {
+        match self {
+            Next::Run(changes) | Next::Finish(changes) => changes,
+            Next::Done | Next::Wait => &[],
+        }
+    }
+}
+
+/// Change of a running proxy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
     pub exec: Exec,
     /// Line for the report; empty for a change that does not last.
     pub note: String,
@@ -167,6 +254,43 @@ pub struct Patch {
     pub required: bool,
     /// Warning for the failure of an optional change; empty to report Docker's own message.
     pub failure_note: String,
+}
+
+impl From<Exec> for Change {
+    fn from(exec: Exec) -> Self {
+        Change { exec, note: String::new(), required: true, failure_note: String::new() }
+    }
+}
+
+/// Abilities of a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Abilities {
+    /// True if compose-zd can set the rotation. Otherwise the proxy's own discovery admits and drops instances, and
+    /// compose-zd only watches it. `x-zd.drain.command` then takes an instance out of rotation.
+    pub steers: bool,
+    /// True if the changes do not depend on the state. They run before the first query, with no answer, and again
+    /// from time to time.
+    pub is_blind: bool,
+    /// True if the adapter assigns addresses to servers of the proxy. The adapter must not take a server of another
+    /// rollout, or of a container outside all rollouts.
+    pub gives_addresses: bool,
+    /// Time for which a retired process of the proxy may still accept a request. A drained instance is stopped only
+    /// after this time.
+    pub late_requests: Duration,
+    /// Longest wait for the proxy's own discovery to find the instances.
+    pub discovery_timeout: Duration,
+}
+
+impl Default for Abilities {
+    fn default() -> Self {
+        Abilities {
+            steers: true,
+            is_blind: false,
+            gives_addresses: false,
+            late_requests: Duration::ZERO,
+            discovery_timeout: Duration::from_secs(30),
+        }
+    }
 }
 
 /// Facts about a rollout for which a proxy is prepared.
@@ -201,15 +325,6 @@ pub struct MountedFile {
 
 /// Lookup of the file that a container will have at a path, by its Compose file.
 pub type FileLookup<'a> = &'a dyn Fn(&str) -> Option<MountedFile>;
-
-/// Next step of handing the route back to the proxy's discovery.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HandBack {
-    Done,
-    /// Discovery has not found the instances yet.
-    Wait,
-    Run(Exec),
-}
 
 /// Service or container, with the properties by which a proxy's discovery selects its routes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -248,9 +363,6 @@ impl From<&Container> for Backend {
         }
     }
 }
-
-/// Longest wait for a proxy's own discovery to notice a change.
-pub const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Adapter of a proxy in front of some services.
 pub trait Proxy: Send + Sync {
@@ -328,61 +440,21 @@ pub trait Proxy: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// True if compose-zd can set the rotation. Otherwise the proxy's own discovery admits and drops instances, and
-    /// compose-zd only watches it. `x-zd.drain.command` then takes an instance out of rotation.
-    fn steers(&self) -> bool {
-        true
-    }
-
-    /// Commands whose outputs `prepare` needs.
-    fn inspect(&self) -> Vec<Exec>;
-
-    /// Changes of the running proxy without which its rotation cannot be set. `outputs` are those of `inspect`.
-    ///
-    /// # Errors
-    /// The reason why the proxy cannot be prepared, with the fix.
-    fn prepare(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Patch>, Error>;
-
-    /// Requests that a prepared proxy will still lose. `outputs` are those of `inspect`.
-    fn losses(&self, _outputs: &[CommandResult], _shape: &RolloutShape) -> Vec<Risk> {
+    /// Requests that a prepared proxy will still lose. `answers` are those to the queries of [`Goal::Patched`].
+    fn losses(&self, _answers: &[CommandResult], _shape: &RolloutShape) -> Vec<Risk> {
         Vec::new()
     }
 
-    /// True if the commands below depend on the proxy's current state, the output of `question`. Otherwise their
-    /// `output` is empty, which saves a query.
-    fn needs_reading(&self) -> bool {
-        false
-    }
+    fn abilities(&self) -> Abilities;
 
-    /// True if the adapter assigns addresses to servers of the proxy. The adapter must not take a server of another
-    /// rollout, or of a container outside all rollouts.
-    fn gives_addresses(&self) -> bool {
-        false
-    }
+    /// Commands that read what [`Proxy::advance`] needs for the goal.
+    fn queries(&self, goal: &Goal) -> Vec<Exec>;
 
-    /// Stores the addresses of all containers outside the rollout. Later commands must not take their servers.
-    fn note_others(&self, _addresses: BTreeSet<IpAddr>) {}
-
-    /// Command that keeps the instances outside, which have not started yet, out of rotation.
-    fn gate(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec>;
-
-    /// True if the proxy's current state shows that `gate` is in force.
-    fn holds(&self, _output: &CommandResult, _rotation: &Rotation) -> bool {
-        true
-    }
-
-    /// Next command that brings the proxy closer to the rotation; `None` if the proxy has reached it or has to be
-    /// waited for.
-    fn route(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec>;
-
-    /// Command that reads the state of the running proxy.
-    fn question(&self, endpoints: &[Endpoint]) -> Exec;
-
-    /// Parses the output of `question`.
+    /// State of the running proxy by the answers to [`Proxy::queries`], and the next step towards the goal.
     ///
     /// # Errors
-    /// An output that cannot be parsed.
-    fn read(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error>;
+    /// An answer that cannot be parsed, and a goal that the proxy cannot reach, with the fix.
+    fn advance(&self, answers: &[CommandResult], goal: &Goal) -> Result<(ProxyState, Next), Error>;
 
     /// Command that collects the reasons why the proxy does not confirm a rotation.
     fn diagnose(&self) -> Exec;
@@ -391,19 +463,6 @@ pub trait Proxy: Send + Sync {
     fn diagnosis(&self, output: &CommandResult) -> String {
         output.stderr_or_stdout().into()
     }
-
-    /// Next step of handing the route back to the proxy's discovery. Removes the marks of `endpoints`, and the marks
-    /// of containers that are not in `existing`.
-    fn hand_back(&self, output: &CommandResult, endpoints: &[Endpoint], existing: &[String]) -> HandBack;
-
-    /// Longest wait for discovery to find the instances after `hand_back`.
-    fn discovery_timeout(&self) -> Duration {
-        DISCOVERY_TIMEOUT
-    }
-
-    /// Time for which a retired process of the proxy may still accept a request. A drained instance is stopped only
-    /// after this time.
-    fn late_request_grace(&self) -> Duration;
 }
 
 /// Proxy kinds that have an adapter.

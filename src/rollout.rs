@@ -7,6 +7,7 @@ mod switch;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,14 +17,14 @@ use anyhow::Result;
 
 use crate::docker::inspect::Container;
 use crate::docker::{Docker, Exec};
-use crate::drain::ProxyRotation;
 use crate::error::{Error, Exit};
 use crate::health::monitor::{Monitor, MonitorFailure};
 use crate::health::{self, ProbeTarget};
 use crate::model::{LifecycleHook, Project, Service};
 use crate::observed::{InstanceKey, Observed};
 use crate::plan::{Plan, Step};
-use crate::proxy::{Backend, Endpoint, Proxy, Rotation, endpoints};
+use crate::proxy::converge::Pursuit;
+use crate::proxy::{Backend, Endpoint, Goal, Proxy, Rotation, endpoints};
 use crate::report::{Event, Report, StepEvent, Warning};
 use crate::wait::{RunPhase, StopSignal};
 use crate::witness::Witness;
@@ -63,6 +64,8 @@ pub struct Rollout<'a> {
     inside: Vec<InstanceKey>,
     /// Ids of the containers in rotation at the start.
     initially_inside: BTreeSet<String>,
+    /// Addresses of the containers outside this rollout, as last read.
+    others: BTreeSet<IpAddr>,
     /// True for an undo, in which an unready old instance is better than none.
     is_best_effort: bool,
     /// True if an instance that dies or does not start ends the plan, because the caller plans again without it.
@@ -143,6 +146,7 @@ impl<'a> Rollout<'a> {
             context,
             stop,
             initially_inside: inside.iter().filter_map(|k| Some(containers.get(k)?.id.clone())).collect(),
+            others: BTreeSet::new(),
             containers,
             inside,
             is_best_effort: false,
@@ -233,8 +237,11 @@ impl<'a> Rollout<'a> {
         if out.is_empty() || inside.is_empty() {
             return;
         }
-        for proxy_rotation in self.rotations_with(&inside, &out).into_iter().filter(|r| r.proxy.steers()) {
-            let _ = proxy_rotation.begin();
+        for (proxy, rotation) in self.rotations_with(&inside, &out) {
+            if proxy.abilities().steers {
+                let goal = Goal::Rotation(Rotation { urgent: true, ..rotation });
+                let _ = Pursuit::new(self.context.docker, proxy, goal).step();
+            }
         }
     }
 
@@ -464,28 +471,27 @@ impl<'a> Rollout<'a> {
     }
 
     /// Rotation of every proxy: the current inside, and these outside.
-    fn rotations(&self, outside: &[InstanceKey]) -> Vec<ProxyRotation<'a>> {
+    fn rotations(&self, outside: &[InstanceKey]) -> Vec<(&'a dyn Proxy, Rotation)> {
         self.rotations_with(&self.inside, outside)
     }
 
-    fn rotations_with(&self, inside: &[InstanceKey], outside: &[InstanceKey]) -> Vec<ProxyRotation<'a>> {
-        let proxy_rotation = |proxy: &'a dyn Proxy| ProxyRotation {
-            docker: self.context.docker,
-            proxy,
-            rotation: Rotation {
-                inside: self.endpoints(proxy, inside),
-                outside: self.endpoints(proxy, outside),
-                preexisting: self.initially_inside.clone(),
-                urgent: false,
-                exited: outside
-                    .iter()
-                    .map(|k| &self.containers[k].id)
-                    .filter(|id| self.context.monitor.has_died(id))
-                    .cloned()
-                    .collect(),
-            },
+    fn rotations_with(
+        &self,
+        inside: &[InstanceKey],
+        outside: &[InstanceKey],
+    ) -> Vec<(&'a dyn Proxy, Rotation)> {
+        let has_died = |id: &&String| self.context.monitor.has_died(id);
+        let exited = outside.iter().map(|k| &self.containers[k].id).filter(has_died);
+        let exited: BTreeSet<String> = exited.cloned().collect();
+        let rotation = |proxy: &'a dyn Proxy| Rotation {
+            inside: self.endpoints(proxy, inside),
+            outside: self.endpoints(proxy, outside),
+            preexisting: self.initially_inside.clone(),
+            urgent: false,
+            exited: exited.clone(),
+            others: self.others.clone(),
         };
-        self.context.proxies.iter().map(|p| proxy_rotation(p.as_ref())).collect()
+        self.context.proxies.iter().map(|p| (p.as_ref(), rotation(p.as_ref()))).collect()
     }
 
     fn endpoints(&self, proxy: &dyn Proxy, keys: &[InstanceKey]) -> Vec<Endpoint> {

@@ -9,13 +9,12 @@ use super::pipeline::Pipeline;
 use super::serving::{self, ServingInstance};
 use super::target_rollout::TargetRollout;
 use crate::docker::inspect::{CONFIG_HASH, Container};
-use crate::drain;
 use crate::error::Risk;
 use crate::health::ReadinessProbe;
 use crate::observe::{self, TargetReader};
 use crate::observed::{Generation, Instance, InstanceState};
 use crate::preflight::{self, Surroundings};
-use crate::proxy::RolloutShape;
+use crate::proxy::{RolloutShape, converge};
 use crate::release::RolloutKind;
 use crate::report::{Event, InitialInstance, Warning};
 use crate::targets::Target;
@@ -180,17 +179,16 @@ impl<'a> Pipeline<'a> {
             names_in_same_run: others.flat_map(names).flat_map(|(_, names)| names).collect(),
         };
         for proxy in &reader.proxies {
-            let answers =
-                proxy.inspect().iter().map(|q| self.docker().query(q)).collect::<Result<Vec<_>>>()?;
+            let (answers, patches) = converge::patches(self.docker(), proxy.as_ref(), &shape)?;
             let risks = proxy.losses(&answers, &shape);
             risks.iter().for_each(|risk| self.report.warn(&Warning::ExpectedLoss(risk.to_string())));
-            for patch in proxy.prepare(&answers, &shape)? {
+            for patch in patches? {
                 let has_note = !patch.note.is_empty();
                 if self.args.dry_run {
                     has_note.then(|| self.report.event(Event::WouldPrepare { change: patch.note }));
                     continue;
                 }
-                match drain::exec_checked(self.docker(), &patch.exec, &proxy.name()) {
+                match converge::run(self.docker(), proxy.as_ref(), &patch) {
                     Ok(_) if !has_note => {}
                     Ok(_) => self.report.event(Event::Prepared { change: patch.note }),
                     Err(error) if patch.required => return Err(error),

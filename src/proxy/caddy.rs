@@ -16,7 +16,8 @@ use serde_json::Value;
 
 use super::public_route::PublicRoute;
 use super::{
-    Backend, Endpoint, FileLookup, HandBack, Patch, Proxy, ProxyState, RolloutShape, Rotation, tcp_migrate,
+    Abilities, Backend, Change, Endpoint, FileLookup, Goal, Next, Proxy, ProxyState, RolloutShape, Rotation,
+    tcp_migrate,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -389,11 +390,47 @@ impl Proxy for Caddy {
         Ok(self.risks(backends))
     }
 
+    fn abilities(&self) -> Abilities {
+        let intervals =
+            handlers(&self.settings.config).into_iter().flat_map(|h| h.upstreams).filter_map(|u| u.refresh);
+        let default = Abilities::default();
+        let discovery_timeout = default.discovery_timeout.saturating_add(intervals.max().unwrap_or_default());
+        Abilities { discovery_timeout, ..default }
+    }
+
+    fn queries(&self, goal: &Goal) -> Vec<Exec> {
+        match goal {
+            Goal::Patched(_) => self.inspect(),
+            _ => vec![self.question(&goal.endpoints())],
+        }
+    }
+
+    fn advance(&self, answers: &[CommandResult], goal: &Goal) -> Result<(ProxyState, Next), Error> {
+        let output = answers.first().cloned().unwrap_or_default();
+        let state =
+            if goal.needs_state() { self.read(&output, &goal.endpoints())? } else { ProxyState::default() };
+        let next = match goal {
+            Goal::Observed(_) => Next::Done,
+            Goal::Patched(shape) => Next::Finish(self.prepare(answers, shape)?),
+            Goal::Gated(rotation) if self.holds(&output, rotation) => Next::Done,
+            Goal::Gated(rotation) => Next::run_or_wait(self.gate(&output, rotation)),
+            Goal::Rotation(rotation) => Next::run_or_wait(self.route(&output, rotation)),
+            Goal::HandedBack(discovery) => self.hand_back(&output, &discovery.endpoints),
+        };
+        Ok((state, next))
+    }
+
+    fn diagnose(&self) -> Exec {
+        self.sh(scripts::diagnosis_script(self.features()))
+    }
+}
+
+impl Caddy {
     fn inspect(&self) -> Vec<Exec> {
         vec![self.question(&[]), tcp_migrate::query(&self.container)]
     }
 
-    fn prepare(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Patch>, Error> {
+    fn prepare(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Change>, Error> {
         self.check_shared(shape)?;
         let output = outputs.first().cloned().unwrap_or_default();
         let names = shape.names().flatten().cloned().collect();
@@ -403,10 +440,6 @@ impl Proxy for Caddy {
         let setting = outputs.get(1).filter(|_| shape.tune && switch.is_some());
         let migrate = setting.and_then(|output| tcp_migrate::patch(&self.container, &self.name(), output));
         Ok(migrate.into_iter().chain(switch).collect())
-    }
-
-    fn needs_reading(&self) -> bool {
-        true
     }
 
     /// Sets the switch to the serving instances. If no instance serves yet, none gets requests until one is ready.
@@ -440,25 +473,11 @@ impl Proxy for Caddy {
         })
     }
 
-    fn diagnose(&self) -> Exec {
-        self.sh(scripts::diagnosis_script(self.features()))
-    }
-
-    fn hand_back(&self, output: &CommandResult, endpoints: &[Endpoint], _existing: &[String]) -> HandBack {
+    fn hand_back(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Next {
         match self.snapshot(output, endpoints) {
             Some(snapshot) if snapshot.stale_for().is_zero() => self.hand_back_switches(&snapshot),
-            Some(_) | None => HandBack::Wait,
+            Some(_) | None => Next::Wait,
         }
-    }
-
-    fn discovery_timeout(&self) -> Duration {
-        let intervals =
-            handlers(&self.settings.config).into_iter().flat_map(|h| h.upstreams).filter_map(|u| u.refresh);
-        super::DISCOVERY_TIMEOUT.saturating_add(intervals.max().unwrap_or_default())
-    }
-
-    fn late_request_grace(&self) -> Duration {
-        Duration::ZERO
     }
 }
 

@@ -12,8 +12,8 @@ use super::haproxy::config::HaproxyConfig;
 use super::haproxy::server::Server;
 use super::public_route::{PublicRoute, is_plain};
 use super::{
-    Backend, Endpoint, FileLookup, HandBack, InFlight, Patch, Proxy, ProxyState, RolloutShape, Rotation,
-    tcp_migrate,
+    Abilities, Backend, Change, Endpoint, FileLookup, Goal, InFlight, Next, Proxy, ProxyState, RolloutShape,
+    Rotation, tcp_migrate,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -198,15 +198,49 @@ impl Proxy for Dockercloud {
         }
     }
 
+    fn abilities(&self) -> Abilities {
+        Abilities { late_requests: LATE_REQUEST_GRACE, ..Abilities::default() }
+    }
+
+    fn queries(&self, goal: &Goal) -> Vec<Exec> {
+        match goal {
+            Goal::Patched(_) => self.inspect(),
+            _ => vec![self.question(&goal.endpoints())],
+        }
+    }
+
+    fn advance(&self, answers: &[CommandResult], goal: &Goal) -> Result<(ProxyState, Next), Error> {
+        let output = answers.first().cloned().unwrap_or_default();
+        let state =
+            if goal.needs_state() { self.read(&output, &goal.endpoints())? } else { ProxyState::default() };
+        let next = match goal {
+            Goal::Observed(_) => Next::Done,
+            Goal::Patched(shape) => Next::Finish(self.prepare(answers, shape)?),
+            Goal::Gated(rotation) => self.gate(&output, rotation),
+            Goal::Rotation(rotation) => Next::run_or_wait(self.route(&output, rotation)),
+            Goal::HandedBack(discovery) => self.hand_back(&output, &discovery.endpoints),
+        };
+        Ok((state, next))
+    }
+
+    fn diagnose(&self) -> Exec {
+        let frozen_by = format!(
+            "sed 's/^\\([^ ]*\\) .*/its manager is frozen for a deploy of project \\1/' {MARK} 2>/dev/null"
+        );
+        Exec::sh(&self.container.id, format!("haproxy -c -f {CONFIG} 2>&1 | tail -n 4; {frozen_by}"))
+    }
+}
+
+impl Dockercloud {
     fn inspect(&self) -> Vec<Exec> {
         vec![tcp_migrate::query(&self.container)]
     }
 
-    /// Patch of the kernel setting, while the manager is frozen. The helper container that changes the setting
+    /// Change of the kernel setting, while the manager is frozen. The helper container that changes the setting
     /// may end between the manager's two look-ups, which would make the manager render a configuration without
     /// servers.
-    fn prepare(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Patch>, Error> {
-        let unreported = |action| Patch {
+    fn prepare(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Change>, Error> {
+        let unreported = |action| Change {
             exec: self.run_script(action, &shape.project, &[]),
             note: String::new(),
             required: true,
@@ -217,19 +251,15 @@ impl Proxy for Dockercloud {
         Ok(patch.map(|patch| vec![unreported("freeze"), patch, unreported("release")]).unwrap_or_default())
     }
 
-    fn needs_reading(&self) -> bool {
-        true
-    }
-
     /// Freezes the manager even if it is frozen already: a freeze lasts ten minutes from the last one, and a
     /// run of several services may take longer.
-    fn gate(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec> {
-        DockercloudState::parse(&output.stdout)
-            .map(|_| self.freeze(project_of(&rotation.all()), &rotation.inside))
-    }
-
-    fn holds(&self, output: &CommandResult, rotation: &Rotation) -> bool {
-        DockercloudState::parse(&output.stdout).is_some_and(|s| s.is_frozen_for(project_of(&rotation.all())))
+    fn gate(&self, output: &CommandResult, rotation: &Rotation) -> Next {
+        let endpoints = rotation.all();
+        let freeze = self.freeze(project_of(&endpoints), &rotation.inside);
+        match DockercloudState::parse(&output.stdout) {
+            Some(state) if state.is_frozen_for(project_of(&endpoints)) => Next::finish(freeze),
+            _ => Next::run(freeze),
+        }
     }
 
     /// Resumes the manager until HAProxy has all instances inside. Then freezes the manager again, so that no
@@ -283,33 +313,22 @@ impl Proxy for Dockercloud {
         })
     }
 
-    fn diagnose(&self) -> Exec {
-        let frozen_by = format!(
-            "sed 's/^\\([^ ]*\\) .*/its manager is frozen for a deploy of project \\1/' {MARK} 2>/dev/null"
-        );
-        Exec::sh(&self.container.id, format!("haproxy -c -f {CONFIG} 2>&1 | tail -n 4; {frozen_by}"))
-    }
-
     /// Resumes the manager. Its next render has only the running containers, and the reload clears every flag.
-    fn hand_back(&self, output: &CommandResult, endpoints: &[Endpoint], _existing: &[String]) -> HandBack {
+    fn hand_back(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Next {
         let Some(state) = DockercloudState::parse(&output.stdout) else {
-            return HandBack::Wait;
+            return Next::Wait;
         };
         let is_flagged = endpoints.iter().flat_map(|e| state.servers_of(e)).any(Server::is_out);
         let is_unknown = endpoints.iter().any(|e| !e.addresses.is_empty()) && !state.knows_any(endpoints);
         let project = project_of(endpoints);
         match (state.is_frozen_for(project), is_flagged) {
-            (true, _) => HandBack::Run(self.run_script("release", project, &[])),
+            (true, _) => Next::run(self.run_script("release", project, &[])),
             // Waits for the rollout of another project.
-            _ if state.is_frozen && (is_flagged || is_unknown) => HandBack::Wait,
-            _ if is_unknown => HandBack::Run(self.run_script("render", project, &[])),
-            (false, true) => HandBack::Wait,
-            (false, false) => HandBack::Done,
+            _ if state.is_frozen && (is_flagged || is_unknown) => Next::Wait,
+            _ if is_unknown => Next::run(self.run_script("render", project, &[])),
+            (false, true) => Next::Wait,
+            (false, false) => Next::Done,
         }
-    }
-
-    fn late_request_grace(&self) -> Duration {
-        LATE_REQUEST_GRACE
     }
 }
 

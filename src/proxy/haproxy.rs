@@ -12,13 +12,11 @@ mod static_servers;
 mod variables;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use super::public_route::PublicRoute;
 use super::{
-    Backend, Endpoint, FileLookup, HandBack, InFlight, Patch, Proxy, ProxyState, RolloutShape, Rotation,
+    Abilities, Backend, Change, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Proxy, ProxyState,
+    RolloutShape, Rotation,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -50,28 +48,6 @@ const SLOTS_FIX: &str = "raise the number of its `server-template` to at least t
 pub struct Haproxy {
     container: Container,
     config: HaproxyConfig,
-    others: OtherAddresses,
-}
-
-/// Addresses of the containers outside the rollouts of this run.
-#[derive(Debug, Clone, Default)]
-struct OtherAddresses(Arc<Mutex<BTreeSet<IpAddr>>>);
-
-impl OtherAddresses {
-    fn has(&self, address: &IpAddr) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(address)
-    }
-
-    fn set(&self, addresses: BTreeSet<IpAddr>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
-    }
-}
-
-/// The addresses are not part of a proxy's identity.
-impl PartialEq for OtherAddresses {
-    fn eq(&self, _: &OtherAddresses) -> bool {
-        true
-    }
 }
 
 /// The official image, or a container whose process is haproxy; not dockercloud's image, which writes its own
@@ -99,11 +75,7 @@ pub fn public_routes_from(configuration: &str, names: &[String]) -> Vec<PublicRo
 
 impl Haproxy {
     pub fn new(container: &Container) -> Self {
-        Haproxy {
-            container: container.clone(),
-            config: HaproxyConfig::default(),
-            others: OtherAddresses::default(),
-        }
+        Haproxy { container: container.clone(), config: HaproxyConfig::default() }
     }
 
     /// The configuration files that `-f` names.
@@ -339,10 +311,6 @@ impl Proxy for Haproxy {
         ))
     }
 
-    fn inspect(&self) -> Vec<Exec> {
-        vec![self.socket_command(&format!("{STATE}; show info"))]
-    }
-
     fn check(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
         let sockets = &self.config.sockets;
         if sockets.is_empty() {
@@ -397,8 +365,54 @@ impl Proxy for Haproxy {
         Ok(Vec::new())
     }
 
+    fn abilities(&self) -> Abilities {
+        let late_requests = retired::LATE_REQUEST_GRACE;
+        let gives_addresses = !self.config.static_servers.is_empty();
+        Abilities { gives_addresses, late_requests, ..Abilities::default() }
+    }
+
+    fn queries(&self, goal: &Goal) -> Vec<Exec> {
+        match goal {
+            Goal::Patched(_) => self.inspect(),
+            _ => vec![self.question(&goal.endpoints())],
+        }
+    }
+
+    fn advance(&self, answers: &[CommandResult], goal: &Goal) -> Result<(ProxyState, Next), Error> {
+        let output = answers.first().cloned().unwrap_or_default();
+        let state =
+            if goal.needs_state() { self.read(&output, &goal.endpoints())? } else { ProxyState::default() };
+        let next = match goal {
+            Goal::Observed(_) => Next::Done,
+            Goal::Patched(shape) => Next::Finish(self.prepare(answers, shape)?),
+            Goal::Gated(rotation) => self.gate(&output, rotation).map_or(Next::Done, Next::run),
+            Goal::Rotation(rotation) => Next::run_or_wait(self.route(&output, rotation)),
+            Goal::HandedBack(discovery) => self.hand_back(&output, discovery),
+        };
+        Ok((state, next))
+    }
+
+    fn diagnose(&self) -> Exec {
+        self.socket_command("show stat -1 4 -1")
+    }
+
+    /// Results of HAProxy's own checks that fail.
+    fn diagnosis(&self, output: &CommandResult) -> String {
+        let failing = server::failing_checks(&output.stdout);
+        let is_relevant = |line: &&String| self.backends().any(|b| line.starts_with(&format!("`{b}/")));
+        let lines: Vec<String> =
+            failing.iter().filter(is_relevant).map(|l| format!("its own check of {l}")).collect();
+        if lines.is_empty() { output.stderr_or_stdout().into() } else { lines.join("\n") }
+    }
+}
+
+impl Haproxy {
+    fn inspect(&self) -> Vec<Exec> {
+        vec![self.socket_command(&format!("{STATE}; show info"))]
+    }
+
     /// Checks that each template has a free slot for every instance that starts.
-    fn prepare(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Patch>, Error> {
+    fn prepare(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Change>, Error> {
         let output = outputs.first().cloned().unwrap_or_default();
         let slots = Server::parse(&output.stdout).ok_or_else(|| self.no_answer(&output))?;
         static_servers::check(self, &output, shape)?;
@@ -416,18 +430,6 @@ impl Proxy for Haproxy {
         Ok(Vec::new())
     }
 
-    fn needs_reading(&self) -> bool {
-        true
-    }
-
-    fn gives_addresses(&self) -> bool {
-        !self.config.static_servers.is_empty()
-    }
-
-    fn note_others(&self, addresses: BTreeSet<IpAddr>) {
-        self.others.set(addresses);
-    }
-
     /// Drains every free slot of the service, so that an instance that gets one is out of rotation.
     fn gate(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec> {
         let slots = self.slots_for(output, &rotation.outside)?;
@@ -436,8 +438,9 @@ impl Proxy for Haproxy {
         // The slot of a recently stopped instance: DNS still lists its address, which the next instance may
         // get.
         let is_stale = |s: &Server| s.is_down() && !s.is_of(&rotation.inside);
-        let is_gated =
-            |s: &Server| s.is_free() || self.is_vacant(s, &rotation.all()) || is_new(s) || is_stale(s);
+        let live = rotation.all();
+        let is_vacant = |s: &Server| self.is_vacant(s, &live, &rotation.others);
+        let is_gated = |s: &Server| s.is_free() || is_vacant(s) || is_new(s) || is_stale(s);
         let undrained = slots.iter().filter(|s| is_gated(s) && !s.is_out());
         self.command(&undrained.map(|s| self.drain(s)).collect::<Vec<_>>())
     }
@@ -506,37 +509,20 @@ impl Proxy for Haproxy {
         })
     }
 
-    fn diagnose(&self) -> Exec {
-        self.socket_command("show stat -1 4 -1")
-    }
-
-    /// Results of HAProxy's own checks that fail.
-    fn diagnosis(&self, output: &CommandResult) -> String {
-        let failing = server::failing_checks(&output.stdout);
-        let is_relevant = |line: &&String| self.backends().any(|b| line.starts_with(&format!("`{b}/")));
-        let lines: Vec<String> =
-            failing.iter().filter(is_relevant).map(|l| format!("its own check of {l}")).collect();
-        if lines.is_empty() { output.stderr_or_stdout().into() } else { lines.join("\n") }
-    }
-
     /// A flag belongs to the slot: if it outlived the instance, the next one would get no request. So the flag
     /// is cleared, once DNS no longer lists the address of the stopped instance. Cleared earlier, the slot
     /// would send requests to a stopped instance.
-    fn hand_back(&self, output: &CommandResult, endpoints: &[Endpoint], existing: &[String]) -> HandBack {
-        let Some(mut slots) = self.slots_for(output, endpoints) else {
-            return HandBack::Wait;
+    fn hand_back(&self, output: &CommandResult, discovery: &Discovery) -> Next {
+        let Some(mut slots) = self.slots_for(output, &discovery.endpoints) else {
+            return Next::Wait;
         };
-        slots.retain(|s| !static_servers::belongs_to_other_rollout(s, endpoints, existing));
-        let (commands, is_pending) = self.converge_static_servers(&slots, endpoints);
+        slots.retain(|s| !static_servers::belongs_to_other_rollout(s, discovery));
+        let (commands, is_pending) = self.converge_static_servers(&slots, discovery);
         match (self.command(&commands), is_pending) {
-            (Some(exec), _) => HandBack::Run(exec),
-            (None, true) => HandBack::Wait,
-            (None, false) => HandBack::Done,
+            (Some(exec), _) => Next::run(exec),
+            (None, true) => Next::Wait,
+            (None, false) => Next::Done,
         }
-    }
-
-    fn late_request_grace(&self) -> Duration {
-        retired::LATE_REQUEST_GRACE
     }
 }
 

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use super::public_route::{PublicRoute, is_plain};
 use super::{
-    Backend, Endpoint, FileLookup, HandBack, InFlight, Patch, Proxy, ProxyState, RolloutShape, Rotation,
-    matches_proc_net, proc_net_hex,
+    Abilities, Backend, Change, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Proxy, ProxyState,
+    RolloutShape, Rotation, matches_proc_net, proc_net_hex,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -242,8 +242,8 @@ impl NginxProxy {
         format!("{MARKERS}/{}", endpoint.id)
     }
 
-    /// Patch that adds the marker test to the template.
-    fn template_patch(&self, state: &PreflightState, tune: bool) -> Result<Option<Patch>, Error> {
+    /// Change that adds the marker test to the template.
+    fn template_patch(&self, state: &PreflightState, tune: bool) -> Result<Option<Change>, Error> {
         let patched = match template::patch(&state.template) {
             PatchResult::AlreadyPatched => return Ok(None),
             PatchResult::Unsupported => {
@@ -259,7 +259,7 @@ impl NginxProxy {
         };
         let mut exec = Exec::sh(&self.generator, install_script(&self.template));
         exec.stdin = Some(patched);
-        Ok(Some(Patch {
+        Ok(Some(Change {
             exec,
             note: format!("{}: added a marker test to {}", self.name(), self.template),
             required: true,
@@ -307,10 +307,10 @@ impl NginxProxy {
         Some(Risk::grave("nginx-keepalive", message, fix))
     }
 
-    /// Patch that keeps a reload from closing idle client connections.
-    fn keepalive_patch(&self, state: &PreflightState) -> Option<Patch> {
+    /// Change that keeps a reload from closing idle client connections.
+    fn keepalive_patch(&self, state: &PreflightState) -> Option<Change> {
         let is_supported = state.nginx_version.is_some_and(|v| v >= KEEPALIVE_SINCE);
-        (is_supported && !state.keeps_alive).then(|| Patch {
+        (is_supported && !state.keeps_alive).then(|| Change {
             exec: Exec::sh(&self.nginx.id, keepalive_script()),
             note: format!(
                 "{}: set `keepalive_min_timeout {}s` in {KEEPALIVE_FILE}, so that a reload does not cut idle clients",
@@ -400,27 +400,6 @@ impl Proxy for NginxProxy {
         backends.iter().find_map(|backend| self.unreadable_multiports(backend)).map_or(Ok(Vec::new()), Err)
     }
 
-    fn inspect(&self) -> Vec<Exec> {
-        let file = shell::file(&self.template);
-        let template = format!("[ -w {file} ] && echo '@writable yes'\necho @template\ncat {file}");
-        let nginx = "nginx -v 2>&1 | sed 's/^/@version /'\n\
-                     grep -rlsE '^[^#]*keepalive_min_timeout' /etc/nginx | head -n 1 | sed 's/^/@keepalive /'";
-        vec![Exec::sh(&self.generator, template), Exec::sh(&self.nginx.id, nginx)]
-    }
-
-    fn prepare(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Patch>, Error> {
-        let state = PreflightState::parse(outputs).ok_or_else(|| {
-                let texts: Vec<&str> = outputs.iter().map(CommandResult::stderr_or_stdout).collect();
-            Error::unchanged(format!("{}: cannot read its template {}", self.name(), self.template))
-                .detail(&texts.join("\n"))
-                .hint("look at the container's `docker logs`, or name another container with `--proxy-container`")
-        })?;
-        self.check_template(&state.template, shape)?;
-        let patch = self.template_patch(&state, shape.tune)?;
-        let keep_alive = shape.tune.then(|| self.keepalive_patch(&state)).flatten();
-        Ok(patch.into_iter().chain(keep_alive).collect())
-    }
-
     fn losses(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Vec<Risk> {
         let Some(state) = PreflightState::parse(outputs) else { return Vec::new() };
         let ignored_multiports = self.ignored_multiports(&state.template, shape);
@@ -446,22 +425,79 @@ impl Proxy for NginxProxy {
         Ok(self.closes_idle_clients(&state, shape.tune).into_iter().chain(ignored_multiports).collect())
     }
 
-    fn gate(&self, _output: &CommandResult, rotation: &Rotation) -> Option<Exec> {
-        let markers: Vec<String> = rotation.outside.iter().map(Self::marker).collect();
-        let script = format!("mkdir -p {MARKERS} && touch {}", shell::words(&markers));
-        Some(Exec::sh(&self.generator, script))
+    /// A late request comes within twice `keepalive_min_timeout`. A client may send one more request over its
+    /// connection to a retired worker. A slow upload gets as long again, because its worker picks the instance when
+    /// the body is complete.
+    fn abilities(&self) -> Abilities {
+        Abilities { is_blind: true, late_requests: KEEPALIVE_MIN_TIMEOUT * 2, ..Abilities::default() }
     }
 
-    fn route(&self, _output: &CommandResult, rotation: &Rotation) -> Option<Exec> {
+    fn queries(&self, goal: &Goal) -> Vec<Exec> {
+        match goal {
+            Goal::Patched(_) => self.inspect(),
+            _ => vec![self.question(&goal.endpoints())],
+        }
+    }
+
+    fn advance(&self, answers: &[CommandResult], goal: &Goal) -> Result<(ProxyState, Next), Error> {
+        let state = match answers.first().filter(|_| goal.needs_state()) {
+            Some(output) => self.read(output, &goal.endpoints())?,
+            None => ProxyState::default(),
+        };
+        let next = match goal {
+            Goal::Observed(_) => Next::Done,
+            Goal::Patched(shape) => Next::Finish(self.prepare(answers, shape)?),
+            Goal::Gated(rotation) => Next::finish(self.gate(rotation)),
+            Goal::Rotation(rotation) if rotation.urgent => Next::finish(self.route(rotation)),
+            Goal::Rotation(rotation) => Next::run(self.route(rotation)),
+            Goal::HandedBack(discovery) => Next::finish(self.hand_back(discovery)),
+        };
+        Ok((state, next))
+    }
+
+    fn diagnose(&self) -> Exec {
+        Exec::sh(&self.nginx.id, "nginx -t 2>&1 | tail -n 4")
+    }
+}
+
+impl NginxProxy {
+    fn inspect(&self) -> Vec<Exec> {
+        let file = shell::file(&self.template);
+        let template = format!("[ -w {file} ] && echo '@writable yes'\necho @template\ncat {file}");
+        let nginx = "nginx -v 2>&1 | sed 's/^/@version /'\n\
+                     grep -rlsE '^[^#]*keepalive_min_timeout' /etc/nginx | head -n 1 | sed 's/^/@keepalive /'";
+        vec![Exec::sh(&self.generator, template), Exec::sh(&self.nginx.id, nginx)]
+    }
+
+    fn prepare(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Change>, Error> {
+        let state = PreflightState::parse(outputs).ok_or_else(|| {
+                let texts: Vec<&str> = outputs.iter().map(CommandResult::stderr_or_stdout).collect();
+            Error::unchanged(format!("{}: cannot read its template {}", self.name(), self.template))
+                .detail(&texts.join("\n"))
+                .hint("look at the container's `docker logs`, or name another container with `--proxy-container`")
+        })?;
+        self.check_template(&state.template, shape)?;
+        let patch = self.template_patch(&state, shape.tune)?;
+        let keep_alive = shape.tune.then(|| self.keepalive_patch(&state)).flatten();
+        Ok(patch.into_iter().chain(keep_alive).collect())
+    }
+
+    fn gate(&self, rotation: &Rotation) -> Exec {
+        let markers: Vec<String> = rotation.outside.iter().map(Self::marker).collect();
+        let script = format!("mkdir -p {MARKERS} && touch {}", shell::words(&markers));
+        Exec::sh(&self.generator, script)
+    }
+
+    fn route(&self, rotation: &Rotation) -> Exec {
         let markers = |set: &[Endpoint]| set.iter().map(Self::marker).collect::<Vec<_>>();
         if rotation.urgent {
             let config = (self.generator == self.nginx.id).then_some(self.config.as_str());
             let script =
                 urgent_route_script(&markers(&rotation.inside), config, &replacement_servers(rotation));
-            return Some(Exec::sh(&self.generator, script));
+            return Exec::sh(&self.generator, script);
         }
         let script = route_script(&self.template, &markers(&rotation.outside), &markers(&rotation.inside));
-        Some(Exec::sh(&self.generator, script))
+        Exec::sh(&self.generator, script)
     }
 
     fn question(&self, endpoints: &[Endpoint]) -> Exec {
@@ -486,20 +522,9 @@ impl Proxy for NginxProxy {
         })
     }
 
-    fn diagnose(&self) -> Exec {
-        Exec::sh(&self.nginx.id, "nginx -t 2>&1 | tail -n 4")
-    }
-
-    fn hand_back(&self, _output: &CommandResult, endpoints: &[Endpoint], existing: &[String]) -> HandBack {
-        let own: Vec<&str> = endpoints.iter().map(|e| e.id.as_str()).collect();
-        HandBack::Run(Exec::sh(&self.generator, hand_back_script(&own, existing)))
-    }
-
-    /// Twice `keepalive_min_timeout`. A client may send one more request over its connection to a retired
-    /// worker. A slow upload gets as long again, because its worker picks the instance when the body is
-    /// complete.
-    fn late_request_grace(&self) -> Duration {
-        KEEPALIVE_MIN_TIMEOUT * 2
+    fn hand_back(&self, discovery: &Discovery) -> Exec {
+        let own: Vec<&str> = discovery.endpoints.iter().map(|e| e.id.as_str()).collect();
+        Exec::sh(&self.generator, hand_back_script(&own, &discovery.existing))
     }
 }
 

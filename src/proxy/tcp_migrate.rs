@@ -12,7 +12,7 @@
 //!
 //! Caddy 2.11 listens with MPTCP, for which the kernel does not migrate connections.
 
-use super::Patch;
+use super::Change;
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
 
@@ -23,12 +23,12 @@ pub fn query(container: &Container) -> Exec {
     Exec::sh(&container.id, format!("cat {SETTING} 2>/dev/null; true"))
 }
 
-/// Patch that turns the setting on. `None` if the setting is on already or does not exist, or if the container uses
+/// Change that turns the setting on. `None` if the setting is on already or does not exist, or if the container uses
 /// the network of the host.
-pub fn patch(container: &Container, name: &str, output: &CommandResult) -> Option<Patch> {
+pub fn patch(container: &Container, name: &str, output: &CommandResult) -> Option<Change> {
     let is_off = output.stdout.trim() == "0";
     let own_network = container.networks().all(|n| n != "host");
-    (is_off && own_network).then(|| Patch {
+    (is_off && own_network).then(|| Change {
         exec: Exec::sidecar(&container.id, &container.image_id, format!("echo 1 > {SETTING}")),
         note: format!("{name}: set `net.ipv4.tcp_migrate_req` in its network, so that a reload resets fewer new connections"),
         required: false,

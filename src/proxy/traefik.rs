@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use super::public_route::PublicRoute;
 use super::{
-    Backend, Endpoint, FileLookup, HandBack, InFlight, Patch, Proxy, ProxyState, RolloutShape, Rotation,
-    proc_net_hex,
+    Abilities, Backend, Change, Endpoint, FileLookup, Goal, InFlight, Next, Proxy, ProxyState, RolloutShape,
+    Rotation, proc_net_hex,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -318,38 +318,67 @@ impl Proxy for Traefik {
     fn check(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
         self.check_settings()?;
         backends.iter().try_for_each(|b| self.check_labels(b))?;
-        if self.steers() { self.check_query_access() } else { self.check_discovery(backends) }
+        if self.has_route_directory() { self.check_query_access() } else { self.check_discovery(backends) }
     }
 
-    fn steers(&self) -> bool {
-        self.has_route_directory()
+    fn abilities(&self) -> Abilities {
+        Abilities {
+            steers: self.has_route_directory(),
+            late_requests: LATE_REQUEST_GRACE,
+            ..Abilities::default()
+        }
     }
 
+    fn queries(&self, goal: &Goal) -> Vec<Exec> {
+        match goal {
+            Goal::Patched(_) => self.inspect(),
+            _ => vec![self.question(&goal.endpoints())],
+        }
+    }
+
+    fn advance(&self, answers: &[CommandResult], goal: &Goal) -> Result<(ProxyState, Next), Error> {
+        let output = answers.first().cloned().unwrap_or_default();
+        let state =
+            if goal.needs_state() { self.read(&output, &goal.endpoints())? } else { ProxyState::default() };
+        let next = match goal {
+            Goal::Observed(_) => Next::Done,
+            Goal::Patched(shape) => Next::Finish(self.prepare(answers, shape)?),
+            // Fixes the route as it is, so that changes in discovery have no effect.
+            Goal::Gated(rotation) if self.holds(&output, rotation) => Next::Done,
+            Goal::Gated(rotation) => Next::run_or_wait(self.route(&output, rotation)),
+            Goal::Rotation(rotation) => Next::run_or_wait(self.route(&output, rotation)),
+            Goal::HandedBack(discovery) => self.hand_back(&output, &discovery.endpoints),
+        };
+        Ok((state, next))
+    }
+
+    fn diagnose(&self) -> Exec {
+        self.sh(scripts::diagnosis_script(
+            self.config.directory(),
+            self.version_check.as_ref(),
+            self.api.as_ref(),
+        ))
+    }
+}
+
+impl Traefik {
     fn inspect(&self) -> Vec<Exec> {
         let directory = self.config.directory();
         directory.map(|d| self.sh(scripts::directory_script(d))).into_iter().collect()
     }
 
     /// Changes nothing, and only checks that the directory is writable.
-    fn prepare(&self, outputs: &[CommandResult], _shape: &RolloutShape) -> Result<Vec<Patch>, Error> {
+    fn prepare(&self, outputs: &[CommandResult], _shape: &RolloutShape) -> Result<Vec<Change>, Error> {
         if let (Some(directory), [output]) = (self.config.directory(), outputs) {
             self.check_directory(directory, output)?;
         }
         Ok(Vec::new())
     }
 
-    fn needs_reading(&self) -> bool {
-        true
-    }
-
-    /// Fixes the route as it is, so that changes in discovery have no effect.
-    fn gate(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec> {
-        self.route(output, rotation)
-    }
-
     fn holds(&self, output: &CommandResult, rotation: &Rotation) -> bool {
         let state = TraefikState::parse(&output.stdout).filter(TraefikState::is_file_applied);
-        !self.steers() || state.is_some_and(|s| s.file.is_some() && self.pin_command(&s, rotation).is_none())
+        !self.has_route_directory()
+            || state.is_some_and(|s| s.file.is_some() && self.pin_command(&s, rotation).is_none())
     }
 
     fn route(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec> {
@@ -380,43 +409,31 @@ impl Proxy for Traefik {
         Ok(ProxyState {
             routed: self.routed(&state, endpoints),
             failing: BTreeSet::new(),
-            config_applied: !self.steers() || state.is_file_applied(),
+            config_applied: !self.has_route_directory() || state.is_file_applied(),
             in_flight: in_flight.collect(),
             has_retired_process: state.file.is_some()
                 && endpoints.iter().any(|e| HttpLabels::parse(&e.labels).has_middlewares()),
         })
     }
 
-    fn diagnose(&self) -> Exec {
-        self.sh(scripts::diagnosis_script(
-            self.config.directory(),
-            self.version_check.as_ref(),
-            self.api.as_ref(),
-        ))
-    }
-
-    fn hand_back(&self, output: &CommandResult, endpoints: &[Endpoint], _existing: &[String]) -> HandBack {
+    fn hand_back(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Next {
         let name = override_file::name(endpoints).unwrap_or_default();
         let (Some(state), Some((file, _))) = (TraefikState::parse(&output.stdout), self.override_file(&name))
         else {
-            return if self.steers() { HandBack::Wait } else { HandBack::Done };
+            return if self.has_route_directory() { Next::Wait } else { Next::Done };
         };
         let Some(text) = &state.file else {
             return match (&state.served_version, state.has_leftovers()) {
-                (Some(_), _) => HandBack::Wait,
-                (None, true) => HandBack::Run(self.sh(scripts::remove_leftovers(&file))),
-                (None, false) => HandBack::Done,
+                (Some(_), _) => Next::Wait,
+                (None, true) => Next::run(self.sh(scripts::remove_leftovers(&file))),
+                (None, false) => Next::Done,
             };
         };
         match self.discovery_state(&state, text, endpoints) {
-            DiscoveryState::CaughtUp => HandBack::Run(self.sh(scripts::remove_script(&file))),
-            DiscoveryState::Unknown => HandBack::Run(self.sh(scripts::mark_script(&file))),
-            DiscoveryState::Behind => HandBack::Wait,
+            DiscoveryState::CaughtUp => Next::run(self.sh(scripts::remove_script(&file))),
+            DiscoveryState::Unknown => Next::run(self.sh(scripts::mark_script(&file))),
+            DiscoveryState::Behind => Next::Wait,
         }
-    }
-
-    fn late_request_grace(&self) -> Duration {
-        LATE_REQUEST_GRACE
     }
 }
 

@@ -7,11 +7,11 @@ use anyhow::Result;
 use super::restart::{NEVER, policy_to_restore};
 use super::{RolloutContext, hook_exec, probe};
 use crate::docker::inspect::Container;
-use crate::docker::{CommandResult, DockerCommand, Exec};
+use crate::docker::{DockerCommand, Exec};
 use crate::model::Service;
 use crate::observed::{InstanceKey, Observed};
 use crate::plan::{Plan, Step};
-use crate::proxy::{HandBack, Proxy, Rotation, endpoints};
+use crate::proxy::{Discovery, Goal, Proxy, Rotation, endpoints};
 
 /// One line of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl<'a> Preview<'a> {
     }
 
     fn gate(&self, keys: &[InstanceKey]) -> Result<Vec<PreviewLine>> {
-        self.proxy_commands(keys, |proxy, now, rotation| proxy.gate(now, rotation))
+        self.proxy_commands(keys, Goal::Gated)
     }
 
     fn start(&self, keys: &[InstanceKey]) -> Vec<PreviewLine> {
@@ -106,7 +106,7 @@ impl<'a> Preview<'a> {
 
     fn route(&mut self, inside: &[InstanceKey], outside: &[InstanceKey]) -> Result<Vec<PreviewLine>> {
         self.inside = inside.to_vec();
-        let lines = self.proxy_commands(outside, |proxy, now, rotation| proxy.route(now, rotation))?;
+        let lines = self.proxy_commands(outside, Goal::Rotation)?;
         let confirmations =
             self.context.proxies.iter().map(|p| format!("then {} is queried until it confirms", p.name()));
         Ok(lines.into_iter().chain(confirmations.map(PreviewLine::Note)).collect())
@@ -144,11 +144,12 @@ impl<'a> Preview<'a> {
 
     fn hand_back(&self) -> Result<Vec<PreviewLine>> {
         let existing: Vec<String> = self.containers.values().map(|c| c.id.clone()).collect();
-        self.proxy_commands(&[], |proxy, now, rotation| {
-            match proxy.hand_back(now, &rotation.all(), &existing) {
-                HandBack::Run(exec) => Some(exec),
-                HandBack::Done | HandBack::Wait => None,
-            }
+        self.proxy_commands(&[], |rotation| {
+            Goal::HandedBack(Discovery {
+                endpoints: rotation.inside,
+                existing: existing.clone(),
+                ..Discovery::default()
+            })
         })
     }
 
@@ -157,11 +158,11 @@ impl<'a> Preview<'a> {
     fn proxy_commands(
         &self,
         outside: &[InstanceKey],
-        exec: impl Fn(&dyn Proxy, &CommandResult, &Rotation) -> Option<Exec>,
+        goal: impl Fn(Rotation) -> Goal,
     ) -> Result<Vec<PreviewLine>> {
         let mut lines = Vec::new();
         for proxy in self.context.proxies {
-            if proxy.needs_reading() {
+            if !proxy.abilities().is_blind {
                 lines.push(PreviewLine::Note(format!(
                     "the command for {} depends on its state at that moment",
                     proxy.name()
@@ -174,9 +175,8 @@ impl<'a> Preview<'a> {
                 preexisting: self.initially_inside.clone(),
                 ..Rotation::default()
             };
-            lines.extend(
-                exec(proxy.as_ref(), &CommandResult::default(), &rotation).map(|exec| self.exec(&exec)),
-            );
+            let (_, next) = proxy.advance(&[], &goal(rotation))?;
+            lines.extend(next.changes().iter().map(|change| self.exec(&change.exec)));
         }
         Ok(lines)
     }

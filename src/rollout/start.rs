@@ -7,10 +7,10 @@ use anyhow::Result;
 use super::{Rollout, number, probe};
 use crate::docker::InitContainer;
 use crate::docker::inspect::Container;
-use crate::drain::ProxyRotation;
 use crate::error::Error;
 use crate::health::{self, Candidate, ReadinessFailure};
 use crate::observed::InstanceKey;
+use crate::proxy::Goal;
 use crate::report::{Event, Warning};
 use crate::wait::{self, WaitResult};
 
@@ -65,10 +65,9 @@ impl<'a> Rollout<'a> {
     }
 
     pub(super) fn gate(&mut self, keys: &[InstanceKey]) -> Result<()> {
-        self.note_others()?;
-        let fronting = |r: &ProxyRotation| !r.rotation.outside.is_empty();
-        let check = || self.check();
-        self.rotations(keys).iter().filter(|r| fronting(r)).try_for_each(|r| r.gate(&self.stop, &check))
+        self.others = self.other_addresses()?;
+        let mut fronting = self.rotations(keys).into_iter().filter(|(_, r)| !r.outside.is_empty());
+        fronting.try_for_each(|(proxy, rotation)| self.converge(proxy, Goal::Gated(rotation)))
     }
 
     pub(super) fn start(&mut self, keys: &[InstanceKey]) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -10,38 +11,34 @@ use super::start::FRESH;
 use super::{Rollout, hook_exec};
 use crate::docker::Exec;
 use crate::docker::inspect::Container;
-use crate::drain::{self, DrainResult, ProxyRotation};
 use crate::health::monitor::MonitorFailure;
 use crate::observed::InstanceKey;
-use crate::proxy::{Endpoint, Proxy, endpoints};
+use crate::proxy::converge::{self, DrainResult, Pursuit};
+use crate::proxy::{Discovery, Endpoint, Goal, Proxy, Rotation, endpoints};
 use crate::report::{Event, Warning};
 
 impl<'a> Rollout<'a> {
-    /// Tells proxies that are set by address which addresses belong to other containers.
-    pub(super) fn note_others(&self) -> Result<()> {
-        let by_address: Vec<_> = self.context.proxies.iter().filter(|p| p.gives_addresses()).collect();
-        if by_address.is_empty() {
-            return Ok(());
+    /// Addresses of the containers outside this rollout, for proxies that are set by address.
+    pub(super) fn other_addresses(&self) -> Result<BTreeSet<IpAddr>> {
+        if !self.context.proxies.iter().any(|p| p.abilities().gives_addresses) {
+            return Ok(BTreeSet::new());
         }
         let is_ours = |c: &Container| self.containers.values().any(|own| own.id == c.id);
         let all = self.context.docker.containers()?;
-        let others: BTreeSet<_> = all.iter().filter(|c| !is_ours(c)).flat_map(Container::addresses).collect();
-        by_address.iter().for_each(|proxy| proxy.note_others(others.clone()));
-        Ok(())
+        Ok(all.iter().filter(|c| !is_ours(c)).flat_map(Container::addresses).collect())
     }
 
     pub(super) fn route(&mut self, inside: &[InstanceKey], outside: &[InstanceKey]) -> Result<()> {
-        self.note_others()?;
+        self.others = self.other_addresses()?;
         self.inside = inside.to_vec();
         self.without_dead(|rollout| {
-            let mut proxy_rotations = rollout.rotations(outside).into_iter();
-            proxy_rotations.try_for_each(|mut proxy_rotation| {
-                if !proxy_rotation.proxy.steers() {
+            rollout.rotations(outside).into_iter().try_for_each(|(proxy, mut rotation)| {
+                if !proxy.abilities().steers {
                     // A watched proxy keeps an instance until that instance leaves, which cannot be undone; both
                     // generations serve until then.
-                    proxy_rotation.rotation.outside.clear();
+                    rotation.outside.clear();
                 }
-                proxy_rotation.set(&rollout.stop, &|| rollout.check())
+                rollout.converge(proxy, Goal::Rotation(rotation))
             })
         })?;
         self.admit();
@@ -62,7 +59,9 @@ impl<'a> Rollout<'a> {
     /// True if a watched proxy still sends requests to an instance, until the instance leaves or stops.
     fn stays_in_rotation(&self, proxy: &dyn Proxy, key: &InstanceKey) -> bool {
         let container = &self.containers[key];
-        !proxy.steers() && container.is_running() && !endpoints(proxy, [container].into_iter()).is_empty()
+        !proxy.abilities().steers
+            && container.is_running()
+            && !endpoints(proxy, [container].into_iter()).is_empty()
     }
 
     /// Runs an action that needs every instance in rotation. A dead instance that no longer counts as failed does
@@ -110,20 +109,21 @@ impl<'a> Rollout<'a> {
         Ok(true)
     }
 
-    /// Drops the instances that a watched proxy keeps sending requests to.
-    pub(super) fn without_unsteered(
-        &self,
-        mut proxy_rotation: ProxyRotation<'a>,
-        outside: &[InstanceKey],
-    ) -> ProxyRotation<'a> {
+    /// Rotations without the instances that a watched proxy keeps sending requests to.
+    fn rotations_without_unsteered(&self, outside: &[InstanceKey]) -> Vec<(&'a dyn Proxy, Rotation)> {
         let leaves = |e: &Endpoint| {
             let key = outside.iter().find(|k| self.containers[*k].id == e.id);
             key.is_some_and(|k| self.has_drain_command(k))
         };
-        if !proxy_rotation.proxy.steers() {
-            proxy_rotation.rotation.outside.retain(leaves);
-        }
-        proxy_rotation
+        let mut rotations = self.rotations(outside);
+        let watched = rotations.iter_mut().filter(|(proxy, _)| !proxy.abilities().steers);
+        watched.for_each(|(_, rotation)| rotation.outside.retain(leaves));
+        rotations
+    }
+
+    /// Brings a proxy to a goal, while the instances and the witness are checked.
+    pub(super) fn converge(&self, proxy: &dyn Proxy, goal: Goal) -> Result<()> {
+        Pursuit::new(self.context.docker, proxy, goal).converge(&self.stop, &|| self.check())
     }
 
     pub(super) fn has_drain_command(&self, key: &InstanceKey) -> bool {
@@ -151,18 +151,19 @@ impl<'a> Rollout<'a> {
     fn leave_watched_proxies(&mut self, keys: &[InstanceKey]) -> Result<()> {
         keys.iter().try_for_each(|key| self.drain_command(key))?;
         self.retry_without_dead(|rollout| {
-            let watched = rollout.rotations(keys).into_iter().filter(|r| !r.proxy.steers());
-            let mut leaving = watched
-                .map(|r| rollout.without_unsteered(r, keys))
-                .filter(|r| !r.rotation.outside.is_empty());
-            leaving.try_for_each(|proxy_rotation| proxy_rotation.set(&rollout.stop, &|| rollout.check()))
+            let rotations = rollout.rotations_without_unsteered(keys).into_iter();
+            let mut leaving = rotations.filter(|(p, r)| !p.abilities().steers && !r.outside.is_empty());
+            leaving.try_for_each(|(proxy, rotation)| rollout.converge(proxy, Goal::Rotation(rotation)))
         })
+    }
+
+    fn steers_all(&self) -> bool {
+        self.context.proxies.iter().all(|p| p.abilities().steers)
     }
 
     /// True if every proxy shows their in-flight requests; a watched one does after they have left.
     fn is_drain_visible(&self, keys: &[InstanceKey]) -> bool {
-        let steers = self.context.proxies.iter().all(|p| p.steers());
-        steers || keys.iter().all(|k| self.has_drain_command(k))
+        self.steers_all() || keys.iter().all(|k| self.has_drain_command(k))
     }
 
     pub(super) fn idle(&mut self, keys: &[InstanceKey]) -> Result<()> {
@@ -171,23 +172,22 @@ impl<'a> Rollout<'a> {
         if is_drained {
             self.report(|names| Event::Draining { names }, keys);
         }
-        if self.context.proxies.iter().any(|p| !p.steers()) {
-            self.leave_watched_proxies(keys)?
-        } else {
+        if self.steers_all() {
             keys.iter().try_for_each(|key| self.drain_command(key))?
+        } else {
+            self.leave_watched_proxies(keys)?
         }
         let since =
             keys.iter().filter_map(|k| self.left_rotation_at.get(&self.containers[k].id)).min().copied();
-        let since = since.filter(|_| self.context.proxies.iter().all(|p| p.steers()));
+        let since = since.filter(|_| self.steers_all());
         let (requests, unsure) = self.retry_without_dead(|rollout| {
             let (mut requests, mut unsure) = (0, 0);
             let check = || rollout.check().and_then(|()| rollout.check_witness_losses());
-            for proxy_rotation in
-                rollout.rotations(keys).into_iter().map(|r| rollout.without_unsteered(r, keys))
-            {
+            for (proxy, rotation) in rollout.rotations_without_unsteered(keys) {
+                let mut pursuit = Pursuit::new(rollout.context.docker, proxy, Goal::Rotation(rotation));
                 let limit = settings.drain_timeout;
                 let since = since.unwrap_or_else(Instant::now);
-                match proxy_rotation.wait_until_idle(limit, since, &rollout.stop, &check)? {
+                match pursuit.wait_until_idle(limit, since, &rollout.stop, &check)? {
                     DrainResult::Idle => {}
                     DrainResult::Limit(open) => {
                         (requests, unsure) = (requests + open.requests, unsure + open.maybe_idle)
@@ -248,7 +248,7 @@ impl<'a> Rollout<'a> {
 
     /// Hands the route back to the proxies' own discovery.
     pub fn hand_back(&self) -> Result<()> {
-        self.note_others()?;
+        let others = self.other_addresses()?;
         let all: Vec<InstanceKey> = self.containers.keys().cloned().collect();
         let (existing, first) = std::thread::scope(|scope| {
             let existing = scope.spawn(|| self.context.docker.ids());
@@ -258,8 +258,11 @@ impl<'a> Rollout<'a> {
         let (existing, first) = (existing?, Cell::new(Some(first?)));
         for proxy in self.context.proxies {
             let now = || first.take().map_or_else(|| self.inspect(&all), Ok);
-            let endpoints_now = || Ok(endpoints(proxy.as_ref(), now()?.iter()));
-            drain::hand_back(self.context.docker, proxy.as_ref(), &endpoints_now, &existing)?;
+            let discovery = || {
+                let endpoints = endpoints(proxy.as_ref(), now()?.iter());
+                Ok(Discovery { endpoints, existing: existing.clone(), others: others.clone() })
+            };
+            converge::hand_back(self.context.docker, proxy.as_ref(), &discovery)?;
         }
         Ok(())
     }

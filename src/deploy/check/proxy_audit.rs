@@ -7,6 +7,7 @@ use super::{ProjectCheck, refused_by_proxy, scope_of};
 use crate::check::{AuditReport, Finding};
 use crate::error::{Error, Risk};
 use crate::observe::{self, TargetReader};
+use crate::proxy::converge;
 use crate::proxy::{Backend, Proxy, RolloutShape};
 use crate::targets::{Target, backend};
 
@@ -86,8 +87,8 @@ impl ProjectCheck<'_> {
 
     /// Risks of a running proxy, or its refusal to be prepared; the proxy is not changed.
     fn audit_preparation(&self, proxy: &dyn Proxy, shape: &RolloutShape) -> Result<Result<Vec<Risk>, Error>> {
-        let responses = proxy.inspect().iter().map(|q| self.docker().query(q)).collect::<Result<Vec<_>>>()?;
-        Ok(proxy.prepare(&responses, shape).map(|_| proxy.losses(&responses, shape)))
+        let (answers, patches) = converge::patches(self.docker(), proxy, shape)?;
+        Ok(patches.map(|_| proxy.losses(&answers, shape)))
     }
 
     fn rollout_shape(&self, reader: &TargetReader, backends: &[Backend], starting: usize) -> RolloutShape {

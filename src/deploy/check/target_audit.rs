@@ -49,7 +49,7 @@ impl TargetProxies {
     }
 
     fn presence(&self) -> ProxyPresence {
-        match self.all().iter().all(|p| p.steers()) {
+        match self.all().iter().all(|p| p.abilities().steers) {
             _ if self.is_none() => ProxyPresence::NoProxy,
             true => ProxyPresence::Drains,
             false => ProxyPresence::WatchedOnly,

@@ -7,7 +7,7 @@ use super::snapshot::{CaddySnapshot, names};
 use super::state::other_bank;
 use super::{Caddy, scripts};
 use crate::docker::{CommandResult, Exec};
-use crate::proxy::{Endpoint, HandBack, Patch, Proxy};
+use crate::proxy::{Change, Endpoint, Next, Proxy};
 use crate::shell;
 
 const PERMANENT_NOTE: &str = "added a switch in front of its `reverse_proxy`, by one reload; the switch does nothing between \
@@ -21,7 +21,7 @@ impl Caddy {
     }
 
     /// Patch that adds the missing switches. With `is_permanent` they stay after the deploy.
-    pub fn switch_patch(&self, snapshot: &CaddySnapshot, is_permanent: bool) -> Option<Patch> {
+    pub fn switch_patch(&self, snapshot: &CaddySnapshot, is_permanent: bool) -> Option<Change> {
         if snapshot.handlers.is_empty() || (snapshot.is_switched && is_permanent) {
             return None;
         }
@@ -34,7 +34,7 @@ impl Caddy {
             self.load_switches(snapshot, &format!("{reset}{mark}"))
         };
         let note = format!("{}: {}", self.name(), if is_permanent { PERMANENT_NOTE } else { TEMPORARY_NOTE });
-        Some(Patch { exec, note, required: true, failure_note: String::new() })
+        Some(Change { exec, note, required: true, failure_note: String::new() })
     }
 
     /// Command that turns every switch to these names. A missing switch, removed by another program, is
@@ -85,15 +85,15 @@ impl Caddy {
     }
 
     /// Turns the switches off, and removes the temporary ones.
-    pub fn hand_back_switches(&self, snapshot: &CaddySnapshot) -> HandBack {
+    pub fn hand_back_switches(&self, snapshot: &CaddySnapshot) -> Next {
         let off: String = snapshot.keys().iter().map(|key| self.off_script(snapshot, key)).collect();
         let is_temporary = snapshot.keys().iter().any(|key| snapshot.state.switch(key).is_temporary);
         match (off.is_empty(), is_temporary) {
-            (true, false) => HandBack::Done,
-            (false, false) => HandBack::Run(self.sh(format!("# turn the switch off\nset -e\n{off}"))),
+            (true, false) => Next::Done,
+            (false, false) => Next::run(self.sh(format!("# turn the switch off\nset -e\n{off}"))),
             (_, true) => {
                 let without = without_switches(&snapshot.state.config, &snapshot.names);
-                HandBack::Run(self.load(
+                Next::run(self.load(
                     &format!("{off}{}", self.for_each_switch(snapshot, remove_flags)),
                     snapshot,
                     &without,

@@ -226,10 +226,10 @@ fn more_instances_than_slots_are_refused() {
 }
 
 fn handed_back(caddy: &Caddy, output: &CommandResult) -> String {
-    match caddy.hand_back(output, &[new()], &[]) {
-        HandBack::Done => "done".into(),
-        HandBack::Wait => "wait".into(),
-        HandBack::Run(exec) => script(Some(exec)),
+    match caddy.hand_back(output, &[new()]) {
+        Next::Done => "done".into(),
+        Next::Wait => "wait".into(),
+        next => script(Some(next.changes()[0].exec.clone())),
     }
 }
 
@@ -245,10 +245,8 @@ fn handing_back_turns_the_switch_off_after_both_banks_are_equal() {
 #[test]
 fn a_temporary_switch_is_removed() {
     let caddy = caddy();
-    let HandBack::Run(exec) = caddy.hand_back(&switched_state(&caddy, "@once app\n"), &[new()], &[]) else {
-        panic!("nothing to run");
-    };
-    let stdin = exec.stdin.clone().unwrap();
+    let next = caddy.hand_back(&switched_state(&caddy, "@once app\n"), &[new()]);
+    let stdin = next.changes()[0].exec.stdin.clone().unwrap();
     assert_eq!(stdin.lines().last().unwrap(), caddy.settings.config.to_string());
     assert_eq!(handed_back(&caddy, &state("@once app\n", &caddy.settings.config)), "done");
 }
@@ -261,10 +259,10 @@ fn a_cached_lookup_is_waited_for() {
     };
     assert_eq!(step(&ON.replace("app 4", "app 61")), "wait");
     assert!(step(&ON.replace("app 4", "app 62")).starts_with("# turn the switch off"));
-    assert_eq!(caddy_with(NEW, by_address()).discovery_timeout(), Duration::from_secs(90));
+    assert_eq!(caddy_with(NEW, by_address()).abilities().discovery_timeout, Duration::from_secs(90));
 }
 
-fn prepared(output: &CommandResult, tune: bool) -> Vec<Patch> {
+fn prepared(output: &CommandResult, tune: bool) -> Vec<Change> {
     let shape = RolloutShape {
         tune,
         starting: 1,
@@ -456,8 +454,8 @@ fn an_endless_refresh_interval_does_not_overflow() {
     let endless = json!({"handler": "reverse_proxy", "dynamic_upstreams":
         {"source": "a", "name": "app", "port": "3000", "refresh": "18446744073709551615s"}});
     let caddy = caddy_with(NEW, endless);
-    assert!(caddy.discovery_timeout() > crate::proxy::DISCOVERY_TIMEOUT);
-    assert_eq!(caddy.hand_back(&switched_state(&caddy, ON), &[old()], &[]), HandBack::Wait);
+    assert!(caddy.abilities().discovery_timeout > Abilities::default().discovery_timeout);
+    assert_eq!(caddy.hand_back(&switched_state(&caddy, ON), &[old()]), Next::Wait);
 }
 
 #[test]

@@ -87,30 +87,34 @@ fn backend(service: &str) -> Backend {
 fn gating_freezes_the_manager() {
     let running = output(&RECORDED.replace("@manager T", "@manager S"));
     let proxy = dockercloud();
-    assert_eq!(words(proxy.gate(&running, &rotation())), "freeze p  p-app-2", "once it has no other server");
-    assert!(!proxy.holds(&running, &rotation()));
-    let again = words(proxy.gate(&output(RECORDED), &rotation()));
-    assert_eq!(again, "freeze p  p-app-2", "for another ten minutes");
-    assert!(proxy.holds(&output(RECORDED), &rotation()));
+    let freeze = || proxy.freeze("p", &rotation().inside);
+    assert_eq!(words(Some(freeze())), "freeze p  p-app-2", "once it has no other server");
+    assert_eq!(proxy.gate(&running, &rotation()), Next::run(freeze()));
+    assert_eq!(proxy.gate(&output(RECORDED), &rotation()), Next::finish(freeze()), "for another ten minutes");
 }
 
 #[test]
 fn a_manager_frozen_by_another_project_is_neither_used_nor_resumed() {
     let frozen_by_other = output(&RECORDED.replace("@frozen p", "@frozen q"));
     let (proxy, rotation) = (dockercloud(), rotation());
-    assert!(!proxy.holds(&frozen_by_other, &rotation), "it waits for the other project");
+    let freeze = || proxy.freeze("p", &rotation.inside);
+    assert_eq!(
+        proxy.gate(&frozen_by_other, &rotation),
+        Next::run(freeze()),
+        "it waits for the other project"
+    );
     assert!(!proxy.read(&frozen_by_other, &rotation.all()).unwrap().config_applied);
     assert_eq!(
-        proxy.hand_back(&frozen_by_other, &rotation.all(), &[]),
-        HandBack::Done,
+        proxy.hand_back(&frozen_by_other, &rotation.all()),
+        Next::Done,
         "nothing is left to hand back"
     );
     let flagged = output(&frozen_by_other.stdout.replace("p-app-1 172.21.0.2 2 0", "p-app-1 172.21.0.2 2 8"));
-    assert_eq!(proxy.hand_back(&flagged, &rotation.all(), &[]), HandBack::Wait);
+    assert_eq!(proxy.hand_back(&flagged, &rotation.all()), Next::Wait);
     let without = output(&frozen_by_other.stdout.replace("p-app-2", "p-app-9"));
     assert_eq!(words(proxy.route(&without, &rotation)), "", "no reload for an unknown instance");
     let unowned = output(&RECORDED.replace("@frozen p", "@frozen "));
-    assert!(proxy.holds(&unowned, &rotation));
+    assert_eq!(proxy.gate(&unowned, &rotation), Next::finish(freeze()));
 }
 
 #[test]
@@ -128,8 +132,8 @@ fn a_configuration_without_servers_is_rendered_again() {
     let route = |state: &str| words(dockercloud().route(&output(state), &rotation()));
     assert_eq!(route(&format!("{head}@manager S\n")), "render p");
     assert_eq!(route(&format!("{head}@manager T\n")), "resume p");
-    let step = dockercloud().hand_back(&output(&format!("{head}@manager S\n")), &rotation().inside, &[]);
-    assert!(matches!(step, HandBack::Run(exec) if words(Some(exec.clone())) == "render p"));
+    let step = dockercloud().hand_back(&output(&format!("{head}@manager S\n")), &rotation().inside);
+    assert!(words(Some(step.changes()[0].exec.clone())) == "render p");
 }
 
 #[test]
@@ -176,14 +180,11 @@ fn requests_of_a_retired_haproxy_count() {
 
 #[test]
 fn the_manager_is_resumed_at_the_end_and_its_reload_awaited() {
-    let hand_back = |state: &str| dockercloud().hand_back(&output(state), &rotation().all(), &[]);
-    assert!(matches!(hand_back(RECORDED), HandBack::Run(exec) if words(Some(exec.clone())) == "release p"));
+    let hand_back = |state: &str| dockercloud().hand_back(&output(state), &rotation().all());
+    assert!(words(Some(hand_back(RECORDED).changes()[0].exec.clone())) == "release p");
     let running = RECORDED.replace("@manager T", "@manager S");
-    assert_eq!(
-        hand_back(&running.replace("p-app-1 172.21.0.2 2 0", "p-app-1 172.21.0.2 2 8")),
-        HandBack::Wait
-    );
-    assert_eq!(hand_back(&running), HandBack::Done);
+    assert_eq!(hand_back(&running.replace("p-app-1 172.21.0.2 2 0", "p-app-1 172.21.0.2 2 8")), Next::Wait);
+    assert_eq!(hand_back(&running), Next::Done);
 }
 
 #[test]

@@ -143,26 +143,33 @@ pub fn rotation(bits: u8) -> Rotation {
     Rotation { inside: only(inside), outside: only(outside), ..Rotation::default() }
 }
 
-/// Calls every method of an adapter that takes the output of a command.
+/// Brings an adapter towards every goal by one answer.
 pub fn interrogate(proxy: &dyn Proxy, text: &str, bits: u8) {
-    let output = CommandResult { code: Some(0), stdout: text.into(), stderr: String::new() };
+    let answer = CommandResult { code: Some(0), stdout: text.into(), stderr: String::new() };
     let rotation = rotation(bits);
-    if let Ok(state) = proxy.read(&output, &rotation.all()) {
-        state.confirms(&rotation);
-        state.open_requests(&rotation);
-    }
     let shape = RolloutShape {
         starting: 2,
         services: vec![("app".into(), vec!["app".into()])],
         tune: true,
         ..RolloutShape::default()
     };
-    let _ = proxy.prepare(&vec![output.clone(); proxy.inspect().len()], &shape);
-    proxy.gate(&output, &rotation);
-    proxy.holds(&output, &rotation);
-    proxy.route(&output, &rotation);
-    proxy.hand_back(&output, &rotation.inside, &["x".into()]);
-    proxy.discovery_timeout();
+    let existing = vec!["x".into()];
+    let discovery = Discovery { endpoints: rotation.inside.clone(), existing, ..Discovery::default() };
+    let goals = [
+        Goal::Observed(rotation.all()),
+        Goal::Patched(shape),
+        Goal::Gated(rotation.clone()),
+        Goal::Rotation(rotation.clone()),
+        Goal::HandedBack(discovery),
+    ];
+    for goal in goals {
+        let answers = vec![answer.clone(); proxy.queries(&goal).len()];
+        if let Ok((state, _)) = proxy.advance(&answers, &goal) {
+            state.confirms(&rotation);
+            state.open_requests(&rotation);
+        }
+    }
+    proxy.abilities();
 }
 
 fn container() -> Container {

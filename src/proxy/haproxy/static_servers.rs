@@ -2,12 +2,15 @@
 //! no line is vacant, compose-zd adds a server for as long as the old instance uses the line (HAProxy 2.6 and
 //! later).
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use super::config::{self, StaticServer};
 use super::server::Server;
 use super::{Haproxy, TEMPLATE_FIX};
 use crate::docker::CommandResult;
 use crate::error::Error;
-use crate::proxy::{Endpoint, RolloutShape, Rotation};
+use crate::proxy::{Discovery, Endpoint, RolloutShape, Rotation};
 
 /// Prefix of the names of added servers.
 const ADDED: &str = "compose-zd-";
@@ -29,9 +32,9 @@ pub fn is_added(slot: &Server) -> bool {
 }
 
 /// A server added for an instance of another service in the same backend, which has its own rollout.
-pub fn belongs_to_other_rollout(slot: &Server, endpoints: &[Endpoint], existing: &[String]) -> bool {
+pub fn belongs_to_other_rollout(slot: &Server, discovery: &Discovery) -> bool {
     let is_for = |id: &str| slot.name.strip_prefix(ADDED) == Some(short(id));
-    existing.iter().any(|id| is_for(id)) && !endpoints.iter().any(|e| is_for(&e.id))
+    discovery.existing.iter().any(|id| is_for(id)) && !discovery.endpoints.iter().any(|e| is_for(&e.id))
 }
 
 /// Name of the server added for an instance.
@@ -121,9 +124,9 @@ fn version(info: &str) -> Option<(u32, u32)> {
 
 impl Haproxy {
     /// The slot belongs to a fixed line, and no container has its address: neither one of this rollout (`live`)
-    /// nor one of another service.
-    pub fn is_vacant(&self, slot: &Server, live: &[Endpoint]) -> bool {
-        if slot.address.is_some_and(|address| self.others.has(&address)) {
+    /// nor one of another service (`others`).
+    pub fn is_vacant(&self, slot: &Server, live: &[Endpoint], others: &BTreeSet<IpAddr>) -> bool {
+        if slot.address.is_some_and(|address| others.contains(&address)) {
             return false;
         }
         let mut lines = self.config.static_servers.iter();
@@ -134,7 +137,8 @@ impl Haproxy {
     /// Commands that give each instance inside without a slot its own slot, drained until HAProxy reaches it.
     pub fn assign_servers(&self, slots: &[Server], rotation: &Rotation) -> Vec<String> {
         let live = rotation.all();
-        let mut vacant: Vec<&Server> = slots.iter().filter(|s| self.is_vacant(s, &live)).collect();
+        let mut vacant: Vec<&Server> =
+            slots.iter().filter(|s| self.is_vacant(s, &live, &rotation.others)).collect();
         let mut commands = Vec::new();
         for endpoint in &rotation.inside {
             for line in self.missing_lines(slots, endpoint) {
@@ -174,16 +178,17 @@ impl Haproxy {
     ///
     /// Where HAProxy checks the slot, compose-zd sets it down, and only HAProxy's own check can bring it back.
     /// Otherwise DNS must drop the address first.
-    pub fn converge_static_servers(&self, slots: &[Server], endpoints: &[Endpoint]) -> (Vec<String>, bool) {
+    pub fn converge_static_servers(&self, slots: &[Server], discovery: &Discovery) -> (Vec<String>, bool) {
+        let endpoints = &discovery.endpoints;
         let mut is_pending = false;
         let mut commands = Vec::new();
         for slot in slots.iter().filter(|s| is_added(s)) {
             is_pending = true;
-            commands.extend(self.replace_added(slot, slots, endpoints));
+            commands.extend(self.replace_added(slot, slots, discovery));
         }
         let has_added = |s: &Server| slots.iter().any(|a| is_added(a) && a.backend == s.backend);
         for slot in slots.iter().filter(|s| s.is_out() && !is_added(s)) {
-            let is_vacant = self.is_vacant(slot, endpoints);
+            let is_vacant = self.is_vacant(slot, endpoints, &discovery.others);
             let is_stale = !slot.is_of(endpoints) && !is_vacant && !slot.is_free() && slot.is_checked();
             let can_clear = match (slot.is_of(endpoints), is_vacant) {
                 (true, _) => slot.has_passed(),
@@ -210,7 +215,8 @@ impl Haproxy {
     }
 
     /// One step from an added server to the line that takes its instance over.
-    fn replace_added(&self, added: &Server, slots: &[Server], endpoints: &[Endpoint]) -> Vec<String> {
+    fn replace_added(&self, added: &Server, slots: &[Server], discovery: &Discovery) -> Vec<String> {
+        let endpoints = &discovery.endpoints;
         let Some(endpoint) = endpoints.iter().find(|e| added.is_of(std::slice::from_ref(*e))) else {
             return retire(added);
         };
@@ -222,7 +228,7 @@ impl Haproxy {
             return Vec::new(); // until HAProxy's own check has passed
         }
         let line = self.static_servers_of(&endpoint.names).find(|f| f.backend == added.backend);
-        match (own().find(|s| self.is_vacant(s, endpoints)), line) {
+        match (own().find(|s| self.is_vacant(s, endpoints, &discovery.others)), line) {
             (Some(slot), Some(line)) => move_to(slot, line, endpoint),
             (None, Some(_)) => Vec::new(),
             // The probe server of a template's slot.

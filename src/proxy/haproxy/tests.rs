@@ -1,5 +1,7 @@
 //! Tests of the adapter: its commands by equality, its parsers by recorded output.
 
+use std::net::IpAddr;
+
 use super::socket::parse_address;
 use super::*;
 
@@ -153,11 +155,15 @@ fn a_server_with_sticky_clients_is_put_into_maintenance() {
     assert_eq!(commands(drain), "set server web/app1 state maint");
 }
 
+fn discovery(endpoints: &[Endpoint]) -> Discovery {
+    Discovery { endpoints: endpoints.to_vec(), ..Discovery::default() }
+}
+
 fn step(haproxy: &Haproxy, state: &str, endpoints: &[Endpoint]) -> Option<String> {
-    match haproxy.hand_back(&output(state), endpoints, &[]) {
-        HandBack::Run(exec) => Some(commands(Some(exec))),
-        HandBack::Wait => Some("wait".into()),
-        HandBack::Done => None,
+    match haproxy.hand_back(&output(state), &discovery(endpoints)) {
+        Next::Wait => Some("wait".into()),
+        Next::Done => None,
+        next => Some(commands(Some(next.changes()[0].exec.clone()))),
     }
 }
 
@@ -358,16 +364,16 @@ fn a_fixed_line_with_another_running_container_is_not_vacant() {
     let future = Endpoint { addresses: vec![], ..endpoint("new", "::1") };
     let before = Rotation { inside: vec![], outside: vec![future], ..Rotation::default() };
     let occupied = output(&with_added("172.21.0.9 2 0 3", ""));
-    haproxy.note_others(["172.21.0.9".parse().unwrap()].into());
+    let others: BTreeSet<IpAddr> = ["172.21.0.9".parse().unwrap()].into();
+    let before = Rotation { others: others.clone(), ..before };
+    let only_new = Rotation { others: others.clone(), ..only_new };
     assert_eq!(commands(haproxy.gate(&occupied, &before)), "");
     let route = commands(haproxy.route(&occupied, &only_new));
     assert!(route.starts_with("add server web/compose-zd-new 172.21.0.5:3000 "), "{route}");
     let endpoints = [endpoint("new", "172.21.0.5")];
     let added = with_added("172.21.0.9 0 8 2", "172.21.0.5 2 0 3");
-    let step = commands(match haproxy.hand_back(&output(&added), &endpoints, &[]) {
-        HandBack::Run(exec) => Some(exec),
-        _ => None,
-    });
+    let next = haproxy.hand_back(&output(&added), &Discovery { others, ..discovery(&endpoints) });
+    let step = commands(next.changes().first().map(|change| change.exec.clone()));
     assert!(!step.contains("addr"), "{step}");
 }
 
@@ -407,7 +413,11 @@ fn a_server_added_for_another_service_of_the_backend_stays() {
     let endpoints = [endpoint("own", "172.21.0.2")];
     let state = with_added("172.21.0.2 2 0 3", "172.21.0.5 2 0 3");
     let existing = ["own", "new"].map(String::from);
-    assert_eq!(haproxy.hand_back(&output(&state), &endpoints, &existing), HandBack::Done);
+    assert_eq!(
+        haproxy
+            .hand_back(&output(&state), &Discovery { existing: existing.to_vec(), ..discovery(&endpoints) }),
+        Next::Done
+    );
     assert_eq!(
         step(&haproxy, &state, &endpoints).as_deref(),
         Some("set server web/compose-zd-new state maint")

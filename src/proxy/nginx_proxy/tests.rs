@@ -199,8 +199,7 @@ fn a_time_is_the_same_moment_in_any_zone() {
 #[test]
 fn gating_sets_markers_and_triggers_no_render() {
     let outside = vec![endpoint("a", "::1"), endpoint("b", "::1")];
-    let exec =
-        proxy().gate(&output(""), &Rotation { inside: vec![], outside, ..Rotation::default() }).unwrap();
+    let exec = proxy().gate(&Rotation { inside: vec![], outside, ..Rotation::default() });
     assert_eq!(
         exec.argv[2],
         "mkdir -p /tmp/compose-zd-down && touch /tmp/compose-zd-down/a /tmp/compose-zd-down/b"
@@ -214,7 +213,7 @@ fn routing_marks_instances_outside_and_unmarks_those_inside() {
         outside: vec![endpoint("old", "::1")],
         ..Rotation::default()
     };
-    let script = &proxy().route(&output(""), &rotation).unwrap().argv[2];
+    let script = &proxy().route(&rotation).argv[2];
     let unmark = script.find("for m in /tmp/compose-zd-down/new; do").unwrap();
     let mark = script.find("touch /tmp/compose-zd-down/old\n").unwrap();
     let render = script.find("kill -HUP").unwrap();
@@ -223,12 +222,9 @@ fn routing_marks_instances_outside_and_unmarks_those_inside() {
 
 #[test]
 fn handing_back_keeps_the_markers_of_other_rollouts() {
-    let existing = ["own", "other"].map(String::from);
-    let step = proxy().hand_back(&output(""), &[endpoint("own", "::1")], &existing);
-    let HandBack::Run(exec) = step else {
-        panic!("nothing to run");
-    };
-    let script = &exec.argv[2];
+    let existing = ["own", "other"].map(String::from).to_vec();
+    let discovery = Discovery { endpoints: vec![endpoint("own", "::1")], existing, ..Discovery::default() };
+    let script = &proxy().hand_back(&discovery).argv[2];
     assert!(script.contains("case ' other ' in"), "{script}");
 }
 
@@ -304,7 +300,7 @@ fn shape(tune: bool) -> RolloutShape {
     }
 }
 
-fn prepared(writable: &str, version: &str, tune: bool) -> Result<Vec<Patch>, Error> {
+fn prepared(writable: &str, version: &str, tune: bool) -> Result<Vec<Change>, Error> {
     let generator = output(&format!("{writable}@template\n{TEMPLATE}"));
     let nginx = output(&format!("@version nginx version: nginx/{version}\n"));
     proxy().prepare(&[generator, nginx], &shape(tune))

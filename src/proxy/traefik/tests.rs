@@ -209,7 +209,7 @@ fn a_route_is_written_once_and_then_awaited() {
     assert_eq!(traefik.route(&output(&state), &rotation), None);
     assert!(traefik.holds(&output(&state), &rotation));
     let pending = state.replace("@served ", "@served 0");
-    assert_eq!(traefik.gate(&output(&pending), &rotation), None);
+    assert_eq!(traefik.route(&output(&pending), &rotation), None);
     assert!(!traefik.holds(&output(&pending), &rotation));
     assert!(traefik.route(&output(&state), &rotation_of(new(), old())).is_some());
     assert!(!traefik.holds(&output("@served \n@end"), &rotation));
@@ -273,11 +273,11 @@ fn a_foreign_router_that_uses_the_service_is_refused() {
 }
 
 /// The first line of a command.
-fn step(step: HandBack) -> String {
+fn step(step: Next) -> String {
     match step {
-        HandBack::Run(exec) => exec.argv[2].lines().next().unwrap_or_default().into(),
-        HandBack::Wait => "wait".into(),
-        HandBack::Done => "done".into(),
+        Next::Wait => "wait".into(),
+        Next::Done => "done".into(),
+        next => next.changes()[0].exec.argv[2].lines().next().unwrap_or_default().into(),
     }
 }
 
@@ -287,7 +287,7 @@ fn the_route_is_handed_back_once_discovery_has_the_same_servers() {
     let state_text = recorded(&rotation_of(new(), old()));
     let stopped = endpoint("old", "", "");
     let handed_back =
-        |state: &str, endpoints: &[Endpoint]| step(traefik.hand_back(&output(state), endpoints, &[]));
+        |state: &str, endpoints: &[Endpoint]| step(traefik.hand_back(&output(state), endpoints));
     let both = with_api(&state_text, API);
     assert_eq!(handed_back(&both, &[old(), new()]), "wait");
     let one = both.replace(r#",{"url":"http://192.168.0.5:3000"}"#, "");
@@ -309,7 +309,7 @@ fn without_an_api_discovery_gets_its_longest_delay() {
     let traefik = traefik(FLAGS);
     let state_text = recorded(&rotation_of(new(), old()));
     let handed_back =
-        |state: &str, endpoints: &[Endpoint]| step(traefik.hand_back(&output(state), endpoints, &[]));
+        |state: &str, endpoints: &[Endpoint]| step(traefik.hand_back(&output(state), endpoints));
     assert_eq!(handed_back(&state_text, &[new()]), "# wait for Traefik's discovery");
     let marked = |at: &str| state_text.replace("@file\n", &format!("@left\n{at}\n@file\n"));
     assert_eq!(handed_back(&marked("5130.00"), &[new()]), "wait");
@@ -321,7 +321,7 @@ fn without_an_api_discovery_gets_its_longest_delay() {
 #[test]
 fn nothing_of_a_route_remains() {
     let traefik = traefik(FLAGS);
-    let handed_back = |state: &str| step(traefik.hand_back(&output(state), &[new()], &[]));
+    let handed_back = |state: &str| step(traefik.hand_back(&output(state), &[new()]));
     assert_eq!(handed_back("@served \n@now 1.0\n@end\n"), "done");
     assert_eq!(handed_back("@served 0a\n@now 1.0\n@end\n"), "wait");
     assert_eq!(handed_back("@served \n@now 2.0\n@before\n1.0\n@end\n"), "# remove the leftovers");
@@ -347,7 +347,7 @@ fn backend(additional: &str) -> Backend {
 #[test]
 fn without_a_directory_the_api_tells_the_rotation() {
     let traefik = traefik(WATCHED);
-    assert!(!traefik.steers());
+    assert!(!traefik.abilities().steers);
     let state_text = with_api("@connections\n   1: 0300A8C0:DB3C 0500A8C0:0BB8 01 x\n@end\n", API);
     let endpoints = [old(), new(), endpoint("third", "192.168.0.7", "")];
     let state = traefik.read(&output(&state_text), &endpoints).unwrap();
@@ -355,7 +355,7 @@ fn without_a_directory_the_api_tells_the_rotation() {
     assert_eq!(state.in_flight["old"], InFlight::AtMost { exact: 0, open: 1, quiet: Duration::ZERO });
     let without_api = traefik.read(&output("@connections\n@service app\n@end\n"), &endpoints).unwrap_err();
     assert!(without_api.to_string().contains("cannot read its routes"), "{without_api}");
-    assert_eq!(traefik.hand_back(&output(&state_text), &endpoints, &[]), HandBack::Done);
+    assert_eq!(traefik.hand_back(&output(&state_text), &endpoints), Next::Done);
 }
 
 #[test]
