@@ -1,7 +1,6 @@
 //! Losses that a deploy would cause, found before it. Rules turn facts into findings, each with its fix. Pure;
 //! `deploy/check.rs` collects the facts.
 
-pub mod finding;
 pub mod memory;
 pub mod service;
 pub mod signals;
@@ -11,7 +10,7 @@ mod render;
 
 use serde::Serialize;
 
-pub use finding::{Finding, Scope, Severity};
+use crate::finding::{Finding, Subject};
 
 /// Verdict on a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -38,6 +37,13 @@ pub struct VerdictRow {
     pub proxies: Vec<String>,
 }
 
+impl VerdictRow {
+    /// True if the finding is on a service of the row.
+    fn has(&self, finding: &Finding) -> bool {
+        finding.service().is_some_and(|name| self.services.iter().any(|service| service == name))
+    }
+}
+
 /// Document of `check --output json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AuditReport {
@@ -62,12 +68,16 @@ impl AuditReport {
             is_new
         });
         self.not_audited.dedup();
-        let losses: Vec<&Scope> = self.findings.iter().filter(|f| f.is_no()).map(|f| &f.scope).collect();
+        for finding in &mut self.findings {
+            let details = finding.details.drain(..).map(|d| format!("; {d}")).collect::<String>();
+            finding.message.push_str(&details);
+        }
+        let losses: Vec<&Finding> = self.findings.iter().filter(|f| f.is_loss()).collect();
         for row in self.services.iter_mut().filter(|r| r.verdict != Verdict::LeftAlone) {
-            let concerns = |scope: &&Scope| match (&scope.service, &scope.proxy) {
-                (Some(service), _) => row.services.contains(service),
-                (_, Some(proxy)) => row.proxies.contains(proxy),
-                (None, None) => true,
+            let concerns = |loss: &&Finding| match &loss.subject {
+                Some(Subject::Service(service)) => row.services.contains(service),
+                Some(Subject::Proxy(proxy)) => row.proxies.contains(proxy),
+                None => true,
             };
             row.verdict = if losses.iter().any(concerns) { Verdict::No } else { Verdict::Yes };
         }
@@ -120,18 +130,19 @@ mod tests {
     #[test]
     fn a_loss_concerns_a_service_its_proxy_or_the_whole_project() {
         use Verdict::{LeftAlone, No, Yes};
-        let loss = |scope| vec![Finding::no("x", scope, "", "")];
+        let loss = || Finding::loss("x", "", "");
+        let of_proxy = loss().or_of(|| Subject::Proxy("lb".into()));
         assert_eq!(verdicts(vec![]), (vec![Yes, Yes, LeftAlone], true));
-        assert_eq!(verdicts(loss(Scope::service("web_b"))), (vec![No, Yes, LeftAlone], false));
-        assert_eq!(verdicts(loss(Scope::proxy("lb"))), (vec![No, Yes, LeftAlone], false));
-        assert_eq!(verdicts(loss(Scope::default())), (vec![No, No, LeftAlone], false));
-        let note = vec![Finding::note("x", Scope::service("worker"), "", "")];
+        assert_eq!(verdicts(vec![loss().of_service("web_b")]), (vec![No, Yes, LeftAlone], false));
+        assert_eq!(verdicts(vec![of_proxy]), (vec![No, Yes, LeftAlone], false));
+        assert_eq!(verdicts(vec![loss()]), (vec![No, No, LeftAlone], false));
+        let note = vec![Finding::note("x", "", "").of_service("worker")];
         assert_eq!(verdicts(note), (vec![Yes, Yes, LeftAlone], true));
     }
 
     #[test]
     fn a_finding_on_two_services_is_reported_once() {
-        let finding = || Finding::no("x", Scope::proxy("lb"), "a", "b");
+        let finding = || Finding::loss("x", "a", "b");
         let report = AuditReport {
             project: "p".into(),
             engine: "compose",
@@ -151,7 +162,7 @@ mod tests {
             engine: "compose",
             ok: false,
             services: vec![VerdictRow { verdict: Verdict::LeftAlone, ..row("db", &["db"], &["lb"]) }],
-            findings: vec![Finding::no("container-name", Scope::service("app"), "s", "f")],
+            findings: vec![Finding::loss("container-name", "s", "f").of_service("app")],
             not_audited: vec![],
         };
         let json = serde_json::to_string(&report).unwrap();

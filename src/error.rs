@@ -1,4 +1,4 @@
-//! Errors and risks: a message, details, a hint, and the exit code of an error.
+//! Error: a message, details, a hint, and the exit code.
 
 use std::fmt;
 
@@ -110,37 +110,6 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
-
-/// Problem that does not stop a deploy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Risk {
-    /// Stable name of the broken rule.
-    pub rule: &'static str,
-    /// True if the problem costs requests, and not only time.
-    pub grave: bool,
-    pub message: String,
-    pub fix: String,
-}
-
-impl Risk {
-    pub fn grave(rule: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Risk {
-        Risk { rule, grave: true, message: message.into(), fix: fix.into() }
-    }
-
-    pub fn note(rule: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Risk {
-        Risk { grave: false, ..Risk::grave(rule, message, fix) }
-    }
-}
-
-impl fmt::Display for Risk {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.message)?;
-        match self.fix.as_str() {
-            "" => Ok(()),
-            fix => write!(f, "; {fix}"),
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {

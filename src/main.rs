@@ -8,6 +8,7 @@ mod configuration;
 mod deploy;
 mod docker;
 mod error;
+mod finding;
 mod git;
 mod health;
 mod import_running;

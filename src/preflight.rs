@@ -12,19 +12,14 @@ use anyhow::Result;
 
 use crate::docker::Docker;
 use crate::docker::inspect::{Container, Image};
-use crate::error::{Error, Risk};
+use crate::error::Error;
+use crate::finding::Finding;
 use crate::model::{Obstacle, Project, Service};
 use crate::observe::{TargetReader, is_member};
 use crate::plan::{Plan, Step, Unplannable};
 use crate::proxy::{self, Backend, Proxy};
 use crate::report::{Report, Warning};
 use crate::targets::{Target, backend};
-
-/// Finding about a target: a refusal, or a note.
-pub enum PreflightFinding {
-    Refused(Error),
-    Note(Risk),
-}
 
 /// First engine version with `start_interval` in healthchecks. Source: Compose refuses the key on an older engine.
 const START_INTERVAL: u32 = 25;
@@ -57,7 +52,7 @@ pub fn targets(project: &Project, targets: &[Target], proxies: &[Arc<dyn Proxy>]
 ///
 /// # Errors
 /// Docker cannot be started.
-pub fn engine(around: &Surroundings) -> Result<Vec<PreflightFinding>> {
+pub fn engine(around: &Surroundings) -> Result<Vec<Finding>> {
     let services = around.services();
     let image = |service: &Service| around.reader.desired.images.get(&service.name);
     let mut refused: Vec<Error> = Vec::new();
@@ -74,17 +69,17 @@ pub fn engine(around: &Surroundings) -> Result<Vec<PreflightFinding>> {
     refused.extend(out_of_reach(around.reader.project, around.reader.target, around.fronting));
     refused.extend(dependent_containers::errors(around));
     refused.extend(route_not_found(around));
-    let mut found: Vec<PreflightFinding> = refused.into_iter().map(PreflightFinding::Refused).collect();
+    let mut found: Vec<Finding> = refused.into_iter().map(Finding::from).collect();
     for service in &services {
         found.extend(left_in_anonymous_volume(around, service)?);
     }
     found.extend(unknown_proxy::findings(around)?);
     let orphans = orphans(around.reader, around.containers).into_iter();
-    found.extend(orphans.map(|orphan| PreflightFinding::Note(orphan_route(around.reader.target, orphan))));
+    found.extend(orphans.map(|orphan| orphan_route(around.reader.target, orphan)));
     let strangers = strangers(around.reader, around.containers).into_iter();
-    found.extend(strangers.map(|found| PreflightFinding::Note(shared_route(around.reader.target, found))));
-    found.extend(crash_loops(around).into_iter().map(PreflightFinding::Note));
-    found.extend(connections::notes(around).into_iter().map(PreflightFinding::Note));
+    found.extend(strangers.map(|found| shared_route(around.reader.target, found)));
+    found.extend(crash_loops(around));
+    found.extend(connections::notes(around));
     Ok(found)
 }
 
@@ -152,7 +147,7 @@ fn unhealthy_dependency(around: &Surroundings, service: &Service) -> Option<Erro
 }
 
 /// Finding for data in an anonymous volume where a new instance gets a named volume.
-fn left_in_anonymous_volume(around: &Surroundings, service: &Service) -> Result<Option<PreflightFinding>> {
+fn left_in_anonymous_volume(around: &Surroundings, service: &Service) -> Result<Option<Finding>> {
     let its = |c: &&Container| is_member(around.reader.project, c, &[&service.name]) && c.is_running();
     let left = around.members().filter(its).find_map(|c| {
         let named = |path: &str| service.named_volumes.iter().find(|(_, target)| target == path);
@@ -171,14 +166,10 @@ fn left_in_anonymous_volume(around: &Surroundings, service: &Service) -> Result<
         "copy it: `docker run --rm --user 0 --entrypoint cp --volumes-from {instance} --volume {volume}:/new {image} -a {path}/. /new`"
     );
     Ok(Some(if around.reader.docker.has_volume(volume)? {
-        PreflightFinding::Note(Risk::note(
-            "anonymous-volume",
-            problem,
-            format!("unless it is copied already, {fix}"),
-        ))
+        Finding::note("anonymous-volume", problem, format!("unless it is copied already, {fix}"))
     } else {
         let error = Error::usage(format!("{problem}, which does not exist yet, so it would be empty"));
-        PreflightFinding::Refused(error.hint(fix).rule(&"anonymous-volume"))
+        error.hint(fix).rule(&"anonymous-volume").into()
     }))
 }
 
@@ -213,12 +204,12 @@ fn needs_newer_engine(docker: &Docker, services: &[&Service]) -> Result<Option<E
 }
 
 /// Note about crashing instances. They answer no request, so a deploy does no harm.
-fn crash_loops(around: &Surroundings) -> Option<Risk> {
+fn crash_loops(around: &Surroundings) -> Option<Finding> {
     let names: Vec<&str> =
         around.members().filter(|c| c.state.status == "restarting").map(Container::name).collect();
     let problem = format!("{} keeps crashing, and answers no request", names.join(", "));
     let fix = format!("see why with `docker logs {}`; a deploy replaces it", names.first()?);
-    Some(Risk::note("crash-loop", problem, fix))
+    Some(Finding::note("crash-loop", problem, fix))
 }
 
 /// Errors in the file that keep a new instance from running, alone or beside the old one.
@@ -329,21 +320,21 @@ fn on_same_route(
     meant.filter_map(|c| Some((c.clone(), route(c)?))).collect()
 }
 
-fn shared_route(target: &Target, (container, route): (Container, String)) -> Risk {
+fn shared_route(target: &Target, (container, route): (Container, String)) -> Finding {
     let origin = match container.compose() {
         Some((project, _)) => format!("is of project `{project}`"),
         None => "was started by hand".into(),
     };
     let problem =
         format!("`{}` {origin}, and gets requests for {route}, like `{}`", container.name(), target.name());
-    Risk::note(
+    Finding::note(
         "shared-route",
         problem,
         format!("stop `{}`, or give one of them another route", container.name()),
     )
 }
 
-fn orphan_route(target: &Target, (orphan, route): (Container, String)) -> Risk {
+fn orphan_route(target: &Target, (orphan, route): (Container, String)) -> Finding {
     let problem = format!(
         "`{}` is of a service that the file no longer has, and gets requests for {route}, like `{}`",
         orphan.name(),
@@ -351,7 +342,7 @@ fn orphan_route(target: &Target, (orphan, route): (Container, String)) -> Risk {
     );
     let fix =
         "once the new release serves, `docker compose up --detach --no-recreate --remove-orphans` removes it";
-    Risk::note("orphan-route", problem, fix)
+    Finding::note("orphan-route", problem, fix)
 }
 
 fn network_apart(service: &Service, proxy: &dyn Proxy) -> Error {

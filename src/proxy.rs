@@ -18,7 +18,8 @@ use anyhow::Result;
 
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
-use crate::error::{Error, Risk};
+use crate::error::Error;
+use crate::finding::Finding;
 use public_route::PublicRoute;
 
 /// Instance or other container to which a proxy routes.
@@ -403,7 +404,7 @@ pub trait Proxy: Send + Sync {
     ///
     /// # Errors
     /// A requirement that the configuration does not meet, with the fix.
-    fn check(&self, _backends: &[Backend]) -> Result<Vec<Risk>, Error> {
+    fn check(&self, _backends: &[Backend]) -> Result<Vec<Finding>, Error> {
         Ok(Vec::new())
     }
 
@@ -418,7 +419,7 @@ pub trait Proxy: Send + Sync {
     }
 
     /// Risks that only `check` reports, because they do not affect a deploy.
-    fn advice(&self, _backends: &[Backend]) -> Vec<Risk> {
+    fn advice(&self, _backends: &[Backend]) -> Vec<Finding> {
         Vec::new()
     }
 
@@ -436,12 +437,12 @@ pub trait Proxy: Send + Sync {
         _files: FileLookup,
         _shape: &RolloutShape,
         _present: usize,
-    ) -> Result<Vec<Risk>, Error> {
+    ) -> Result<Vec<Finding>, Error> {
         Ok(Vec::new())
     }
 
     /// Requests that a prepared proxy will still lose. `answers` are those to the queries of [`Goal::Patched`].
-    fn losses(&self, _answers: &[CommandResult], _shape: &RolloutShape) -> Vec<Risk> {
+    fn losses(&self, _answers: &[CommandResult], _shape: &RolloutShape) -> Vec<Finding> {
         Vec::new()
     }
 

@@ -1,6 +1,6 @@
 //! Memory for old and new instances of the services that are deployed together.
 
-use super::finding::{Finding, Scope};
+use crate::finding::Finding;
 
 /// Memory of one instance, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +57,7 @@ fn too_little(demands: &[MemoryDemand], memory: HostMemory) -> Option<Finding> {
         }
         (None, None) => return None,
     };
-    (needed > present).then(|| Finding::no(RULE, Scope::default(), message, fix(demands)))
+    (needed > present).then(|| Finding::loss(RULE, message, fix(demands)))
 }
 
 fn possibly_too_little(demands: &[MemoryDemand], memory: HostMemory) -> Option<Finding> {
@@ -72,7 +72,7 @@ fn possibly_too_little(demands: &[MemoryDemand], memory: HostMemory) -> Option<F
         human_size(needed),
         human_size(total)
     );
-    (needed > total).then(|| Finding::note(RULE, Scope::default(), message, fix(demands)))
+    (needed > total).then(|| Finding::note(RULE, message, fix(demands)))
 }
 
 const RULE: &str = "too-little-memory";
@@ -127,7 +127,7 @@ pub fn parse_meminfo(meminfo: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Severity;
+    use crate::finding::Severity;
 
     const GIB: u64 = 1 << 30;
 
@@ -144,17 +144,20 @@ mod tests {
     fn new_instances_must_fit_into_the_free_memory() {
         let taken = |running, starting| [demand(running, starting, MemoryNeed::Measured(GIB))];
         assert_eq!(severity_of(&taken(3, 3), 8, Some(3)), None);
-        assert_eq!(severity_of(&taken(3, 3), 8, Some(2)), Some(Severity::No));
+        assert_eq!(severity_of(&taken(3, 3), 8, Some(2)), Some(Severity::Loss));
         assert_eq!(severity_of(&taken(3, 1), 8, Some(2)), None, "in batches");
         assert_eq!(severity_of(&taken(0, 3), 8, Some(3)), None);
         let two = [demand(1, 1, MemoryNeed::Measured(GIB)), demand(1, 1, MemoryNeed::Measured(GIB))];
-        assert_eq!(severity_of(&two, 8, Some(1)), Some(Severity::No), "both at a time");
+        assert_eq!(severity_of(&two, 8, Some(1)), Some(Severity::Loss), "both at a time");
     }
 
     #[test]
     fn on_a_remote_host_only_the_total_is_known() {
         let taken = [demand(3, 3, MemoryNeed::Measured(GIB))];
-        assert_eq!((severity_of(&taken, 6, None), severity_of(&taken, 5, None)), (None, Some(Severity::No)));
+        assert_eq!(
+            (severity_of(&taken, 6, None), severity_of(&taken, 5, None)),
+            (None, Some(Severity::Loss))
+        );
         assert_eq!(finding(&taken, HostMemory::default()), None);
     }
 

@@ -1,6 +1,6 @@
 //! Text of an audit report: the services with their findings, then the proxies, then the project.
 
-use super::{AuditReport, Finding, Severity, Verdict, VerdictRow};
+use super::{AuditReport, Finding, Verdict, VerdictRow};
 
 /// Column at which the text of a finding begins.
 const INDENT: usize = 8;
@@ -12,7 +12,7 @@ pub fn lines(report: &AuditReport, width: Option<usize>, quiet: bool) -> Vec<Str
     let page = Page { width: width.map(|w| w.max(MIN_WIDTH)), quiet };
     let mut lines = page.services(report);
     let proxies: Vec<&str> = {
-        let named = report.findings.iter().filter_map(|f| f.scope.proxy.as_deref());
+        let named = report.findings.iter().filter_map(Finding::proxy);
         named.fold(Vec::new(), |mut all, name| {
             if !all.contains(&name) {
                 all.push(name);
@@ -21,11 +21,9 @@ pub fn lines(report: &AuditReport, width: Option<usize>, quiet: bool) -> Vec<Str
         })
     };
     for proxy in proxies {
-        lines.extend(
-            page.section(proxy, report.findings.iter().filter(|f| f.scope.proxy.as_deref() == Some(proxy))),
-        );
+        lines.extend(page.section(proxy, report.findings.iter().filter(|f| f.proxy() == Some(proxy))));
     }
-    let of_project = |f: &&Finding| f.scope.proxy.is_none() && !is_shown(f, &report.services);
+    let of_project = |f: &&Finding| f.proxy().is_none() && !is_shown(f, &report.services);
     lines.extend(page.section("the project", report.findings.iter().filter(of_project)));
     if !quiet && !report.not_audited.is_empty() {
         lines.push("not checked".into());
@@ -36,8 +34,7 @@ pub fn lines(report: &AuditReport, width: Option<usize>, quiet: bool) -> Vec<Str
 
 /// The finding is listed below its service.
 fn is_shown(finding: &Finding, rows: &[VerdictRow]) -> bool {
-    let service = finding.scope.service.as_ref();
-    service.is_some_and(|s| rows.iter().any(|r| r.services.contains(s)))
+    rows.iter().any(|row| row.has(finding))
 }
 
 struct Page {
@@ -55,10 +52,7 @@ impl Page {
                 Verdict::LeftAlone => "-",
             };
             let head = format!("{:<widest$}  {verdict:<3}  ", row.name);
-            let own = report
-                .findings
-                .iter()
-                .filter(|f| f.scope.service.as_ref().is_some_and(|s| row.services.contains(s)));
+            let own = report.findings.iter().filter(|f| row.has(f));
             let shown = !self.quiet || row.verdict == Verdict::No;
             let first = if shown { self.paragraph(&head, &row.message) } else { Vec::new() };
             first.into_iter().chain(own.flat_map(|f| self.finding(f))).collect::<Vec<_>>()
@@ -74,11 +68,10 @@ impl Page {
     }
 
     fn finding(&self, finding: &Finding) -> Vec<String> {
-        let severity = match finding.severity {
-            Severity::No => "  no    ",
-            Severity::Note if self.quiet => return Vec::new(),
-            Severity::Note => "  note  ",
-        };
+        if self.quiet && !finding.is_loss() {
+            return Vec::new();
+        }
+        let severity = if finding.is_loss() { "  no    " } else { "  note  " };
         let text = format!("{} [{}]", finding.message.replace('\n', " "), finding.rule);
         let mut lines = self.paragraph(severity, &text);
         if !finding.hint.is_empty() {
@@ -118,7 +111,7 @@ impl Page {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Scope;
+    use crate::finding::Subject;
 
     fn report() -> AuditReport {
         let row = |name: &str, verdict, message: &str| VerdictRow {
@@ -138,10 +131,11 @@ mod tests {
                 row("db", Verdict::LeftAlone, "left alone"),
             ],
             findings: vec![
-                Finding::note("moving-image", Scope::service("app"), "it moves", "name a version"),
-                Finding::no("container-name", Scope::service("worker"), "it has one name", "remove it"),
-                Finding::no("nginx-keepalive", Scope::proxy("lb"), "it is old", "use a new one"),
-                Finding::note("engine-too-old", Scope::default(), "it is older", ""),
+                Finding::note("moving-image", "it moves", "name a version").of_service("app"),
+                Finding::loss("container-name", "it has one name", "remove it").of_service("worker"),
+                Finding::loss("nginx-keepalive", "it is old", "use a new one")
+                    .or_of(|| Subject::Proxy("lb".into())),
+                Finding::note("engine-too-old", "it is older", ""),
             ],
             not_audited: vec!["the stop signal".into()],
         }

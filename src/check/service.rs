@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::finding::{Finding, Scope, Severity};
 use super::signals::{self, SignalMasks};
 use crate::docker::inspect::Image;
+use crate::finding::Finding;
 use crate::model::{Order, Service};
 
 /// Default of Docker for `stop_grace_period`.
@@ -56,16 +56,13 @@ pub fn findings(context: &ServiceContext) -> Vec<Finding> {
         moving_image,
         state_in_image,
     ];
-    rules.iter().filter_map(|rule| rule(context)).collect()
+    let found = rules.iter().filter_map(|rule| rule(context));
+    found.map(|finding| finding.of_service(context.name())).collect()
 }
 
 impl ServiceContext<'_> {
     fn name(&self) -> &str {
         &self.service.name
-    }
-
-    fn scope(&self) -> Scope {
-        Scope::service(self.name())
     }
 
     fn key(&self, key: &str) -> String {
@@ -90,10 +87,8 @@ impl ServiceContext<'_> {
     /// Finding on instances that end too early: a note if the proxy drains them first, else a loss.
     fn early_end_finding(&self, rule: &'static str, message: String, fix: String) -> Finding {
         match self.proxy {
-            ProxyPresence::Drains => Finding::note(rule, self.scope(), message, fix),
-            ProxyPresence::NoProxy | ProxyPresence::WatchedOnly => {
-                Finding::no(rule, self.scope(), message, fix)
-            }
+            ProxyPresence::Drains => Finding::note(rule, message, fix),
+            ProxyPresence::NoProxy | ProxyPresence::WatchedOnly => Finding::loss(rule, message, fix),
         }
     }
 }
@@ -115,9 +110,8 @@ fn no_proxy(s: &ServiceContext) -> Option<Finding> {
         "put nginx-proxy, HAProxy, Caddy or Traefik in front of it, on a common network, or name the proxy with `{}`",
         s.key("x-zd.proxy.container")
     );
-    let found = Finding::no("no-proxy", s.scope(), message, fix);
-    let severity = if s.has_engine { Severity::No } else { Severity::Note };
-    (has_no_proxy && gets_requests).then_some(Finding { severity, ..found })
+    let new = if s.has_engine { Finding::loss } else { Finding::note };
+    (has_no_proxy && gets_requests).then(|| new("no-proxy", message, fix))
 }
 
 /// Checks the signal masks of a running instance; without one, detects a shell in front of the command in the file.
@@ -143,7 +137,7 @@ fn ignores_stop_signal(s: &ServiceContext) -> Option<Finding> {
          instance is killed after {grace}",
         s.name()
     );
-    Some(Finding::note(IGNORES_STOP_SIGNAL, s.scope(), message, fix))
+    Some(Finding::note(IGNORES_STOP_SIGNAL, message, fix))
 }
 
 const IGNORES_STOP_SIGNAL: &str = "ignores-stop-signal";
@@ -208,11 +202,11 @@ fn shared_volume(s: &ServiceContext) -> Option<Finding> {
             s.key("deploy.update_config.order")
         );
         let message = format!("{message}, and {database} does not support two writers");
-        return Some(Finding::no(SHARED_VOLUME, s.scope(), message, fix));
+        return Some(Finding::loss(SHARED_VOLUME, message, fix));
     }
     // A service with several instances has several writers already.
     let fix = "make sure that it supports two writers; a path that is only read can have `:ro`".to_string();
-    (s.instances < 2).then(|| Finding::note(SHARED_VOLUME, s.scope(), message, fix))
+    (s.instances < 2).then(|| Finding::note(SHARED_VOLUME, message, fix))
 }
 
 const SHARED_VOLUME: &str = "shared-volume";
@@ -265,7 +259,7 @@ fn stop_first(s: &ServiceContext) -> Option<Finding> {
         "leave it out of deploys, or set `{}: start-first` if two instances may share the volume",
         s.key("deploy.update_config.order")
     );
-    (is_stop_first && s.has_clients).then(|| Finding::no("stops-first", s.scope(), message, fix))
+    (is_stop_first && s.has_clients).then(|| Finding::loss("stops-first", message, fix))
 }
 
 fn no_restart_policy(s: &ServiceContext) -> Option<Finding> {
@@ -274,7 +268,7 @@ fn no_restart_policy(s: &ServiceContext) -> Option<Finding> {
         format!("`{}` has no restart policy: its instances stay down after a crash or a reboot", s.name());
     let fix = format!("set `{}: unless-stopped`", s.key("restart"));
     matches!(policy, None | Some("no" | "none" | ""))
-        .then(|| Finding::note("no-restart-policy", s.scope(), message, fix))
+        .then(|| Finding::note("no-restart-policy", message, fix))
 }
 
 fn moving_image(s: &ServiceContext) -> Option<Finding> {
@@ -284,7 +278,7 @@ fn moving_image(s: &ServiceContext) -> Option<Finding> {
     let moves = !s.service.builds && !name.contains('@') && !tag.contains(|c: char| c.is_ascii_digit());
     let message = format!("`{}` runs {reference}, a tag that moves with every push", s.name());
     let fix = format!("name a version or a digest in `{}`", s.key("image"));
-    moves.then(|| Finding::note("moving-image", s.scope(), message, fix))
+    moves.then(|| Finding::note("moving-image", message, fix))
 }
 
 fn state_in_image(s: &ServiceContext) -> Option<Finding> {
@@ -294,7 +288,7 @@ fn state_in_image(s: &ServiceContext) -> Option<Finding> {
         s.name()
     );
     let fix = "add `.compose-zd` to `.dockerignore`, or move the folder with `--state-dir`";
-    Some(Finding::note("state-in-build-context", s.scope(), message, fix))
+    Some(Finding::note("state-in-build-context", message, fix))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Minimum versions of Compose and of the engine.
 
-use super::finding::{Finding, Scope};
+use crate::finding::Finding;
 
 /// First Compose with `--dry-run` (docker/compose pull request 10533), by which a deploy detects what Compose would stop.
 const MIN_COMPOSE: (u32, u32) = (2, 18);
@@ -15,11 +15,11 @@ pub fn findings(compose: Option<&str>, engine: Option<&str>) -> Vec<Finding> {
             "Compose {version} has no `--dry-run`, by which a deploy detects what Compose would stop"
         );
         let fix = "install Compose 2.18 or later (the package `docker-compose-plugin`)";
-        Finding::no("compose-too-old", Scope::default(), message, fix)
+        Finding::loss("compose-too-old", message, fix)
     });
     let engine = engine.and_then(too_old(MIN_ENGINE)).map(|version| {
         let message = format!("deploys were never tested on a Docker Engine as old as {version}");
-        Finding::note("engine-too-old", Scope::default(), message, "install Docker Engine 20.10 or later")
+        Finding::note("engine-too-old", message, "install Docker Engine 20.10 or later")
     });
     compose.into_iter().chain(engine).collect()
 }

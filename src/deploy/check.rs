@@ -15,7 +15,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::settings;
-use crate::check::{AuditReport, Finding, Scope, Verdict, VerdictRow};
+use crate::check::{AuditReport, Verdict, VerdictRow};
 use crate::cli::{CheckArgs, ComposeArgs};
 use crate::configuration::Configuration;
 use crate::docker::inspect::Container;
@@ -25,7 +25,7 @@ use crate::model::{EngineKind, FlagLayers, Project};
 use crate::observe::{self, DesiredVersion};
 use crate::proxy::Proxy;
 use crate::report::Report;
-use crate::targets::{self, Target};
+use crate::targets;
 use configured_proxies::ConfiguredProxies;
 
 /// Reports for every service whether a deploy would lose requests or data, each loss with its fix.
@@ -86,7 +86,7 @@ fn audit(compose: &ComposeArgs, args: &CheckArgs, request: &Configuration) -> Re
             .push(format!("running containers, images and memory: {}", error.message.replace('\n', " ")));
         // Without an engine only the file is checked. An engine that denies access to this user refuses every deploy.
         if error.rule.is_some_and(|rule| *rule == ENGINE_DENIED) {
-            audit_report.findings.push(Finding::refused(Scope::default(), error.clone()));
+            audit_report.findings.push(error.clone().into());
         }
     }
     let containers = containers.ok();
@@ -196,15 +196,4 @@ fn images(docker: &Docker, project: &Project) -> Result<BTreeMap<String, crate::
     }
     let image_of = |name: &String| by_reference[&project.services[name].image].clone();
     Ok(project.services.keys().filter_map(|name| Some((name.clone(), image_of(name)?))).collect())
-}
-
-/// Scope of a message on a proxy: the service that the message names, else the proxy.
-fn scope_of(target: &Target, proxy: &dyn Proxy, text: &str) -> Scope {
-    let named = target.services().into_iter().find(|s| text.contains(&format!("`{s}`")));
-    named.map_or_else(|| Scope::proxy(&proxy.name()), Scope::service)
-}
-
-/// Finding of a deploy that a proxy refuses.
-fn refused_by_proxy(target: &Target, proxy: &dyn Proxy, error: Error) -> Finding {
-    Finding::refused(scope_of(target, proxy, &error.message), error)
 }

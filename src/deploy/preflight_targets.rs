@@ -9,7 +9,7 @@ use super::pipeline::Pipeline;
 use super::serving::{self, ServingInstance};
 use super::target_rollout::TargetRollout;
 use crate::docker::inspect::{CONFIG_HASH, Container};
-use crate::error::Risk;
+use crate::finding::{self, Finding};
 use crate::health::ReadinessProbe;
 use crate::observe::{self, TargetReader};
 use crate::observed::{Generation, Instance, InstanceState};
@@ -21,7 +21,7 @@ use crate::targets::Target;
 
 impl<'a> Pipeline<'a> {
     /// Preflight checks of a target: the first refusal is an error, and the rest are notes.
-    pub fn preflight(&self, rollout: &TargetRollout, containers: &[Container]) -> Result<Vec<Risk>> {
+    pub fn preflight(&self, rollout: &TargetRollout, containers: &[Container]) -> Result<Vec<Finding>> {
         let found = preflight::engine(&Surroundings {
             reader: rollout.reader,
             fronting: &rollout.reader.proxies,
@@ -29,14 +29,10 @@ impl<'a> Pipeline<'a> {
             containers,
             extra_instances: rollout.plan.extra_instances(),
         })?;
-        let note = |finding| match finding {
-            preflight::PreflightFinding::Refused(error) => Err(error.into()),
-            preflight::PreflightFinding::Note(risk) => Ok(risk),
-        };
-        found.into_iter().map(note).collect()
+        Ok(finding::require(found)?)
     }
 
-    pub fn announce(&self, rollout: &TargetRollout, notes: &[Risk]) {
+    pub fn announce(&self, rollout: &TargetRollout, notes: &[Finding]) {
         let reader = rollout.reader;
         self.report.event(Event::Deploying {
             target: rollout.name().into(),

@@ -19,7 +19,8 @@ use crate::docker::Docker;
 use crate::docker::inspect::Image;
 use crate::docker::swarm::ResolveImage;
 use crate::docker::types::SwarmNodes;
-use crate::error::{Error, Exit, Risk};
+use crate::error::{Error, Exit};
+use crate::finding::Finding;
 use crate::model::{ConfigError, EngineKind, Project};
 use crate::release::journal::{Journal, ReleaseDraft, RunResult};
 use crate::release::{RolloutKind, ServiceRelease};
@@ -220,14 +221,14 @@ pub fn risks(
     file: &StackFile,
     nodes: Option<&SwarmNodes>,
     image: &dyn Fn(&str) -> Result<Option<Image>>,
-) -> Result<Vec<(String, Risk)>> {
+) -> Result<Vec<Finding>> {
     let proxies = stack_proxies(project)?;
     let mut all = nodes.map(|nodes| nodes.risks(file)).unwrap_or_default();
     for (service, definition) in file.value["services"].as_object().into_iter().flatten() {
         let in_front: Vec<&StackProxy> =
             proxies.iter().filter(|p| p.routes_to(name, service, definition)).collect();
         let others = in_front.iter().filter(|p| p.service != *service);
-        let of_proxies: Vec<Risk> = others.flat_map(|proxy| proxy.risks(service, definition)).collect();
+        let of_proxies: Vec<Finding> = others.flat_map(|proxy| proxy.risks(service, definition)).collect();
         let image = image(definition["image"].as_str().unwrap_or_default())?;
         let facts = ServiceFacts {
             image_has_healthcheck: image.is_some_and(|i| i.has_healthcheck()),
@@ -235,7 +236,7 @@ pub fn risks(
             is_proxy: proxies.iter().any(|p| p.service == *service),
         };
         let own = audit::service_risks(service, definition, facts);
-        all.extend(own.into_iter().chain(of_proxies).map(|risk| (service.clone(), risk)));
+        all.extend(own.into_iter().chain(of_proxies).map(|risk| risk.of_service(service)));
     }
     Ok(all)
 }
@@ -316,7 +317,7 @@ impl SwarmDeploy<'_> {
         }
         let image = |reference: &str| self.docker().image(reference);
         let text = self.request.snapshot.text();
-        for (_, risk) in risks(self.stack_name(), &text, file, Some(nodes), &image)? {
+        for risk in risks(self.stack_name(), &text, file, Some(nodes), &image)? {
             self.report.warn(&Warning::ExpectedLoss(risk.to_string()));
         }
         Ok(())

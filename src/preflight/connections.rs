@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::{Surroundings, unknown_proxy};
 use crate::docker::inspect::Container;
-use crate::error::Risk;
+use crate::finding::Finding;
 use crate::model::Service;
 use crate::proxy;
 
@@ -16,7 +16,7 @@ const LISTENING: &str = "0A";
 
 /// Notes about containers with connections to an instance that bypass every proxy. A stop of the instance cuts
 /// these off.
-pub fn notes(around: &Surroundings) -> Vec<Risk> {
+pub fn notes(around: &Surroundings) -> Vec<Finding> {
     let has_adapter = |c: &Container| around.proxies.iter().any(|p| p.container().id == c.id);
     let is_proxy = |c: &Container| has_adapter(c) || unknown_proxy::is_candidate(c, around.proxies);
     let clients = around.others().filter(|c| !is_proxy(c));
@@ -26,7 +26,7 @@ pub fn notes(around: &Surroundings) -> Vec<Risk> {
         let problem = format!(
             "`{name}` has open connections to {instance} without a proxy, which end when the instance stops"
         );
-        Some(Risk::note(
+        Some(Finding::note(
             "direct-connection",
             problem,
             format!("make sure that `{name}` retries, or give it the proxy's address"),

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{PreflightFinding, Surroundings, connections};
+use super::{Surroundings, connections};
 use crate::docker::Exec;
 use crate::docker::inspect::Container;
-use crate::error::{Error, Risk};
+use crate::error::Error;
+use crate::finding::Finding;
 use crate::model::Service;
 use crate::observe::is_member;
 use crate::proxy::Proxy;
@@ -68,7 +69,7 @@ enum Evidence {
 ///
 /// # Errors
 /// Docker cannot be started.
-pub fn findings(around: &Surroundings) -> Result<Vec<PreflightFinding>> {
+pub fn findings(around: &Surroundings) -> Result<Vec<Finding>> {
     let project = around.reader.project;
     let mut services = around.services();
     services.retain(|s| s.settings.proxy.kind.as_deref() != Some("none"));
@@ -92,7 +93,7 @@ fn without_adapter(
     around: &Surroundings,
     proxy: &Container,
     services: &[&Service],
-) -> Result<Option<PreflightFinding>> {
+) -> Result<Option<Finding>> {
     let routes = read_routes(around, proxy, services, &config_paths(proxy))?;
     let evidence = |service: &Service| {
         let line = routing_line(&routes.texts, &names_of(around, service)).map(Evidence::Line);
@@ -109,7 +110,7 @@ fn past_adapter(
     around: &Surroundings,
     adapter: &dyn Proxy,
     services: &[&Service],
-) -> Result<Option<PreflightFinding>> {
+) -> Result<Option<Finding>> {
     let proxy = adapter.container();
     let backends = around.reader.backends(around.containers);
     let is_in_front = around.fronting.iter().any(|p| p.container().id == proxy.id);
@@ -260,12 +261,7 @@ fn routes_to(text: &str, name: &str) -> bool {
     })
 }
 
-fn finding(
-    around: &Surroundings,
-    service: &Service,
-    proxy: &Container,
-    evidence: Evidence,
-) -> PreflightFinding {
+fn finding(around: &Surroundings, service: &Service, proxy: &Container, evidence: Evidence) -> Finding {
     let (name, proxy_name) = (&service.name, proxy.name());
     let evidence_text = match evidence {
         Evidence::Line(line) => line,
@@ -283,16 +279,11 @@ fn finding(
         "put `{name}` behind nginx-proxy, HAProxy, Caddy or Traefik; or deploy with `--proxy-kind none` (`x-zd.proxy.kind: none`) \
          and restart `{proxy_name}` yourself"
     );
-    PreflightFinding::Refused(error.detail(&evidence_text).hint(hint).rule(&"unknown-proxy"))
+    error.detail(&evidence_text).hint(hint).rule(&"unknown-proxy").into()
 }
 
 /// Refusal, or a note if another proxy is in front or nothing listens.
-fn doubtful_finding(
-    around: &Surroundings,
-    service: &Service,
-    proxy: &Container,
-    why: &str,
-) -> PreflightFinding {
+fn doubtful_finding(around: &Surroundings, service: &Service, proxy: &Container, why: &str) -> Finding {
     let (name, proxy_name) = (&service.name, proxy.name());
     let by_another = around.fronting.iter().any(|p| p.container().id != proxy.id);
     if by_another || !connections::may_listen(around, service) {
@@ -303,7 +294,7 @@ fn doubtful_finding(
         let fix = format!(
             "make sure that `{proxy_name}` does not route to `{name}`, or only through a drained proxy"
         );
-        return PreflightFinding::Note(Risk::note("unknown-proxy-near", problem, fix));
+        return Finding::note("unknown-proxy-near", problem, fix);
     }
     let error = Error::unchanged(format!(
         "`{proxy_name}` may route to `{name}`: {why}, so it is unknown which instance gets requests"
@@ -312,7 +303,7 @@ fn doubtful_finding(
         "name the service in its configuration, or remove `{proxy_name}` from the networks of `{name}`; if it does not route to \
          `{name}`, deploy with `--proxy-kind none` (`x-zd.proxy.kind: none`)"
     );
-    PreflightFinding::Refused(error.hint(hint).rule(&"unknown-proxy-near"))
+    error.hint(hint).rule(&"unknown-proxy-near").into()
 }
 
 #[cfg(test)]

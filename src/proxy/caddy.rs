@@ -21,7 +21,8 @@ use super::{
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
-use crate::error::{Error, Risk};
+use crate::error::Error;
+use crate::finding::Finding;
 use config::{CaddyFeatures, Handler, Upstream, handlers};
 use snapshot::CaddySnapshot;
 use state::NO_INSTANCE;
@@ -95,7 +96,7 @@ impl Caddy {
     }
 
     /// Checks a Caddy that does not run yet, by its file: the admin API, but not the settings of each handler.
-    fn check_file(&self) -> Result<Vec<Risk>, Error> {
+    fn check_file(&self) -> Result<Vec<Finding>, Error> {
         if lines(&self.settings.file_text).any(|l| l.split_whitespace().eq(["admin", "off"])) {
             return Err(self.unreachable_error());
         }
@@ -115,13 +116,13 @@ impl Caddy {
         intervals.into_iter().chain(default).max().filter(|_| dynamic > 0)
     }
 
-    fn refresh_risk(&self, refresh: Option<Duration>) -> Option<Risk> {
+    fn refresh_risk(&self, refresh: Option<Duration>) -> Option<Finding> {
         let refresh = humantime::format_duration(refresh.filter(|r| *r > SHORT_REFRESH)?);
         let message = format!(
             "{}: `dynamic a` keeps addresses for {refresh}, so a deploy takes at least as long",
             self.name()
         );
-        Some(Risk::note("caddy-refresh", message, "set `refresh 1s`, and a deploy does not wait"))
+        Some(Finding::note("caddy-refresh", message, "set `refresh 1s`, and a deploy does not wait"))
     }
 
     /// True if every handler of these backends retries a failed connection on another instance.
@@ -265,13 +266,13 @@ impl Caddy {
         handlers.iter().flat_map(|h| &h.upstreams).filter_map(|u| u.refresh).max()
     }
 
-    fn risks(&self, backends: &[Backend]) -> Vec<Risk> {
+    fn risks(&self, backends: &[Backend]) -> Vec<Finding> {
         let name = self.name();
         let by_labels = self.by_labels.then(|| {
             let message =
                     format!("{name}: caddy-docker-proxy routes to an instance as soon as it starts, ready or not");
                 let fix = "add the label `caddy.reverse_proxy.lb_try_duration: 30s`: Caddy then retries on another instance";
-                Risk::grave("caddy-by-labels", message, fix)
+                Finding::loss("caddy-by-labels", message, fix)
         });
         let refresh = self.refresh_risk(self.longest_refresh(backends));
         by_labels.into_iter().chain(refresh).collect()
@@ -356,13 +357,14 @@ impl Proxy for Caddy {
         is_known
     }
 
-    fn advice(&self, backends: &[Backend]) -> Vec<Risk> {
+    fn advice(&self, backends: &[Backend]) -> Vec<Finding> {
         let message = format!(
             "{}: it does not retry, so a request to an instance that has just crashed is answered with 502",
             self.name()
         );
         let applies = !self.by_labels && !self.retries(backends);
-        let note = Risk::note("caddy-no-retries", message, "add `lb_try_duration 5s` to its `reverse_proxy`");
+        let note =
+            Finding::note("caddy-no-retries", message, "add `lb_try_duration 5s` to its `reverse_proxy`");
         applies.then_some(note).into_iter().collect()
     }
 
@@ -377,7 +379,7 @@ impl Proxy for Caddy {
         Some(format!("its admin API does not answer, and its file has variables: `{}`", unresolved.trim()))
     }
 
-    fn check(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
+    fn check(&self, backends: &[Backend]) -> Result<Vec<Finding>, Error> {
         if self.settings.is_planned {
             return self.check_file();
         }

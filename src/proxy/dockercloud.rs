@@ -17,7 +17,8 @@ use super::{
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
-use crate::error::{Error, Risk};
+use crate::error::Error;
+use crate::finding::Finding;
 use agent_script::AGENT_SCRIPT;
 
 const CONFIG: &str = "/haproxy.cfg";
@@ -175,7 +176,7 @@ impl Proxy for Dockercloud {
         self.config = HaproxyConfig::parse(&output.stdout);
     }
 
-    fn check(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
+    fn check(&self, backends: &[Backend]) -> Result<Vec<Finding>, Error> {
         let mut running = backends.iter().filter(|b| b.is_running);
         if let Some(backend) = running.find(|b| !self.has_server(b)) {
             return Err(self.no_server(backend));
@@ -184,7 +185,12 @@ impl Proxy for Dockercloud {
         Ok(cuts_requests.then(|| self.reload_timeout_risk()).into_iter().collect())
     }
 
-    fn foresee(&self, _files: FileLookup, shape: &RolloutShape, _present: usize) -> Result<Vec<Risk>, Error> {
+    fn foresee(
+        &self,
+        _files: FileLookup,
+        shape: &RolloutShape,
+        _present: usize,
+    ) -> Result<Vec<Finding>, Error> {
         let future = |(service, names): &(String, Vec<String>)| Backend {
             project: shape.project.clone(),
             service: service.clone(),
@@ -350,10 +356,10 @@ fn virtual_host(text: &str) -> Option<PublicRoute> {
 }
 
 impl Dockercloud {
-    fn reload_timeout_risk(&self) -> Risk {
+    fn reload_timeout_risk(&self) -> Finding {
         let message =
             format!("{}: `RELOAD_TIMEOUT=-1` makes each of its reloads cut every request", self.name());
-        Risk::grave("dockercloud-kills", message, "remove it")
+        Finding::loss("dockercloud-kills", message, "remove it")
     }
 }
 

@@ -20,7 +20,8 @@ use super::{
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
-use crate::error::{Error, Risk, Rule};
+use crate::error::{Error, Rule};
+use crate::finding::Finding;
 use crate::shell;
 use config::{HaproxyConfig, ServerTemplate, StaticServer, stands_for};
 use retired::Retired;
@@ -186,9 +187,9 @@ impl Haproxy {
         Error::unchanged(format!("{}: {why}", self.name())).hint(hint).rule(rule)
     }
 
-    /// Risk of a template without `resolvers`: HAProxy queries DNS only when it starts, so no new instance gets
+    /// Finding of a template without `resolvers`: HAProxy queries DNS only when it starts, so no new instance gets
     /// a slot.
-    fn missing_resolvers(&self, backends: &[Backend]) -> Vec<Risk> {
+    fn missing_resolvers(&self, backends: &[Backend]) -> Vec<Finding> {
         let is_relevant = |t: &&ServerTemplate| backends.iter().any(|b| stands_for(&t.host, &b.names));
         let affected =
             self.config.templates.iter().filter(is_relevant).filter(|t| !has(&t.options, "resolvers"));
@@ -200,7 +201,7 @@ impl Haproxy {
                 t.backend,
                 t.host
             );
-            Risk::grave("haproxy-no-resolvers", message, TEMPLATE_FIX)
+            Finding::loss("haproxy-no-resolvers", message, TEMPLATE_FIX)
         };
         affected.map(risk).collect()
     }
@@ -311,7 +312,7 @@ impl Proxy for Haproxy {
         ))
     }
 
-    fn check(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
+    fn check(&self, backends: &[Backend]) -> Result<Vec<Finding>, Error> {
         let sockets = &self.config.sockets;
         if sockets.is_empty() {
             let why = "it has no `stats socket`, so compose-zd cannot control it";
@@ -327,13 +328,13 @@ impl Proxy for Haproxy {
         }
     }
 
-    fn advice(&self, backends: &[Backend]) -> Vec<Risk> {
+    fn advice(&self, backends: &[Backend]) -> Vec<Finding> {
         let note = |backend: &str| {
             let message = format!(
                 "{}: the servers of backend `{backend}` have no `check`, so an instance that hangs keeps getting requests",
                 self.name()
             );
-            Risk::note("haproxy-no-check", message, "add `check` to the line of its servers")
+            Finding::note("haproxy-no-check", message, "add `check` to the line of its servers")
         };
         self.backends_without_check(backends).into_iter().map(note).collect()
     }
@@ -349,7 +350,12 @@ impl Proxy for Haproxy {
     }
 
     /// Checks that each template has slots for the old and the new instances at the same time.
-    fn foresee(&self, _files: FileLookup, shape: &RolloutShape, present: usize) -> Result<Vec<Risk>, Error> {
+    fn foresee(
+        &self,
+        _files: FileLookup,
+        shape: &RolloutShape,
+        present: usize,
+    ) -> Result<Vec<Finding>, Error> {
         for template in shape.names().flat_map(|n| self.templates_of(n)) {
             let slots = template.size();
             let needed = present + shape.starting;

@@ -18,7 +18,8 @@ use super::{
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
-use crate::error::{Error, Risk};
+use crate::error::Error;
+use crate::finding::Finding;
 use crate::shell;
 use multiports::HostPath;
 use scripts::{
@@ -207,9 +208,9 @@ impl NginxProxy {
             .then(|| Error::unchanged(message).hint(hint).rule(&"nginx-multiports"))
     }
 
-    /// Risk of a service whose `VIRTUAL_HOST_MULTIPORTS` the template ignores; grave where `VIRTUAL_HOST` does
+    /// Finding of a service whose `VIRTUAL_HOST_MULTIPORTS` the template ignores; grave where `VIRTUAL_HOST` does
     /// not route to it either.
-    fn ignored_multiports(&self, template: &str, shape: &RolloutShape) -> Option<Risk> {
+    fn ignored_multiports(&self, template: &str, shape: &RolloutShape) -> Option<Finding> {
         let is_old = !template.is_empty() && !template.contains(multiports::KEY);
         let has_multiports = |backend: &&Backend| multiports::value(&backend.environment).is_some();
         let has_virtual_host =
@@ -226,14 +227,15 @@ impl NginxProxy {
         );
         let fix =
             "use nginx-proxy 1.6 or later with its own template, or set `VIRTUAL_HOST` and `VIRTUAL_PORT`";
-        Some(Risk { grave: !has_virtual_host, ..Risk::note("nginx-multiports", message, fix) })
+        let new = if has_virtual_host { Finding::note } else { Finding::loss };
+        Some(new("nginx-multiports", message, fix))
     }
 
     /// # Errors
     /// A service that the template gives no route.
     fn check_template(&self, template: &str, shape: &RolloutShape) -> Result<(), Error> {
-        match self.ignored_multiports(template, shape).filter(|risk| risk.grave) {
-            Some(risk) => Err(Error::unchanged(risk.message).hint(risk.fix).rule(&"nginx-multiports")),
+        match self.ignored_multiports(template, shape).filter(Finding::is_loss) {
+            Some(risk) => Err(Error::from(risk).rule(&"nginx-multiports")),
             None => Ok(()),
         }
     }
@@ -282,8 +284,8 @@ impl NginxProxy {
         .rule(&"nginx-template")
     }
 
-    /// Risk that every reload of nginx-proxy closes idle client connections.
-    fn closes_idle_clients(&self, state: &PreflightState, tune: bool) -> Option<Risk> {
+    /// Finding that every reload of nginx-proxy closes idle client connections.
+    fn closes_idle_clients(&self, state: &PreflightState, tune: bool) -> Option<Finding> {
         let is_old = state.nginx_version.is_some_and(|v| v < KEEPALIVE_SINCE);
         let (why, fix) = match (state.keeps_alive, is_old) {
             (true, _) => return None,
@@ -304,7 +306,7 @@ impl NginxProxy {
             "{}: {why}, so each reload closes idle client connections, and a client that does not retry loses a request",
             self.name()
         );
-        Some(Risk::grave("nginx-keepalive", message, fix))
+        Some(Finding::loss("nginx-keepalive", message, fix))
     }
 
     /// Change that keeps a reload from closing idle client connections.
@@ -396,18 +398,23 @@ impl Proxy for NginxProxy {
         hosts.filter(|h| is_plain(h)).flat_map(|host| public_routes(host, path, [None, None])).collect()
     }
 
-    fn check(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
+    fn check(&self, backends: &[Backend]) -> Result<Vec<Finding>, Error> {
         backends.iter().find_map(|backend| self.unreadable_multiports(backend)).map_or(Ok(Vec::new()), Err)
     }
 
-    fn losses(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Vec<Risk> {
+    fn losses(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Vec<Finding> {
         let Some(state) = PreflightState::parse(outputs) else { return Vec::new() };
         let ignored_multiports = self.ignored_multiports(&state.template, shape);
         self.closes_idle_clients(&state, shape.tune).into_iter().chain(ignored_multiports).collect()
     }
 
     /// Assumes that the template of the proxy's image can be patched.
-    fn foresee(&self, files: FileLookup, shape: &RolloutShape, _present: usize) -> Result<Vec<Risk>, Error> {
+    fn foresee(
+        &self,
+        files: FileLookup,
+        shape: &RolloutShape,
+        _present: usize,
+    ) -> Result<Vec<Finding>, Error> {
         let mounted = files(&self.template);
         let version = self.nginx.env("NGINX_VERSION").and_then(|v| parse_version(&format!("nginx/{v}")));
         let state = PreflightState {

@@ -24,7 +24,8 @@ use super::{
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
-use crate::error::{Error, Risk};
+use crate::error::Error;
+use crate::finding::Finding;
 use labels::{HttpLabels, Labels};
 use scripts::OverrideFile;
 use state::TraefikState;
@@ -303,7 +304,12 @@ impl Proxy for Traefik {
         self.config.route_files().map(String::from).collect()
     }
 
-    fn foresee(&self, files: FileLookup, _shape: &RolloutShape, _present: usize) -> Result<Vec<Risk>, Error> {
+    fn foresee(
+        &self,
+        files: FileLookup,
+        _shape: &RolloutShape,
+        _present: usize,
+    ) -> Result<Vec<Finding>, Error> {
         let mounted = self.config.directory().and_then(|directory| Some((directory, files(directory)?)));
         if let Some((directory, mount)) = mounted {
             let stdout = if mount.read_only { "@readonly" } else { "" }.to_string();
@@ -315,7 +321,7 @@ impl Proxy for Traefik {
         Ok(Vec::new())
     }
 
-    fn check(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
+    fn check(&self, backends: &[Backend]) -> Result<Vec<Finding>, Error> {
         self.check_settings()?;
         backends.iter().try_for_each(|b| self.check_labels(b))?;
         if self.has_route_directory() { self.check_query_access() } else { self.check_discovery(backends) }

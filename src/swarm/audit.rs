@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::error::Risk;
+use crate::finding::Finding;
 
 /// Facts about a service that its definition does not hold.
 #[derive(Debug, Clone, Copy, Default)]
@@ -16,7 +16,7 @@ pub struct ServiceFacts {
 }
 
 /// Risks of replacing a service, by its definition in a stack file.
-pub fn service_risks(name: &str, service: &Value, facts: ServiceFacts) -> Vec<Risk> {
+pub fn service_risks(name: &str, service: &Value, facts: ServiceFacts) -> Vec<Finding> {
     let deploy = &service["deploy"];
     let global = deploy["mode"].as_str() == Some("global");
     let start_first = deploy["update_config"]["order"].as_str() == Some("start-first");
@@ -30,7 +30,7 @@ pub fn service_risks(name: &str, service: &Value, facts: ServiceFacts) -> Vec<Ri
         let message = format!(
             "`{name}` has no health check: Swarm sends requests to a task as soon as its container runs, ready or not"
         );
-        risks.push(Risk::grave(
+        risks.push(Finding::loss(
             "swarm-no-healthcheck",
             message,
             format!("set `services.{name}.healthcheck`"),
@@ -41,24 +41,24 @@ pub fn service_risks(name: &str, service: &Value, facts: ServiceFacts) -> Vec<Ri
             "`{name}` publishes a port of the host and is replaced start-first: a new task needs a node with that port free"
         );
         let fix = "add a node, as the update cannot proceed with as many replicas as nodes; or use `order: stop-first`";
-        risks.push(Risk::grave("swarm-host-port", message, fix));
+        risks.push(Finding::loss("swarm-host-port", message, fix));
     } else if single && on_host {
         let message = format!(
             "`{name}` is one task on a port of the host, so nothing answers on that port while the task is replaced"
         );
         risks.push(if facts.is_proxy {
             let fix = "update the proxy seldom: updates of the services behind it lose nothing";
-            Risk::note("swarm-one-task", message, fix)
+            Finding::note("swarm-one-task", message, fix)
         } else {
             let fix = format!("publish the port from a proxy, and remove it from `{name}`");
-            Risk::grave("swarm-one-task", message, fix)
+            Finding::loss("swarm-one-task", message, fix)
         });
     } else if single && !start_first {
         let message = format!(
             "`{name}` has one replica, which Swarm stops before it starts the new one: nothing serves in between"
         );
         let fix = format!("set `services.{name}.deploy.update_config.order: start-first`");
-        risks.push(Risk::grave("swarm-stop-first", message, fix));
+        risks.push(Finding::loss("swarm-stop-first", message, fix));
     }
     risks
 }
@@ -86,7 +86,7 @@ mod tests {
 
     fn risks(yaml: &str, facts: ServiceFacts) -> Vec<String> {
         let found = service_risks("app", &serde_yaml::from_str::<Value>(yaml).unwrap(), facts);
-        found.iter().map(Risk::to_string).collect()
+        found.iter().map(Finding::to_string).collect()
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::stack_file::StackFile;
 use crate::docker::types::{Node, SwarmNodes};
-use crate::error::Risk;
+use crate::finding::Finding;
 use crate::model::ConfigError;
 
 /// A service whose image is in no known registry.
@@ -158,7 +158,7 @@ impl SwarmNodes {
     }
 
     /// Node-local volumes of services that Swarm may move to another node.
-    pub fn risks(&self, file: &StackFile) -> Vec<(String, Risk)> {
+    pub fn risks(&self, file: &StackFile) -> Vec<Finding> {
         let mut all = Vec::new();
         for name in &file.services {
             let service = &file.value["services"][name];
@@ -174,7 +174,7 @@ impl SwarmNodes {
                 let fix = format!(
                     "keep the service on one node: `services.{name}.deploy.placement.constraints: [node.hostname == NODE]`"
                 );
-                all.push((name.clone(), Risk::grave("swarm-local-volume", message, fix)));
+                all.push(Finding::loss("swarm-local-volume", message, fix).of_service(name));
             }
         }
         all

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::error::Risk;
+use crate::finding::Finding;
 use crate::proxy::public_route::{PublicRoute, is_plain};
 use crate::proxy::{haproxy, traefik};
 
@@ -124,7 +124,7 @@ impl StackProxy {
     }
 
     /// Requests that the proxy loses when a service behind it is updated; `definition` is that service in the file.
-    pub fn risks(&self, service: &str, definition: &Value) -> Vec<Risk> {
+    pub fn risks(&self, service: &str, definition: &Value) -> Vec<Finding> {
         let risks = match self.kind {
             ProxyKind::Caddy => self.caddy_risks(service),
             ProxyKind::Haproxy => self.haproxy_risks(service),
@@ -137,7 +137,7 @@ impl StackProxy {
             ProxyKind::Traefik => self.traefik_risks(service, definition),
         };
         let to_risk = |(rule, message, fix): ProxyRisk| {
-            Risk::grave(rule, format!("`{}` in front of `{service}`: {message}", self.service), fix)
+            Finding::loss(rule, format!("`{}` in front of `{service}`: {message}", self.service), fix)
         };
         risks.into_iter().map(to_risk).collect()
     }

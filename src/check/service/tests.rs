@@ -24,7 +24,7 @@ fn context(service: &Service, presence: ProxyPresence) -> ServiceContext<'_> {
 
 /// Broken rules, losses with a leading `!`.
 fn rules(found: &[Finding]) -> String {
-    let rule = |f: &Finding| format!("{}{}", if f.severity == Severity::No { "!" } else { "" }, f.rule);
+    let rule = |f: &Finding| format!("{}{}", if f.is_loss() { "!" } else { "" }, f.rule);
     found.iter().map(rule).collect::<Vec<_>>().join(" ")
 }
 

@@ -6,8 +6,9 @@ use anyhow::Result;
 
 use super::ProjectCheck;
 use crate::check::memory::{self, HostMemory, MemoryDemand, MemoryNeed};
-use crate::check::{Finding, version};
+use crate::check::version;
 use crate::docker::inspect::Container;
+use crate::finding::Finding;
 use crate::model::CommandSpec;
 use crate::observe;
 

@@ -2,10 +2,11 @@
 
 use anyhow::Result;
 
+use super::ProjectCheck;
 use super::target_audit::TargetProxies;
-use super::{ProjectCheck, refused_by_proxy, scope_of};
-use crate::check::{AuditReport, Finding};
-use crate::error::{Error, Risk};
+use crate::check::AuditReport;
+use crate::error::Error;
+use crate::finding::{Finding, Subject};
 use crate::observe::{self, TargetReader};
 use crate::proxy::converge;
 use crate::proxy::{Backend, Proxy, RolloutShape};
@@ -63,7 +64,7 @@ impl ProjectCheck<'_> {
             match proxy.check(&backends) {
                 Ok(found) => risks.extend(found),
                 Err(error) => {
-                    audit_report.findings.push(refused_by_proxy(target, proxy, error));
+                    audit_report.findings.push(finding(target, proxy, error));
                     audit_report.findings.extend(risks.into_iter().map(|risk| finding(target, proxy, risk)));
                     continue;
                 }
@@ -78,7 +79,7 @@ impl ProjectCheck<'_> {
             };
             match prepared {
                 Ok(found) => risks.extend(found),
-                Err(error) => audit_report.findings.push(refused_by_proxy(target, proxy, error)),
+                Err(error) => audit_report.findings.push(finding(target, proxy, error)),
             }
             audit_report.findings.extend(risks.into_iter().map(|risk| finding(target, proxy, risk)));
         }
@@ -86,7 +87,11 @@ impl ProjectCheck<'_> {
     }
 
     /// Risks of a running proxy, or its refusal to be prepared; the proxy is not changed.
-    fn audit_preparation(&self, proxy: &dyn Proxy, shape: &RolloutShape) -> Result<Result<Vec<Risk>, Error>> {
+    fn audit_preparation(
+        &self,
+        proxy: &dyn Proxy,
+        shape: &RolloutShape,
+    ) -> Result<Result<Vec<Finding>, Error>> {
         let (answers, patches) = converge::patches(self.docker(), proxy, shape)?;
         Ok(patches.map(|_| proxy.losses(&answers, shape)))
     }
@@ -110,6 +115,10 @@ impl ProjectCheck<'_> {
     }
 }
 
-fn finding(target: &Target, proxy: &dyn Proxy, risk: Risk) -> Finding {
-    Finding::from_risk(scope_of(target, proxy, &risk.message), risk)
+/// Finding of a proxy. It belongs to the service that the message names, else to the proxy.
+fn finding(target: &Target, proxy: &dyn Proxy, finding: impl Into<Finding>) -> Finding {
+    let finding = finding.into();
+    let named = target.services().into_iter().find(|s| finding.message.contains(&format!("`{s}`")));
+    let of_proxy = || Subject::Proxy(proxy.name());
+    finding.or_of(|| named.map_or_else(of_proxy, |service| Subject::Service(service.into())))
 }

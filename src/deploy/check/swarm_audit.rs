@@ -6,12 +6,13 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::check::service::{self, ProxyPresence, ServiceContext};
-use crate::check::{AuditReport, Finding, Scope, Verdict, VerdictRow, version};
+use crate::check::{AuditReport, Verdict, VerdictRow, version};
 use crate::cli::CheckArgs;
 use crate::configuration::Configuration;
 use crate::deploy::swarm_deploy;
 use crate::docker::inspect::Image;
 use crate::error::Error;
+use crate::finding::Finding;
 use crate::model::{ConfigError, Project, Service};
 use crate::swarm::convert::folder_mounts;
 use crate::swarm::placement::LocalImage;
@@ -34,9 +35,8 @@ pub fn audit(
     let image = |reference: &str| -> Result<Option<Image>> {
         if engine { docker.image(reference) } else { Ok(None) }
     };
-    for (name, risk) in swarm_deploy::risks(&project.name, &text, &file, nodes.as_ref(), &image)? {
-        audit_report.findings.push(Finding::from_risk(Scope::service(&name), risk));
-    }
+    let risks = swarm_deploy::risks(&project.name, &text, &file, nodes.as_ref(), &image)?;
+    audit_report.findings.extend(risks);
     let mut refusals = std::mem::take(&mut file.refusals);
     refusals.extend(swarm_deploy::job_refusals(project));
     if let Some(nodes) = &nodes {
@@ -47,12 +47,11 @@ pub fn audit(
         let folder = request.folder.canonicalize().unwrap_or_default();
         audit_report.findings.extend(single_node_findings(project, &file, &folder));
     }
-    let refused = |error: ConfigError| {
-        let scope = scope_of(&file.services, &error.message);
-        Finding::refused(scope, Error::from(error))
-    };
+    let refused = |error: ConfigError| named(&file.services, Error::from(error).into());
     audit_report.findings.extend(refusals.into_iter().map(refused));
-    audit_report.findings.extend(file.notes.iter().map(|note| ignored_key(&file.services, note)));
+    audit_report.findings.extend(
+        file.notes.iter().map(|note| named(&file.services, Finding::note("swarm-ignores", note, ""))),
+    );
     for name in &file.services {
         let service = &project.services[name];
         let found = service::findings(&service_context(service, image(&service.image)?.as_ref()));
@@ -87,13 +86,14 @@ fn service_context<'a>(service: &'a Service, image: Option<&'a Image>) -> Servic
     }
 }
 
-fn ignored_key(services: &[String], note: &str) -> Finding {
-    Finding::note("swarm-ignores", scope_of(services, note), note, "")
-}
-
-fn scope_of(services: &[String], text: &str) -> Scope {
-    let named = |s: &&String| text.contains(&format!("services.{s}.")) || text.contains(&format!("`{s}`"));
-    services.iter().find(named).map_or_else(Scope::default, |s| Scope::service(s))
+/// Finding of the service that its message names.
+fn named(services: &[String], finding: Finding) -> Finding {
+    let text = &finding.message;
+    let is_named = |s: &&String| text.contains(&format!("services.{s}.")) || text.contains(&format!("`{s}`"));
+    match services.iter().find(is_named) {
+        Some(service) => finding.of_service(service),
+        None => finding,
+    }
 }
 
 /// Findings on files and images that other nodes lack, if the nodes are unknown.
@@ -102,7 +102,7 @@ fn single_node_findings(project: &Project, file: &StackFile, folder: &Path) -> V
         let message =
             format!("`services.{service}.volumes`: `{source}` must exist on every node that may run it");
         let hint = "make a file a config (`configs`), or pin the service: `deploy.placement.constraints`";
-        Finding::note("swarm-bind", Scope::service(&service), message, hint)
+        Finding::note("swarm-bind", message, hint).of_service(&service)
     });
     let is_built = |name: &&String| project.services[*name].builds && !file.image(name).is_empty();
     let built = file.services.iter().filter(is_built).map(|name| {
@@ -111,7 +111,7 @@ fn single_node_findings(project: &Project, file: &StackFile, folder: &Path) -> V
             file.image(name)
         );
         let hint = "name one in `image`; `compose-zd deploy --build --push` puts it there";
-        Finding::note("swarm-registry", Scope::service(name), message, hint)
+        Finding::note("swarm-registry", message, hint).of_service(name)
     });
     binds.chain(built).collect()
 }

@@ -7,11 +7,12 @@ use anyhow::Result;
 use super::ProjectCheck;
 use crate::check::service::{self, ProxyPresence, ServiceContext};
 use crate::check::signals::SignalMasks;
-use crate::check::{AuditReport, Finding, Scope, Verdict, VerdictRow};
+use crate::check::{AuditReport, Verdict, VerdictRow};
 use crate::deploy::desired;
 use crate::deploy::serving::{self, NotReadyInstances, ServingInstance};
 use crate::docker::inspect::Container;
 use crate::error::Error;
+use crate::finding::Finding;
 use crate::health::ReadinessProbe;
 use crate::model::{Order, Service};
 use crate::observe::TargetReader;
@@ -66,11 +67,9 @@ impl ProjectCheck<'_> {
         audit_report: &mut AuditReport,
     ) -> Result<TargetAudit> {
         let findings = &mut audit_report.findings;
-        let refused = |error: Error| Finding::refused(Scope::service(target.services()[0]), error);
+        let refused = |error: Error| Finding::from(error).of_service(target.services()[0]);
         findings.extend(
-            preflight::file(self.project(), target)
-                .into_iter()
-                .map(|error| self.refused_for_service(target, error)),
+            preflight::file(self.project(), target).into_iter().map(|error| of_target(target, error)),
         );
         if let Err(error) = self.check_own_proxy_runs(target) {
             findings.push(refused(error));
@@ -97,7 +96,7 @@ impl ProjectCheck<'_> {
             Err(_) => self.max_desired_instances(target),
         };
         audit_report.findings.extend(self.audit_surroundings(&reader, &proxies, starting)?);
-        let plan = plan.map_err(|finding| audit_report.findings.push(finding)).ok();
+        let plan = plan.map_err(|error| audit_report.findings.push(of_target(target, error))).ok();
         let names = others.iter().flat_map(|t| t.services()).flat_map(|s| self.names(s)).collect();
         self.audit_proxies(&reader, &proxies, (starting, names), audit_report)?;
         for name in target.services() {
@@ -127,12 +126,7 @@ impl ProjectCheck<'_> {
             containers: self.containers(),
             extra_instances: starting,
         })?;
-        let about = || Scope::service(reader.target.services()[0]);
-        let finding = |found| match found {
-            preflight::PreflightFinding::Refused(error) => self.refused_for_service(reader.target, error),
-            preflight::PreflightFinding::Note(loss) => Finding::from_risk(about(), loss),
-        };
-        Ok(found.into_iter().map(finding).collect())
+        Ok(found.into_iter().map(|finding| of_target(reader.target, finding)).collect())
     }
 
     /// Containers that Compose would stop to create the new instances. One dry run tries all targets with local images. Only if
@@ -146,15 +140,9 @@ impl ProjectCheck<'_> {
         }
         let finding = |(target, plan): &&(&Target, Plan)| {
             let error = preflight::collateral(self.docker(), plan, &[]).err()?;
-            Some(self.refused_for_service(target, Error::from_error(error)))
+            Some(of_target(target, Error::from_error(error)))
         };
         local.iter().copied().filter_map(|plan| finding(&plan)).collect()
-    }
-
-    /// Finding of a refusal. It belongs to the side of a pair that the message names.
-    fn refused_for_service(&self, target: &Target, error: Error) -> Finding {
-        let named = target.services().into_iter().find(|s| error.message.contains(&format!("`{s}`")));
-        Finding::refused(Scope::service(named.unwrap_or(target.services()[0])), error)
     }
 
     /// Refuses a running target whose proxy is down. Before the first start both are down, which is no error.
@@ -206,7 +194,7 @@ impl ProjectCheck<'_> {
             Ok(probes) => audit_report
                 .findings
                 .extend(probes.iter().filter_map(|(name, probe)| weak_readiness(name, probe))),
-            Err(error) => audit_report.findings.push(self.refused_for_service(reader.target, error)),
+            Err(error) => audit_report.findings.push(of_target(reader.target, error)),
         }
     }
 
@@ -222,17 +210,15 @@ impl ProjectCheck<'_> {
         // A service without a probe has a finding already.
         let all = ServingInstance::select(reader, proxies, running).unwrap_or_default();
         let note = |found: NotReadyInstances| {
-            let scope = Scope::service(&found.service);
-            Finding::note("serving-not-ready", scope, found.to_string(), found.fix)
+            Finding::note("serving-not-ready", found.to_string(), found.fix).of_service(&found.service)
         };
         audit_report.findings.extend(serving::not_ready(self.docker(), &all)?.into_iter().map(note));
         Ok(())
     }
 
     /// Plan of a deploy that replaces all instances. The running sides of a pair count as active.
-    fn plan(&self, target: &Target, proxies: &TargetProxies) -> Result<Plan, Finding> {
+    fn plan(&self, target: &Target, proxies: &TargetProxies) -> Result<Plan, Error> {
         let proxied = !proxies.is_none();
-        let refused = |error: Error| self.refused_for_service(target, error);
         let goal = |name: &str| {
             let service = &self.project().services[name];
             DesiredService {
@@ -256,7 +242,7 @@ impl ProjectCheck<'_> {
             Target::Pair(pair) => {
                 let mut both = [goal(&pair.sides[0]), goal(&pair.sides[1])];
                 if active.len() == 2 {
-                    preflight::active_sides(self.project(), target).map_err(refused)?;
+                    preflight::active_sides(self.project(), target)?;
                     both.iter_mut().for_each(|g| {
                         desired::stop_first_for_fixed_ports(&self.project().services[&g.service], g)
                     });
@@ -266,7 +252,7 @@ impl ProjectCheck<'_> {
         };
         let count = |s: &&str| self.desired_instances(&self.project().services[*s]);
         let instances = active.iter().flat_map(|s| (0..count(s)).map(|n| old_instance(s, n))).collect();
-        plan::plan(&strategy, &Observed { instances, proxied }).map_err(|e| refused(Error::from(e)))
+        plan::plan(&strategy, &Observed { instances, proxied }).map_err(Error::from)
     }
 
     fn audit_service(
@@ -368,10 +354,16 @@ impl ProjectCheck<'_> {
     }
 }
 
+/// Finding of a target. It belongs to the side of a pair that the message names.
+fn of_target(target: &Target, finding: impl Into<Finding>) -> Finding {
+    let finding = finding.into();
+    let named = target.services().into_iter().find(|s| finding.message.contains(&format!("`{s}`")));
+    finding.of_service(named.unwrap_or(target.services()[0]))
+}
+
 /// Finding on a probe that proves little.
 fn weak_readiness(service: &str, probe: &ReadinessProbe) -> Option<Finding> {
     let hint = format!("set `services.{service}.healthcheck`, or `services.{service}.x-zd.health.path`");
-    let scope = Scope::service(service);
     match probe {
         ReadinessProbe::Http(http) if probe.is_weak() => {
             let message = format!(
@@ -379,20 +371,20 @@ fn weak_readiness(service: &str, probe: &ReadinessProbe) -> Option<Finding> {
                  ready",
                 http.health.path, http.port
             );
-            Some(Finding::note("weak-readiness", scope, message, hint))
+            Some(Finding::note("weak-readiness", message, hint).of_service(service))
         }
         ReadinessProbe::Connect(port) => {
             let message = format!(
                 "`{service}` has no healthcheck, and its proxy does not speak HTTP to it: a connection to port {port} counts as \
                  ready"
             );
-            Some(Finding::note("weak-readiness", scope, message, hint))
+            Some(Finding::note("weak-readiness", message, hint).of_service(service))
         }
         ReadinessProbe::Running => {
             let message = format!(
                 "no probe checks whether a new instance of `{service}` is ready: a running instance counts as ready"
             );
-            Some(Finding::note("no-readiness", scope, message, hint))
+            Some(Finding::note("no-readiness", message, hint).of_service(service))
         }
         ReadinessProbe::Http(_) | ReadinessProbe::Healthcheck(_) => None,
     }

@@ -402,7 +402,7 @@ fn caddy_docker_proxy_routes_to_addresses_and_is_a_risk() {
         r#"{"Config": {"Labels": {"caddy": "a.test", "caddy.reverse_proxy": "{{upstreams 3000}}"}}}"#;
     assert_eq!(caddy.port(&container(labels)), Some(3000));
     let risks = caddy.check(&[backend("app", &["app"], false)]).unwrap();
-    assert!(risks[0].fix.contains("lb_try_duration"), "{risks:?}");
+    assert!(risks[0].hint.contains("lb_try_duration"), "{risks:?}");
     let ids = routed(&caddy, &state("", &caddy.settings.config)).0;
     assert_eq!(ids, ["id-p-app-1"], "an unlisted instance gets no request");
     let nothing = state("", &Value::Null);

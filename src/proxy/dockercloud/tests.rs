@@ -214,7 +214,7 @@ fn links_that_compose_v2_broke_are_refused_with_the_fix() {
 #[test]
 fn a_reload_that_cuts_requests_is_a_risk() {
     let risks = dockercloud_with("RELOAD_TIMEOUT=-1", "", CONFIGURATION).check(&[backend("app")]).unwrap();
-    assert!(risks[0].fix.contains("remove it"), "{risks:?}");
+    assert!(risks[0].hint.contains("remove it"), "{risks:?}");
 }
 
 #[test]

@@ -106,7 +106,7 @@ fn a_template_that_ignores_multiports_is_refused_unless_another_variable_routes(
     assert!(proxy().prepare(&inspected(line), &shape(&both)).is_ok());
     let rules = |template, shape: &RolloutShape| {
         let risks = proxy().losses(&inspected(template), shape);
-        risks.into_iter().map(|risk| (risk.rule, risk.grave)).collect::<Vec<_>>()
+        risks.into_iter().map(|risk| (risk.rule, risk.is_loss())).collect::<Vec<_>>()
     };
     assert_eq!(rules(line, &shape(&both)), [("nginx-multiports", false)]);
     let mixed = RolloutShape {

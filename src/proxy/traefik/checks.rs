@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::labels::{self, HttpLabels, default_rule};
 use super::state::TraefikState;
-use super::{Backend, CommandResult, Endpoint, Error, Risk, Traefik};
+use super::{Backend, CommandResult, Endpoint, Error, Finding, Traefik};
 use crate::error::Rule;
 
 pub const DIRECTORY_FLAGS: &str =
@@ -68,7 +68,7 @@ impl Traefik {
 
     /// Checks for Traefik with a directory of routes: compose-zd must be able to query whether a file is in
     /// force.
-    pub(super) fn check_query_access(&self) -> Result<Vec<Risk>, Error> {
+    pub(super) fn check_query_access(&self) -> Result<Vec<Finding>, Error> {
         if self.version_check.is_none() {
             return Err(self.refused(
                 &"traefik-no-door",
@@ -86,7 +86,7 @@ impl Traefik {
         Ok(self.slow_drain().into_iter().collect())
     }
 
-    fn slow_drain(&self) -> Option<Risk> {
+    fn slow_drain(&self) -> Option<Finding> {
         let idle = self.config.idle_timeout();
         let message = format!(
             "{} keeps idle connections for {}s, so a drain may take as long, or until the drain timeout",
@@ -94,12 +94,12 @@ impl Traefik {
             idle.as_secs()
         );
         (idle > LONG_IDLE)
-            .then(|| Risk::note("traefik-slow-drain", message, format!("start it with `{IDLE_FLAG}`")))
+            .then(|| Finding::note("traefik-slow-drain", message, format!("start it with `{IDLE_FLAG}`")))
     }
 
     /// Checks for Traefik without a directory of routes: its own discovery controls the route, and compose-zd
     /// only watches it.
-    pub(super) fn check_discovery(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
+    pub(super) fn check_discovery(&self, backends: &[Backend]) -> Result<Vec<Finding>, Error> {
         if self.api.is_none() || self.tool.is_none() {
             return Err(self.refused(
                 &"traefik-no-files",
@@ -195,20 +195,20 @@ impl Traefik {
     }
 }
 
-fn risks(backend: &Backend, fix: &str) -> Vec<Risk> {
+fn risks(backend: &Backend, fix: &str) -> Vec<Finding> {
     let service = &backend.service;
     let mut risks = Vec::new();
     if !backend.has_healthcheck {
         let message =
             format!("`{service}` has no healthcheck, so a new instance gets requests before it is ready");
-        risks.push(Risk::grave("traefik-no-healthcheck", message, format!("add a healthcheck, {fix}")));
+        risks.push(Finding::loss("traefik-no-healthcheck", message, format!("add a healthcheck, {fix}")));
     }
     if !backend.has_drain_command {
         let message = format!(
             "`{service}` has no `x-zd.drain.command`, so an instance is stopped while Traefik still sends it requests"
         );
         let fix = format!("set one that makes its healthcheck fail, {fix}");
-        risks.push(Risk::grave("traefik-no-drain", message, fix));
+        risks.push(Finding::loss("traefik-no-drain", message, fix));
     }
     risks
 }

@@ -368,7 +368,7 @@ fn requests_that_discovery_will_lose_are_risks_with_a_fix() {
     assert_eq!(traefik(WATCHED).check(&[backend("")]), Ok(vec![]));
     assert_eq!(traefik(FLAGS).check(&[backend("")]), Ok(vec![]));
     let idle = FLAGS.replace("=1s", "=60s");
-    assert!(traefik(&idle).check(&[backend("")]).unwrap()[0].fix.contains("idleConnTimeout=1s"));
+    assert!(traefik(&idle).check(&[backend("")]).unwrap()[0].hint.contains("idleConnTimeout=1s"));
 }
 
 #[test]
