@@ -3,10 +3,13 @@
 
 use std::time::Duration;
 
+use console::Style;
+
 use super::event::{Event, StepEvent};
-use super::messages::seconds;
+use super::messages::in_seconds;
 use super::text::fit;
-use super::timeline_model::{InstancePhase, InstanceTrack, InstanceTracks};
+use super::timeline_model::InstancePhase::{self, *};
+use super::timeline_model::{InstanceTrack, InstanceTracks};
 
 /// Cells of a bar, without its brackets.
 const BAR_WIDTH: usize = 10;
@@ -15,18 +18,12 @@ const BAR_MIN_WIDTH: usize = 60;
 /// Narrower terminals have no arrows to the next phase.
 const ARROW_MIN_WIDTH: usize = 36;
 
-/// Kind of a line, which decides its colour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LineStyle {
-    Plain,
-    Good,
-    Changing,
-    RollingBack,
-    Dim,
-    Bad,
-}
+/// A line with its colour; `NO_COLOR` switches colours off.
+pub type ProgressLine = (Style, String);
 
-pub type ProgressLine = (LineStyle, String);
+fn plain() -> Style {
+    Style::new().for_stderr()
+}
 
 /// State of the display.
 #[derive(Debug, Clone, Default)]
@@ -48,7 +45,7 @@ impl Progress {
             Event::Deploying { target, .. } => self.begin(at, target),
             Event::DeployingStack { stack, .. } => self.begin(at, stack),
             Event::Step(step) => self.step = Some(step.clone()),
-            Event::RollingBack | Event::SwarmRollback { .. } => self.rolling_back = true,
+            Event::RollingBack | Event::SwarmRollback(_) => self.rolling_back = true,
             _ => {}
         }
     }
@@ -79,8 +76,8 @@ impl Progress {
 
     fn head(&self, now: Duration, width: usize) -> ProgressLine {
         let activity = if self.rolling_back { "rolling back" } else { "deploying" };
-        let took = seconds(now.saturating_sub(self.started.unwrap_or(now)));
-        let style = if self.rolling_back { LineStyle::RollingBack } else { LineStyle::Plain };
+        let took = in_seconds(now.saturating_sub(self.started.unwrap_or(now)));
+        let style = if self.rolling_back { plain().yellow() } else { plain() };
         let names = self.targets.join(", ");
         let Some(step) = &self.step else {
             return (style, format!("{activity} {names}  {took}"));
@@ -121,7 +118,7 @@ impl Progress {
             by_activity.iter().take(shown).map(|instance| line(instance)).collect();
         lines.extend(
             (free_lines > 0)
-                .then(|| (LineStyle::Dim, hidden_summary(&by_activity[shown.min(by_activity.len())..]))),
+                .then(|| (plain().dim(), hidden_summary(&by_activity[shown.min(by_activity.len())..]))),
         );
         lines
     }
@@ -143,7 +140,7 @@ impl Progress {
 
     fn witness_line(&self) -> Option<ProgressLine> {
         let (sent, lost) = self.witness?;
-        let style = if lost > 0 { LineStyle::Bad } else { LineStyle::Good };
+        let style = if lost > 0 { plain().red() } else { plain().green() };
         Some((style, format!("witness: {sent} sent, {lost} lost")))
     }
 
@@ -158,17 +155,17 @@ pub fn is_displayed(event: &Event) -> bool {
         event,
         Event::Deploying { .. }
             | Event::Step(_)
-            | Event::Created { .. }
-            | Event::Started { .. }
-            | Event::Ready { .. }
+            | Event::Created(_)
+            | Event::Started(_)
+            | Event::Ready(_)
             | Event::Routed { .. }
-            | Event::Draining { .. }
-            | Event::Drained { .. }
-            | Event::Stopped { .. }
-            | Event::Removed { .. }
+            | Event::Draining(_)
+            | Event::Drained(_)
+            | Event::Stopped(_)
+            | Event::Removed(_)
             | Event::Delayed { .. }
             | Event::Monitoring { .. }
-            | Event::Failed { .. }
+            | Event::Failed(_)
             | Event::TaskRunning { .. }
     )
 }
@@ -183,12 +180,12 @@ fn instance_line(
 ) -> ProgressLine {
     let (done, all) = completed_phases(track);
     let phases = match next_phase(track).filter(|_| width >= ARROW_MIN_WIDTH) {
-        Some(next) => format!("{} → {}", track.phase().label(), next.label()),
-        None => track.phase().label().to_string(),
+        Some(next) => format!("{} → {next}", track.phase()),
+        None => track.phase().to_string(),
     };
     let digits = of.to_string().len();
     let position = format!("{n:>digits$}/{of} {:<name_width$}", track.name);
-    let took = seconds(now.saturating_sub(track.since()));
+    let took = in_seconds(now.saturating_sub(track.since()));
     let took = if is_at_rest(track) { String::new() } else { format!("  {took}") };
     let text = match width {
         // An instance without a change has no progress yet.
@@ -198,65 +195,49 @@ fn instance_line(
     (style_of(track), text)
 }
 
-fn style_of(track: &InstanceTrack) -> LineStyle {
+fn style_of(track: &InstanceTrack) -> Style {
     match (track.new, track.phase()) {
-        (true, InstancePhase::InRotation) => LineStyle::Good,
-        (false, InstancePhase::InRotation) => LineStyle::Plain,
-        (_, InstancePhase::Failed) => LineStyle::Bad,
-        (_, InstancePhase::Stopped | InstancePhase::Removed) => LineStyle::Dim,
-        _ => LineStyle::Changing,
+        (true, InRotation) => plain().green(),
+        (false, InRotation) => plain(),
+        (_, Failed) => plain().red(),
+        (_, Stopped | Removed) => plain().dim(),
+        _ => plain().cyan(),
     }
 }
 
 fn task_line(service: &str, running: usize, desired: usize, width: usize) -> ProgressLine {
-    let style = if running >= desired { LineStyle::Good } else { LineStyle::Changing };
+    let style = if running >= desired { plain().green() } else { plain().cyan() };
     match width {
         BAR_MIN_WIDTH.. => (style, format!("{running}/{desired} {service}  {}", bar(running, desired))),
         _ => (style, format!("{running}/{desired} {service}")),
     }
 }
 
-/// Completed and total phases of an instance: a new one enters rotation, an old one is removed.
+/// Phases of a new instance, which enters rotation.
+const NEW: [InstancePhase; 5] = [OutOfRotation, Created, Starting, Ready, InRotation];
+/// Phases of an old instance, which is removed.
+const OLD: [InstancePhase; 4] = [InRotation, Draining, Stopped, Removed];
+
+/// Completed and total phases of an instance.
 fn completed_phases(track: &InstanceTrack) -> (usize, usize) {
-    let position = |phases: &[InstancePhase]| phases.iter().position(|p| *p == track.phase()).unwrap_or(0);
-    if track.new {
-        (
-            position(&[
-                InstancePhase::OutOfRotation,
-                InstancePhase::Created,
-                InstancePhase::Starting,
-                InstancePhase::Ready,
-                InstancePhase::InRotation,
-            ]),
-            4,
-        )
-    } else {
-        (
-            position(&[
-                InstancePhase::InRotation,
-                InstancePhase::Draining,
-                InstancePhase::Stopped,
-                InstancePhase::Removed,
-            ]),
-            3,
-        )
-    }
+    let phases: &[InstancePhase] = if track.new { &NEW } else { &OLD };
+    (phases.iter().position(|p| *p == track.phase()).unwrap_or(0), phases.len() - 1)
 }
 
 fn next_phase(track: &InstanceTrack) -> Option<InstancePhase> {
     match track.phase() {
-        InstancePhase::Created => Some(InstancePhase::Starting),
-        InstancePhase::Starting => Some(InstancePhase::Ready),
-        InstancePhase::Ready => Some(InstancePhase::InRotation),
-        InstancePhase::Draining | InstancePhase::Failed => Some(InstancePhase::Stopped),
-        InstancePhase::Stopped if !track.new => Some(InstancePhase::Removed),
+        Created => Some(Starting),
+        Starting => Some(Ready),
+        Ready => Some(InRotation),
+        Draining | Failed => Some(Stopped),
+        Stopped if !track.new => Some(Removed),
         _ => None,
     }
 }
 
 /// The instance is not about to change.
 fn is_at_rest(track: &InstanceTrack) -> bool {
-    next_phase(track).is_none() || track.phase() == InstancePhase::Stopped
+    next_phase(track).is_none() || track.phase() == Stopped
 }
 
 /// `[====>     ]`
@@ -275,7 +256,7 @@ fn hidden_summary(hidden: &[&(usize, usize, &InstanceTrack)]) -> String {
             None => counts.push((track.phase(), 1)),
         }
     }
-    let parts: Vec<String> = counts.iter().map(|(phase, n)| format!("{n} {}", phase.label())).collect();
+    let parts: Vec<String> = counts.iter().map(|(phase, n)| format!("{n} {}", phase)).collect();
     format!("… and {} more: {}", hidden.len(), parts.join(", "))
 }
 

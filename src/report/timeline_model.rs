@@ -1,17 +1,24 @@
 //! Phases of each instance over time, computed from the events, for the live display and the timeline. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::slice;
 use std::time::Duration;
 
-use super::event::{Event, InitialInstance};
+use derive_more::Display;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+use super::event::{Answer, Event, InitialInstance, Names};
+use InstancePhase::*;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Display)]
+#[display(rename_all = "lowercase")]
 pub enum InstancePhase {
     /// Running without requests.
+    #[display("out of rotation")]
     OutOfRotation,
     Created,
     Starting,
     Ready,
+    #[display("in rotation")]
     InRotation,
     /// Out of rotation, with requests in flight.
     Draining,
@@ -19,22 +26,6 @@ pub enum InstancePhase {
     Failed,
     Stopped,
     Removed,
-}
-
-impl InstancePhase {
-    pub fn label(self) -> &'static str {
-        match self {
-            InstancePhase::OutOfRotation => "out of rotation",
-            InstancePhase::Created => "created",
-            InstancePhase::Starting => "starting",
-            InstancePhase::Ready => "ready",
-            InstancePhase::InRotation => "in rotation",
-            InstancePhase::Draining => "draining",
-            InstancePhase::Failed => "failed",
-            InstancePhase::Stopped => "stopped",
-            InstancePhase::Removed => "removed",
-        }
-    }
 }
 
 /// One instance with its phases.
@@ -49,7 +40,7 @@ pub struct InstanceTrack {
 
 impl InstanceTrack {
     pub fn phase(&self) -> InstancePhase {
-        self.phases.last().map_or(InstancePhase::Created, |(_, phase)| *phase)
+        self.phases.last().map_or(Created, |(_, phase)| *phase)
     }
 
     /// Start of the current phase.
@@ -91,97 +82,62 @@ impl InstanceTracks {
             Event::Deploying { target, proxies, instances } => {
                 self.proxied.extend((!proxies.is_empty()).then(|| target.clone()));
                 self.target = Some(target.clone());
-                instances.iter().for_each(|instance| self.add_initial(instance));
+                instances.iter().for_each(|i| self.add(Duration::ZERO, &i.name, i.new, initial_phase(i)));
             }
-            Event::Created { names } => names.iter().for_each(|name| self.add_created(at, name)),
+            Event::Created(created) => {
+                created.names.iter().for_each(|name| self.add(at, name, true, Created));
+                // The name of a removed instance is free again.
+                self.enter(at, created, Created);
+            }
             Event::Step(step) => {
                 self.target = Some(step.target.clone());
                 if step.verb == "start" {
-                    self.set_phase(at, &step.names, InstancePhase::Starting);
+                    self.enter(at, &step.names.clone().into(), Starting);
                 }
             }
-            Event::Started { names } => self.set_phase(at, names, InstancePhase::Starting),
-            Event::Ready { name, .. } => self.set_ready(at, name),
+            Event::Started(started) => self.enter(at, started, Starting),
+            Event::Ready(Answer { name, .. }) => {
+                let is_proxied = self.target.as_ref().is_some_and(|target| self.proxied.contains(target));
+                let phase = if is_proxied { Ready } else { InRotation };
+                self.enter_if(at, slice::from_ref(name), phase, |now| now != InRotation);
+            }
             Event::Routed { in_rotation, out_of_rotation } => {
-                self.set_rotation(at, in_rotation, out_of_rotation)
+                self.enter_if(at, in_rotation, InRotation, |_| true);
+                self.enter_if(at, out_of_rotation, Draining, |now| now == InRotation);
             }
-            Event::Draining { names } => {
-                self.set_phase_unless(at, names, InstancePhase::Draining, InstancePhase::Failed)
+            Event::Draining(draining) => self.enter_if(at, &draining.names, Draining, |now| now != Failed),
+            Event::Failed(failed) | Event::Exited(failed) => self.enter(at, failed, Failed),
+            Event::Stopped(stopped) => self.enter(at, stopped, Stopped),
+            Event::Removed(removed) => self.enter(at, removed, Removed),
+            Event::TaskRunning { name, running, desired, .. } => {
+                let service = name.rsplit_once('.').map_or(name.as_str(), |(service, _)| service);
+                self.tasks.insert(service.into(), (*running, *desired));
             }
-            Event::Failed { names } | Event::Exited { names } => {
-                self.set_phase(at, names, InstancePhase::Failed)
-            }
-            Event::Stopped { names } => self.set_phase(at, names, InstancePhase::Stopped),
-            Event::Removed { names } => self.set_phase(at, names, InstancePhase::Removed),
-            Event::TaskRunning { name, running, desired, .. } => self.count_tasks(name, *running, *desired),
             _ => {}
         }
     }
 
-    fn add_initial(&mut self, instance: &InitialInstance) {
-        let phase = match instance {
-            InitialInstance { running: false, .. } => InstancePhase::Stopped,
-            InitialInstance { in_rotation: true, .. } => InstancePhase::InRotation,
-            _ => InstancePhase::OutOfRotation,
-        };
-        // A rollback to the last good release reports the instances a second time.
-        if self.find(&instance.name).is_none() {
-            let spans = vec![(Duration::ZERO, phase)];
-            self.tracks.push(InstanceTrack { name: instance.name.clone(), new: instance.new, phases: spans });
+    /// Adds an instance. A rollback to the last good release reports the instances a second time.
+    fn add(&mut self, at: Duration, name: &str, new: bool, phase: InstancePhase) {
+        if self.find(name).is_none() {
+            self.tracks.push(InstanceTrack { name: name.into(), new, phases: vec![(at, phase)] });
         }
     }
 
-    fn add_created(&mut self, at: Duration, name: &str) {
-        match self.find(name) {
-            // The name of a removed instance is free again.
-            Some(track) => track.enter(at, InstancePhase::Created),
-            None => {
-                let spans = vec![(at, InstancePhase::Created)];
-                self.tracks.push(InstanceTrack { name: name.into(), new: true, phases: spans });
-            }
-        }
+    fn enter(&mut self, at: Duration, names: &Names, phase: InstancePhase) {
+        self.enter_if(at, &names.names, phase, |_| true);
     }
 
-    fn set_ready(&mut self, at: Duration, name: &str) {
-        let is_proxied = self.target.as_ref().is_some_and(|target| self.proxied.contains(target));
-        let phase = if is_proxied { InstancePhase::Ready } else { InstancePhase::InRotation };
-        if let Some(track) = self.find(name).filter(|t| t.phase() != InstancePhase::InRotation) {
-            track.enter(at, phase);
-        }
-    }
-
-    fn set_rotation(&mut self, at: Duration, in_rotation: &[String], out_of_rotation: &[String]) {
-        self.set_phase(at, in_rotation, InstancePhase::InRotation);
-        for name in out_of_rotation {
-            if let Some(track) = self.find(name).filter(|t| t.phase() == InstancePhase::InRotation) {
-                track.enter(at, InstancePhase::Draining);
-            }
-        }
-    }
-
-    fn count_tasks(&mut self, task: &str, running: usize, desired: usize) {
-        let service = task.rsplit_once('.').map_or(task, |(service, _)| service);
-        self.tasks.insert(service.into(), (running, desired));
-    }
-
-    fn set_phase(&mut self, at: Duration, names: &[String], phase: InstancePhase) {
-        for name in names {
-            if let Some(track) = self.find(name) {
-                track.enter(at, phase);
-            }
-        }
-    }
-
-    /// Skips instances that are in the phase `unless`.
-    fn set_phase_unless(
+    /// Only instances whose phase fulfils the condition enter the next one.
+    fn enter_if(
         &mut self,
         at: Duration,
         names: &[String],
         phase: InstancePhase,
-        unless: InstancePhase,
+        condition: fn(InstancePhase) -> bool,
     ) {
         for name in names {
-            if let Some(track) = self.find(name).filter(|t| t.phase() != unless) {
+            if let Some(track) = self.find(name).filter(|t| condition(t.phase())) {
                 track.enter(at, phase);
             }
         }
@@ -189,6 +145,14 @@ impl InstanceTracks {
 
     fn find(&mut self, name: &str) -> Option<&mut InstanceTrack> {
         self.tracks.iter_mut().find(|t| t.name == name)
+    }
+}
+
+fn initial_phase(instance: &InitialInstance) -> InstancePhase {
+    match instance {
+        InitialInstance { running: false, .. } => Stopped,
+        InitialInstance { in_rotation: true, .. } => InRotation,
+        _ => OutOfRotation,
     }
 }
 
@@ -220,7 +184,7 @@ mod tests {
     }
 
     fn ready(name: &str) -> Event {
-        Event::Ready { name: name.into(), answer: String::new() }
+        Event::Ready(Answer { name: name.into(), answer: String::new() })
     }
 
     /// Each instance with its phases and the second of each.
@@ -230,7 +194,7 @@ mod tests {
             tracks.apply(Duration::from_secs(second as u64), event);
         }
         let spans = |t: &InstanceTrack| {
-            let all = t.phases.iter().map(|(at, phase)| format!("{}@{}", phase.label(), at.as_secs()));
+            let all = t.phases.iter().map(|(at, phase)| format!("{}@{}", phase, at.as_secs()));
             all.collect::<Vec<_>>().join(", ")
         };
         tracks
@@ -243,13 +207,13 @@ mod tests {
     fn a_deploy_gives_each_instance_its_phases() {
         let events = [
             deploying("lb"),
-            Event::Created { names: names("app-3") },
-            Event::Started { names: names("app-3") },
+            Event::Created(names("app-3").into()),
+            Event::Started(names("app-3").into()),
             ready("app-3"),
             Event::Routed { in_rotation: names("app-3"), out_of_rotation: names("app-1 app-2") },
-            Event::Draining { names: names("app-1 app-2") },
-            Event::Stopped { names: names("app-1 app-2") },
-            Event::Removed { names: names("app-0 app-1 app-2") },
+            Event::Draining(names("app-1 app-2").into()),
+            Event::Stopped(names("app-1 app-2").into()),
+            Event::Removed(names("app-0 app-1 app-2").into()),
         ];
         assert_eq!(
             timeline(&events),
@@ -264,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_ready_instance_serves_where_there_is_no_proxy() {
-        let events = [deploying(""), Event::Created { names: names("app-3") }, ready("app-3")];
+        let events = [deploying(""), Event::Created(names("app-3").into()), ready("app-3")];
         assert_eq!(timeline(&events)[3], "app-3 new: created@1, in rotation@2");
     }
 
@@ -272,8 +236,8 @@ mod tests {
     fn a_rollback_returns_the_old_instances_to_the_rotation() {
         let events = [
             deploying("lb"),
-            Event::Created { names: names("app-3") },
-            Event::Started { names: names("app-3") },
+            Event::Created(names("app-3").into()),
+            Event::Started(names("app-3").into()),
             ready("app-3"),
             Event::Routed { in_rotation: names("app-3"), out_of_rotation: names("app-1") },
             Event::RollingBack,
@@ -289,12 +253,12 @@ mod tests {
     fn a_failed_instance_is_not_in_rotation() {
         let events = [
             deploying("lb"),
-            Event::Created { names: names("app-3") },
+            Event::Created(names("app-3").into()),
             Event::Routed { in_rotation: names("app-3"), out_of_rotation: names("app-1") },
-            Event::Failed { names: names("app-3") },
+            Event::Failed(names("app-3").into()),
             Event::Routed { in_rotation: names("app-1"), out_of_rotation: names("app-3") },
-            Event::Draining { names: names("app-3") },
-            Event::Stopped { names: names("app-3") },
+            Event::Draining(names("app-3").into()),
+            Event::Stopped(names("app-3").into()),
         ];
         assert_eq!(timeline(&events)[3], "app-3 new: created@1, in rotation@2, failed@3, stopped@6");
     }
@@ -303,8 +267,8 @@ mod tests {
     fn an_old_instance_that_exited_is_not_in_rotation() {
         let events = [
             deploying("lb"),
-            Event::Created { names: names("app-3") },
-            Event::Exited { names: names("app-1") },
+            Event::Created(names("app-3").into()),
+            Event::Exited(names("app-1").into()),
             Event::Routed { in_rotation: names("app-3"), out_of_rotation: names("app-1 app-2") },
         ];
         assert_eq!(timeline(&events)[0], "app-1 old: in rotation@0, failed@2");
@@ -325,7 +289,7 @@ mod tests {
                 rolling_back: false,
             })
         };
-        let created = Event::Created { names: names("app-3 worker-2") };
+        let created = Event::Created(names("app-3 worker-2").into());
         let events = [
             deploying("lb"),
             worker,

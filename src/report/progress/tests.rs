@@ -1,4 +1,4 @@
-use super::super::event::InitialInstance;
+use super::super::event::{Answer, InitialInstance};
 use super::*;
 
 fn names(names: &str) -> Vec<String> {
@@ -40,9 +40,9 @@ fn progress(events: &[Event]) -> Progress {
 
 fn halfway() -> Progress {
     progress(&[
-        Event::Created { names: names("app-2") },
-        Event::Started { names: names("app-2") },
-        Event::Ready { name: "app-2".into(), answer: String::new() },
+        Event::Created(names("app-2").into()),
+        Event::Started(names("app-2").into()),
+        Event::Ready(Answer { name: "app-2".into(), answer: String::new() }),
         step(5, "route"),
     ])
 }
@@ -92,7 +92,7 @@ fn active_instances_come_first_if_not_all_fit() {
     let instances = (1..=20).map(|n| instance(&format!("app-{n}"))).collect();
     progress
         .apply(Duration::ZERO, &Event::Deploying { target: "app".into(), proxies: names("lb"), instances });
-    progress.apply(Duration::ZERO, &Event::Draining { names: names("app-19") });
+    progress.apply(Duration::ZERO, &Event::Draining(names("app-19").into()));
     let lines = text(&progress, 80, 4);
     assert!(lines[1].starts_with("19/20 app-19  draining → stopped"), "{lines:?}");
     assert!(lines[2].starts_with(" 1/20 app-1 "), "{lines:?}");
@@ -104,7 +104,7 @@ fn a_rollback_is_shown_as_one() {
     let mut progress = halfway();
     progress.apply(Duration::from_secs(5), &Event::RollingBack);
     let lines = progress.lines(Duration::from_secs(5), 80, 20);
-    assert_eq!(lines[0].0, LineStyle::RollingBack);
+    assert_eq!(lines[0].0, plain().yellow());
     assert!(lines[0].1.starts_with("rolling back app"), "{lines:?}");
 }
 
@@ -114,12 +114,12 @@ fn a_lost_request_of_the_witness_is_shown() {
     progress.set_probe_count(58, 0);
     assert_eq!(
         progress.lines(Duration::ZERO, 80, 20).pop(),
-        Some((LineStyle::Good, "witness: 58 sent, 0 lost".into()))
+        Some((plain().green(), "witness: 58 sent, 0 lost".into()))
     );
     progress.set_probe_count(60, 1);
     assert_eq!(
         progress.lines(Duration::ZERO, 80, 20).pop(),
-        Some((LineStyle::Bad, "witness: 60 sent, 1 lost".into()))
+        Some((plain().red(), "witness: 60 sent, 1 lost".into()))
     );
 }
 
