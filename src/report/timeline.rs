@@ -1,16 +1,15 @@
 //! The timeline of a rollout: one HTML page without scripts and external resources. It has a bar for each instance, the
 //! requests of the witness below, and the same as a table. Pure.
 
-mod axis;
+mod chart;
 mod page;
-mod svg;
 
 use std::time::Duration;
 
-use super::event::Event;
+use super::event::{Event, Names};
+use super::probes::Sample;
 use super::record::EventRecord;
 use super::timeline_model::{InstancePhase, InstanceTrack, InstanceTracks};
-use crate::witness::Sample;
 
 pub use page::page;
 
@@ -19,22 +18,6 @@ pub use page::page;
 struct Marker {
     at: Duration,
     label: &'static str,
-}
-
-/// One request of the witness.
-#[derive(Debug, Clone, PartialEq)]
-struct SampleDot {
-    at: Duration,
-    took: Duration,
-    /// Outcome of a lost request.
-    lost: Option<String>,
-}
-
-impl From<&Sample> for SampleDot {
-    fn from(sample: &Sample) -> SampleDot {
-        let lost = sample.lost.then(|| sample.outcome.to_string());
-        SampleDot { at: sample.at, took: sample.took, lost }
-    }
 }
 
 /// Contents of the page.
@@ -51,7 +34,7 @@ struct Timeline {
     end: Duration,
     tracks: Vec<InstanceTrack>,
     markers: Vec<Marker>,
-    dots: Vec<SampleDot>,
+    samples: Vec<Sample>,
     /// Results of the witness, one line for each URL.
     witness: Vec<String>,
     warnings: Vec<String>,
@@ -85,11 +68,11 @@ impl Timeline {
             Event::Interrupted => self.markers.push(Marker { at, label: "interrupted" }),
             Event::Paused => self.markers.push(Marker { at, label: "pause" }),
             Event::TaskRunning { name, .. } => self.set_task_phase(at, name, InstancePhase::InRotation),
-            Event::Exited { names } => names.iter().for_each(|name| self.task_exited(at, name)),
+            Event::Exited(Names { names }) => names.iter().for_each(|name| self.task_exited(at, name)),
             Event::Witness(report) => {
                 self.lossy |= report.summary.lost > 0;
                 self.witness.push(event.to_string());
-                self.dots.extend(report.samples.iter().map(SampleDot::from));
+                self.samples.extend(report.samples.iter().cloned());
             }
             Event::Deployed { .. } => self.results.push(event.to_string()),
             Event::Warning { kind, message } => {

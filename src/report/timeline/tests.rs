@@ -1,6 +1,6 @@
-use super::super::event::InitialInstance;
+use super::super::event::{Answer, InitialInstance};
 use super::*;
-use crate::witness::{ProbeReport, WitnessSummary};
+use crate::report::probes::{ProbeOutcome, ProbeReport, WitnessSummary};
 
 fn names(names: &str) -> Vec<String> {
     names.split_whitespace().map(String::from).collect()
@@ -17,12 +17,12 @@ fn deploy() -> Vec<Event> {
         |name: &str| InitialInstance { name: name.into(), new: false, running: true, in_rotation: true };
     vec![
         Event::Deploying { target: "app".into(), proxies: names("lb"), instances: vec![instance("app-1")] },
-        Event::Created { names: names("app-2") },
-        Event::Started { names: names("app-2") },
-        Event::Ready { name: "app-2".into(), answer: "200".into() },
+        Event::Created(names("app-2").into()),
+        Event::Started(names("app-2").into()),
+        Event::Ready(Answer { name: "app-2".into(), answer: "200".into() }),
         Event::Routed { in_rotation: names("app-2"), out_of_rotation: names("app-1") },
-        Event::Stopped { names: names("app-1") },
-        Event::Removed { names: names("app-1") },
+        Event::Stopped(names("app-1").into()),
+        Event::Removed(names("app-1").into()),
         Event::Deployed {
             target: "app".into(),
             serving: names("app-2"),
@@ -49,7 +49,7 @@ fn a_bar_lasts_from_one_phase_to_the_next() {
     let bars = |n: usize| {
         let all = spans(&timeline.tracks[n], timeline.end);
         let text = |(from, to, phase): &(Duration, Duration, InstancePhase)| {
-            format!("{} {}-{}", phase.label(), from.as_secs(), to.as_secs())
+            format!("{} {}-{}", phase, from.as_secs(), to.as_secs())
         };
         all.iter().map(text).collect::<Vec<_>>()
     };
@@ -64,8 +64,7 @@ fn the_page_has_no_external_resources_and_no_scripts() {
         assert!(!page.contains(bad), "{bad}");
     }
     assert!(page.contains("in rotation 4.00–7.00 s"), "{page}");
-    assert_eq!(page.matches("<svg").count(), 2);
-    assert_eq!(page.matches("<rect class=\"inside\"").count(), 4, "two bars, drawn twice");
+    assert_eq!(page.matches("<i class=\"in-rotation\" style=").count(), 2, "two bars");
 }
 
 #[test]
@@ -122,7 +121,7 @@ fn a_swarm_task_that_exited_is_not_in_rotation_until_the_next_one_runs() {
     let runs = |running| Event::TaskRunning { name: "vote.1".into(), node: "n".into(), running, desired: 2 };
     let timeline = Timeline::from_records(&records(vec![
         runs(1),
-        Event::Exited { names: names("vote.1 vote.9") },
+        Event::Exited(names("vote.1 vote.9").into()),
         runs(1),
         runs(1),
     ]));
@@ -142,13 +141,17 @@ fn a_run_without_a_deploy_has_a_page() {
 #[test]
 fn a_lost_request_is_a_cross_and_an_answered_one_a_dot() {
     let mut timeline = Timeline::from_records(&records(deploy()));
-    let dot = |at, lost: Option<&str>| SampleDot {
+    let sample = |at, outcome, lost| Sample {
         at: Duration::from_secs(at),
         took: Duration::from_millis(20),
-        lost: lost.map(String::from),
+        outcome,
+        lost,
+        version: None,
     };
-    timeline.dots = vec![dot(1, None), dot(2, None), dot(3, Some("503"))];
-    let drawn = svg::draw(&timeline, svg::DESKTOP, "desk");
+    let answer = ProbeOutcome::Status(200);
+    timeline.samples =
+        vec![sample(1, answer, false), sample(2, answer, false), sample(3, ProbeOutcome::Status(503), true)];
+    let drawn = chart::draw(&timeline);
     assert_eq!((drawn.matches("class=\"dot\"").count(), drawn.matches("class=\"lost\"").count()), (2, 1));
     assert!(drawn.contains("lost at 3 s: 503"));
 }

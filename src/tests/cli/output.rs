@@ -112,9 +112,9 @@ fn a_timeline_is_written_and_can_be_drawn_again_from_history() {
     let fake = FakeDocker::new();
     fake.run("deploy app --timeline deploy.html").success();
     let page = fs::read_to_string(fake.path("deploy.html")).unwrap();
-    assert!(page.contains("<svg") && page.contains("app-2"), "{page}");
+    assert!(page.contains("class=\"chart\"") && page.contains("app-2"), "{page}");
     let again = stdout(&fake.run("history --timeline 1").success());
-    assert!(again.contains("<svg") && again.contains("`app` is deployed as release 1"), "{again}");
+    assert!(again.contains("class=\"chart\"") && again.contains("`app` is deployed as release 1"), "{again}");
 }
 
 #[test]
