@@ -208,12 +208,12 @@ impl Configuration {
             if !built.is_empty() {
                 let what =
                     format!("build {}; the plan may change with the new image", names(&built).join(", "));
-                report.event(Event::WouldPrepare { change: what });
+                report.event(Event::WouldPrepare(what.into()));
             }
             return Ok(Some(BTreeMap::new()));
         }
         if !built.is_empty() {
-            report.event(Event::Building { services: names(&built) });
+            report.event(Event::Building(names(&built).into()));
             self.docker.build(&names(&built))?;
         }
         let (mut pulled, mut existing) = (Vec::new(), BTreeMap::new());
@@ -225,7 +225,7 @@ impl Configuration {
             }
         }
         if !pulled.is_empty() {
-            report.event(Event::Pulling { services: names(&pulled) });
+            report.event(Event::Pulling(names(&pulled).into()));
             self.docker.pull(&names(&pulled))?;
         }
         Ok((built.is_empty() && pulled.is_empty()).then_some(existing))

@@ -61,9 +61,9 @@ impl Importer<'_> {
             }
         }
         if !unresolved.is_empty() {
-            self.report.event(Event::NotImported {
-                services: unresolved.iter().map(|f| f.service.clone()).collect(),
-            });
+            self.report.event(Event::NotImported(
+                unresolved.iter().map(|f| f.service.clone()).collect::<Vec<_>>().into(),
+            ));
         }
         self.record(imported.services, &imported.snapshot, journal)
     }

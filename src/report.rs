@@ -6,6 +6,7 @@ pub mod event;
 pub mod history;
 pub mod messages;
 pub mod plan;
+pub mod probes;
 pub mod progress;
 pub mod record;
 pub mod status;
@@ -13,6 +14,7 @@ mod terminal;
 pub mod text;
 pub mod timeline;
 pub mod timeline_model;
+mod warning;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -25,12 +27,13 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::plugin::{program, with_program};
 use crate::wait::SignalEffect;
-use crate::witness::ProbeCount;
-pub use event::{Event, InitialInstance, StepEvent, Warning};
+pub use event::{Event, InitialInstance, StepEvent};
 use plan::PlannedStep;
+use probes::ProbeCount;
 use record::EventRecord;
 use terminal::ProgressDisplay;
 use text::printable;
+pub use warning::Warning;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Verbosity {
@@ -119,7 +122,7 @@ impl Report {
 
     /// Reports a warning once: several services of a rollout may be behind one proxy.
     pub fn warn(&self, warning: &Warning) {
-        let event = Event::Warning { kind: warning.kind().into(), message: warning.to_string() };
+        let event = Event::Warning { kind: <&str>::from(warning).into(), message: warning.to_string() };
         let is_reported = self.0.options.rollout && self.log().records.iter().any(|e| e.event == event);
         if !is_reported {
             self.event(event);
@@ -155,7 +158,7 @@ impl Report {
             _ if self.is_json() => write_err(&record.line()),
             Event::Error { .. } => self.print_above(&record.event.to_string()),
             // The result or a warning reports these.
-            Event::Deployed { .. } | Event::Exited { .. } => {}
+            Event::Deployed { .. } | Event::Exited(_) => {}
             event if self.is_on_display(event) => {}
             event => {
                 let text = event.to_string().replace('\n', " ");

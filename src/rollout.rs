@@ -25,6 +25,7 @@ use crate::observed::{InstanceKey, Observed};
 use crate::plan::{Plan, Step};
 use crate::proxy::converge::Pursuit;
 use crate::proxy::{Backend, Endpoint, Goal, Proxy, Rotation, endpoints};
+use crate::report::event::Names;
 use crate::report::{Event, Report, StepEvent, Warning};
 use crate::wait::{RunPhase, StopSignal};
 use crate::witness::Witness;
@@ -314,7 +315,7 @@ impl<'a> Rollout<'a> {
         let warned = self.context.monitor.take_out_of_memory_survivors();
         warned.into_iter().for_each(|name| self.context.report.warn(&Warning::OutOfMemory(name)));
         let Some(failure) = self.context.monitor.take_failure() else { return Ok(()) };
-        self.context.report.event(Event::Failed { names: failure.names.clone() });
+        self.context.report.event(Event::Failed(failure.names.clone().into()));
         Err(failure.into())
     }
 
@@ -516,8 +517,8 @@ impl<'a> Rollout<'a> {
         keys.iter().map(|k| self.name(k)).collect()
     }
 
-    fn report(&self, event: fn(Vec<String>) -> Event, keys: &[InstanceKey]) {
-        self.context.report.event(event(self.names(keys)));
+    fn report(&self, event: fn(Names) -> Event, keys: &[InstanceKey]) {
+        self.context.report.event(event(self.names(keys).into()));
     }
 }
 

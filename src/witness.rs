@@ -2,8 +2,7 @@
 //! of its own, never retried. Several probes may be open, so that a slow answer does not delay the others.
 
 mod client;
-mod sample;
-mod summary;
+mod stats;
 mod verdict;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,21 +10,18 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::mask;
 use crate::model::WitnessSettings;
 use crate::proxy::public_route::WitnessUrl;
+use crate::report::probes::{
+    ProbeCount, ProbeReport, Sample, SwitchWindow, WitnessSummary, in_millis, loss_breakdown,
+};
 use crate::wait::{self, StopSignal, Ticker, WaitResult};
 use client::{HttpOutcome, WitnessClient};
-#[cfg(test)]
-pub use sample::ProbeOutcome;
-pub use sample::Sample;
-use sample::{LossCriteria, in_millis};
-pub use summary::{SwitchWindow, WitnessSummary};
-use summary::{loss_breakdown, versions};
-use verdict::{ChangeLog, LOST, LossTally, UrlOutage, loss_evidence};
+use stats::{losses, versions};
+use verdict::{ChangeLog, LOST, LossCriteria, LossTally, UrlOutage, loss_evidence};
 
 /// Most probes of a URL that may be open at a time.
 const MAX_OPEN: usize = 64;
@@ -51,22 +47,6 @@ pub struct Witness {
     changes: Mutex<ChangeLog>,
     /// True until losses since the last change of the rotation have started a rollback.
     can_cause_rollback: AtomicBool,
-}
-
-/// Result for one URL, for the report.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProbeReport {
-    pub url: String,
-    pub summary: WitnessSummary,
-    pub switch: Option<SwitchWindow>,
-    pub samples: Vec<Sample>,
-}
-
-/// Number of probes sent and lost so far, over all URLs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ProbeCount {
-    pub sent: usize,
-    pub lost: usize,
 }
 
 /// Counts the probes of all URLs.
@@ -439,7 +419,7 @@ impl WitnessProbe {
         let log = self.log();
         let evidence = loss_evidence(&log.samples, changes)?;
         let since = LossTally::count(evidence.since.iter().copied());
-        let breakdown = loss_breakdown(evidence.since.iter().copied());
+        let breakdown = loss_breakdown(&losses(evidence.since.iter().copied()));
         let before = match evidence.before.lost {
             0 => format!("none of {}", evidence.before.sent),
             lost => format!("{lost} of {}", evidence.before.sent),

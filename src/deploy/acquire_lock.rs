@@ -150,11 +150,11 @@ struct WaitReporter {
 impl WaitObserver for WaitReporter {
     fn on_wait(&mut self, owner: &LockOwner) {
         self.waited = true;
-        self.report.event(Event::WaitingForLock { owner: owner.to_string() });
+        self.report.event(Event::WaitingForLock(owner.to_string().into()));
     }
 
     fn on_takeover(&mut self, owner: &LockOwner) {
-        self.report.event(Event::LockTakenOver { owner: owner.to_string() });
+        self.report.event(Event::LockTakenOver(owner.to_string().into()));
     }
 
     fn on_claim(&mut self) {

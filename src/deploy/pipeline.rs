@@ -127,7 +127,7 @@ impl<'a> Pipeline<'a> {
     /// Reports for a dry run the jobs and the dependencies that would start.
     fn report_jobs(&self, rollouts: &[TargetRollout], down: &[&str]) {
         let quote = |names: &[String]| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
-        let report_preparation = |what: String| self.report.event(Event::WouldPrepare { change: what });
+        let report_preparation = |what: String| self.report.event(Event::WouldPrepare(what.into()));
         if !down.is_empty() {
             let down: Vec<String> = down.iter().map(ToString::to_string).collect();
             report_preparation(format!("start stopped dependencies: {}", quote(&down)));
@@ -382,7 +382,7 @@ impl<'a> Pipeline<'a> {
         if services.is_empty() {
             return;
         }
-        self.report.event(Event::Restarting { services: services.clone() });
+        self.report.event(Event::Restarting(services.clone().into()));
         if let Err(error) = self.docker().restart_services(services) {
             self.report
                 .warn(&Warning::NotRestarted { services: services.clone(), reason: format!("{error:#}") });
@@ -397,12 +397,12 @@ impl<'a> Pipeline<'a> {
     ) -> Result<(), Box<RolloutFailure>> {
         for service in jobs.filter(|_| self.kind == RolloutKind::Deploy) {
             if when == "before" && self.completed.contains(service) {
-                self.report.event(Event::JobDone { service: service.clone() });
+                self.report.event(Event::JobDone(service.clone().into()));
                 continue;
             }
             self.wait_for_killed_job(service)
                 .map_err(|error| Box::new(RolloutFailure::new(Error::from_error(error))))?;
-            self.report.event(Event::JobRunning { service: service.clone() });
+            self.report.event(Event::JobRunning(service.clone().into()));
             let succeeded = self.run_job(service)?;
             if let Some(signal) = self.stop.signal() {
                 return Err(Box::new(RolloutFailure::new(Error::interrupted(signal))));
@@ -419,7 +419,7 @@ impl<'a> Pipeline<'a> {
                     .hint("its output stands above");
                 return Err(Box::new(RolloutFailure::new(error)));
             }
-            self.report.event(Event::JobDone { service: service.clone() });
+            self.report.event(Event::JobDone(service.clone().into()));
         }
         Ok(())
     }
@@ -441,7 +441,7 @@ impl<'a> Pipeline<'a> {
             let runs = self.docker().containers()?.iter().any(its);
             if runs && !std::mem::replace(&mut is_reported, true) {
                 let holder = format!("`{service}`, started by a run that was killed");
-                self.report.event(Event::WaitingForLock { owner: holder });
+                self.report.event(Event::WaitingForLock(holder.into()));
             }
             Ok((!runs).then_some(()))
         })
@@ -464,7 +464,7 @@ impl<'a> Pipeline<'a> {
             Ok(result) => Ok(Some(result)),
             Err(_) => match self.monitor.take_failure() {
                 Some(alarm) => {
-                    self.report.event(Event::Failed { names: alarm.names.clone() });
+                    self.report.event(Event::Failed(alarm.names.clone().into()));
                     Err(Box::new(RolloutFailure::from(alarm)))
                 }
                 None => Ok(None),
@@ -494,8 +494,9 @@ impl<'a> Pipeline<'a> {
         if down.is_empty() {
             return Ok(());
         }
-        self.report
-            .event(Event::StartingDependencies { services: down.iter().map(|s| s.to_string()).collect() });
+        self.report.event(Event::StartingDependencies(
+            down.iter().map(|s| s.to_string()).collect::<Vec<_>>().into(),
+        ));
         self.docker().start_services(down)
     }
 

@@ -44,7 +44,7 @@ impl<'a> Pipeline<'a> {
         }
         for service in reader.target.services().iter().map(|s| &self.project().services[*s]) {
             if desired::stops_first_for_volume(service, self.policy(service), !reader.proxies.is_empty()) {
-                self.report.event(Event::StoppingFirst { service: service.name.clone() });
+                self.report.event(Event::StoppingFirst(service.name.clone().into()));
             }
         }
         rollout.warnings().iter().for_each(|warning| self.report.warn(warning));
@@ -150,7 +150,7 @@ impl<'a> Pipeline<'a> {
             .map(|(_, service)| service.to_string())
             .collect();
         if !changed.is_empty() {
-            self.report.event(Event::LeftAlone { services: changed.into_iter().collect() });
+            self.report.event(Event::LeftAlone(changed.into_iter().collect::<Vec<_>>().into()));
         }
         Ok(())
     }
@@ -181,12 +181,12 @@ impl<'a> Pipeline<'a> {
             for patch in patches? {
                 let has_note = !patch.note.is_empty();
                 if self.args.dry_run {
-                    has_note.then(|| self.report.event(Event::WouldPrepare { change: patch.note }));
+                    has_note.then(|| self.report.event(Event::WouldPrepare(patch.note.into())));
                     continue;
                 }
                 match converge::run(self.docker(), proxy.as_ref(), &patch) {
                     Ok(_) if !has_note => {}
-                    Ok(_) => self.report.event(Event::Prepared { change: patch.note }),
+                    Ok(_) => self.report.event(Event::Prepared(patch.note.into())),
                     Err(error) if patch.required => return Err(error),
                     Err(error) if patch.failure_note.is_empty() => {
                         self.report.warn(&Warning::ProxyNotPrepared(format!("{error:#}")));

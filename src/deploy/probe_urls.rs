@@ -13,8 +13,9 @@ use crate::observe;
 use crate::proxy::Proxy;
 use crate::proxy::public_route::{PublicRoute, WitnessUrl};
 use crate::release::WitnessTotals;
+use crate::report::probes::{ProbeReport, loss_breakdown};
 use crate::report::{Event, Report, Warning};
-use crate::witness::{ProbeReport, UrlCandidates};
+use crate::witness::UrlCandidates;
 
 /// Time that each URL has for its first answer, with `--strict`.
 const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -146,7 +147,7 @@ pub fn report_all(all: Vec<ProbeReport>, report: Report) -> Option<WitnessTotals
                 "the witness lost {} of {} requests to `{url}` ({})",
                 summary.lost,
                 summary.sent,
-                summary.loss_breakdown()
+                loss_breakdown(&summary.losses)
             )));
         }
     }

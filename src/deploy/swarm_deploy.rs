@@ -190,7 +190,7 @@ pub fn rollback_unrecorded(
         report.stack_plan(name, &lines);
         return Ok(());
     }
-    report.event(Event::SwarmRollback { services: names.clone() });
+    report.event(Event::SwarmRollback(names.clone().into()));
     services.iter().try_for_each(|s| docker.roll_back_service(&s.id))?;
     let (ready, stop) = (Duration::from_secs(60), stop.clone());
     let now = watch::observe(docker, name)?;
@@ -288,7 +288,7 @@ impl SwarmDeploy<'_> {
             return Ok(());
         }
         if args.build {
-            self.report.event(Event::Building { services: names.clone() });
+            self.report.event(Event::Building(names.clone().into()));
             self.docker().build(&names)?;
         }
         if self.swarm_args().push { self.docker().push(&names) } else { Ok(()) }
@@ -452,9 +452,9 @@ impl SwarmDeploy<'_> {
             return;
         }
         let ids: Vec<String> = gone.iter().map(|s| s.id.clone()).collect();
-        let names = gone.iter().map(|s| s.name.clone()).collect();
+        let names = gone.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
         match self.docker().remove_services(&ids) {
-            Ok(()) => self.report.event(Event::Removed { names }),
+            Ok(()) => self.report.event(Event::Removed(names.into())),
             Err(error) => self.report.warn(&Warning::CleanupFailed(format!("{error:#}"))),
         }
     }
@@ -466,7 +466,7 @@ impl SwarmDeploy<'_> {
     }
 
     fn roll_back_in_swarm(&self, services: &[String], ids: &[String]) -> Result<()> {
-        self.report.event(Event::SwarmRollback { services: services.to_vec() });
+        self.report.event(Event::SwarmRollback(services.to_vec().into()));
         ids.iter().try_for_each(|id| self.docker().roll_back_service(id))
     }
 

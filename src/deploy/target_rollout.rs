@@ -459,7 +459,7 @@ impl<'a> TargetRollout<'a> {
         let runs = |name: &str| now.get(name).is_some_and(|i| i.state == InstanceState::Running);
         let stopped: Vec<String> = self.in_rotation().into_iter().filter(|name| !runs(name)).collect();
         if !stopped.is_empty() {
-            self.report.event(Event::Exited { names: stopped });
+            self.report.event(Event::Exited(stopped.into()));
         }
     }
 

@@ -17,6 +17,7 @@ use crate::release::{
     self, FORMAT, ReleaseHistory, ReleaseRecord, RolloutKind, RolloutOutcome, ServiceRelease, UnreadableFile,
     WitnessTotals,
 };
+use crate::report::event::Service;
 use crate::report::{Event, Report, Warning, record};
 
 /// Releases of a project, as of the start of the run.
@@ -312,7 +313,7 @@ impl Journal {
     pub fn completed_jobs(&self, number: u32) -> BTreeSet<String> {
         let events = self.store.events(number).ok().flatten().unwrap_or_default();
         let ran = record::read(&events).into_iter().filter_map(|record| match record.event {
-            Event::JobDone { service } => Some(service),
+            Event::JobDone(Service { service }) => Some(service),
             _ => None,
         });
         ran.collect()

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::event::Event;
-use super::messages::seconds;
+use super::messages::in_seconds;
 use super::record::EventRecord;
 
 /// `creating 0.6s, starting 0.5s, waiting until ready 2.7s, …`, in the order of their first step; none without a step.
@@ -13,7 +13,7 @@ pub fn by_activity(records: &[EventRecord]) -> Option<String> {
     for EventRecord { at, event, .. } in records {
         let next = match event {
             Event::Step(step) => Some(step.activity()),
-            Event::Deployed { .. } | Event::JobRunning { .. } => None,
+            Event::Deployed { .. } | Event::JobRunning(_) => None,
             _ => continue,
         };
         if let Some((activity, since)) = open.take() {
@@ -22,8 +22,10 @@ pub fn by_activity(records: &[EventRecord]) -> Option<String> {
         open = next.map(|activity| (activity, *at));
     }
     let shown = sums.iter().filter(|(_, time)| time.as_millis() >= 50);
-    let text =
-        shown.map(|(activity, time)| format!("{activity} {}", seconds(*time))).collect::<Vec<_>>().join(", ");
+    let text = shown
+        .map(|(activity, time)| format!("{activity} {}", in_seconds(*time)))
+        .collect::<Vec<_>>()
+        .join(", ");
     (!text.is_empty()).then_some(text)
 }
 
@@ -48,7 +50,7 @@ mod tests {
 
     #[test]
     fn steps_of_an_activity_are_summed_and_short_ones_are_left_out() {
-        let job = Event::JobRunning { service: "warm".into() };
+        let job = Event::JobRunning("warm".to_string().into());
         let records = [
             step(0, "create"),
             step(600, "gate"),

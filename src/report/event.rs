@@ -3,10 +3,15 @@
 
 use std::time::Duration;
 
+use derive_more::{Display, From};
 use serde::{Deserialize, Serialize};
 
+use super::messages::{
+    after, dependents, durations, in_seconds, in_service_text, lines_after, list, placed, plural, quoted,
+    restoring, rounded, total_window,
+};
 use super::plan::PlannedStep;
-use crate::witness::ProbeReport;
+use super::probes::ProbeReport;
 
 /// An instance that exists when a deploy begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,84 +44,120 @@ pub struct StepEvent {
     pub rolling_back: bool,
 }
 
-/// An event of a run. Each alias is the name in journals of older versions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Names of instances.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Display, From)]
+#[display("{}", names.join(", "))]
+pub struct Names {
+    pub names: Vec<String>,
+}
+
+/// Names of services.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Display, From)]
+#[display("{}", services.join(", "))]
+pub struct Services {
+    pub services: Vec<String>,
+}
+
+/// Name of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Display, From)]
+#[display("`{service}`")]
+pub struct Service {
+    pub service: String,
+}
+
+/// Change of a proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Display, From)]
+pub struct Change {
+    #[serde(alias = "what")]
+    pub change: String,
+}
+
+/// Answer of an instance to a probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    pub name: String,
+    pub answer: String,
+}
+
+/// Owner of the lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Display, From)]
+pub struct Owner {
+    #[serde(alias = "holder")]
+    pub owner: String,
+}
+
+/// An event of a run, with its text. Each alias is the name in journals of older versions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Display)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
+    #[display("deploying `{target}`{}", after(" behind ", proxies))]
     Deploying {
         target: String,
         proxies: Vec<String>,
         instances: Vec<InitialInstance>,
     },
     /// A change of a proxy that stays after the rollout.
-    Prepared {
-        #[serde(alias = "what")]
-        change: String,
-    },
-    WouldPrepare {
-        #[serde(alias = "what")]
-        change: String,
-    },
+    Prepared(Change),
+    #[display("would do: {_0}")]
+    WouldPrepare(Change),
     /// The plan of a dry run.
+    #[display("plan for `{target}`")]
     Plan {
         target: String,
         steps: Vec<PlannedStep>,
     },
     Step(StepEvent),
-    Created {
-        names: Vec<String>,
-    },
-    Started {
-        names: Vec<String>,
-    },
-    Ready {
-        name: String,
-        answer: String,
-    },
+    #[display("created {_0}")]
+    Created(Names),
+    #[display("started {_0}")]
+    Started(Names),
+    #[display("{} is ready: {}", _0.name, _0.answer)]
+    Ready(Answer),
     /// The last answer of a new instance, reported when the answer is new and has not changed for a while.
-    NotReady {
-        name: String,
-        answer: String,
-    },
+    #[display("{} is not ready yet: {}", _0.name, _0.answer)]
+    NotReady(Answer),
     /// The running proxy confirmed these sets.
+    #[display("in rotation: {}{}", list(in_rotation), after("; out: ", out_of_rotation))]
     Routed {
         #[serde(alias = "inside")]
         in_rotation: Vec<String>,
         #[serde(alias = "outside")]
         out_of_rotation: Vec<String>,
     },
-    Draining {
-        names: Vec<String>,
-    },
+    #[display("draining {_0}")]
+    Draining(Names),
     /// Instances without a request in flight.
     #[serde(alias = "idle")]
-    Drained {
-        names: Vec<String>,
-    },
-    Stopped {
-        names: Vec<String>,
-    },
-    Removed {
-        names: Vec<String>,
-    },
+    #[display("no request in flight: {_0}")]
+    Drained(Names),
+    #[display("stopped {_0}")]
+    Stopped(Names),
+    #[display("removed {_0}")]
+    Removed(Names),
     #[serde(alias = "starting_needed")]
-    StartingDependencies {
-        services: Vec<String>,
-    },
-    Building {
-        services: Vec<String>,
-    },
-    Pulling {
-        services: Vec<String>,
-    },
+    #[display("starting dependencies: {_0}")]
+    StartingDependencies(Services),
+    #[display("building {_0}")]
+    Building(Services),
+    #[display("pulling {_0}")]
+    Pulling(Services),
     #[serde(alias = "going_back")]
+    #[display("rolling back")]
     RollingBack,
+    #[display("interrupted; a second signal ends this run at once, and the next deploy cleans up")]
     Interrupted,
     /// The delay between two batches.
+    #[display("waiting {} before the next batch", in_seconds(*seconds))]
     Delayed {
         #[serde(with = "seconds")]
         seconds: Duration,
     },
+    #[display(
+        "{}; watching {} for {} (Ctrl-C rolls back)",
+        in_service_text(names, *in_service, old_instances, *proxied),
+        plural(names.len(), "it", "them"),
+        rounded(*seconds)
+    )]
     Monitoring {
         names: Vec<String>,
         /// Time from the start of the rollout until the last new instance came into rotation.
@@ -132,15 +173,14 @@ pub enum Event {
         seconds: Duration,
     },
     /// New instances that failed after they were ready, and whose failure counts.
-    Failed {
-        names: Vec<String>,
-    },
+    #[display("{_0} failed")]
+    Failed(Names),
     /// Instances in rotation that exited. A `failed` event or a warning reports the consequence.
     #[serde(alias = "died")]
-    Exited {
-        names: Vec<String>,
-    },
+    #[display("{_0} exited")]
+    Exited(Names),
     /// Several targets are replaced one after the other (`--one-by-one`).
+    #[display("one after the other: {}{}", quoted(targets), total_window(*seconds))]
     OneByOne {
         targets: Vec<String>,
         /// Sum of the monitor windows.
@@ -148,33 +188,35 @@ pub enum Event {
         seconds: Duration,
     },
     /// Services with `depends_on.X.restart: true` on a replaced service X.
+    #[display("`depends_on.….restart: true`: {}", dependents(rolled, restarted))]
     Dependents {
         rolled: Vec<String>,
         restarted: Vec<String>,
     },
-    Restarting {
-        services: Vec<String>,
-    },
+    #[display("restarting {}", quoted(&_0.services))]
+    Restarting(Services),
     /// A worker with a writable volume is replaced stop-first.
     #[serde(alias = "stop_first")]
-    StoppingFirst {
-        service: String,
-    },
+    #[display(
+        "{_0} holds a writable volume, so the old instance stops before the new one starts \
+         (`order: start-first` runs both)"
+    )]
+    StoppingFirst(Service),
     /// A job (`x-zd.before`, `x-zd.after`) runs.
     #[serde(alias = "running")]
-    JobRunning {
-        service: String,
-    },
+    #[display("running job {_0}")]
+    JobRunning(Service),
     #[serde(alias = "ran")]
-    JobDone {
-        service: String,
-    },
+    #[display("job {_0} completed")]
+    JobDone(Service),
     /// Services that changed in the file, and that this deploy does not include.
-    LeftAlone {
-        services: Vec<String>,
-    },
+    #[display("changed, but neither named nor behind a proxy, so not deployed: {}", quoted(&_0.services))]
+    LeftAlone(Services),
     /// A service returns from the image of `--image` to the image of its file.
     #[serde(alias = "back_to_file")]
+    #[display(
+        "`{service}` returns to the image of the file, {image}; release {release} ran {previous_image} (`--image`)"
+    )]
     ImageOverrideEnded {
         service: String,
         image: String,
@@ -184,47 +226,51 @@ pub enum Event {
     },
     /// Services that ran before the first deploy are now recorded as a release.
     #[serde(alias = "adopted")]
+    #[display("recorded the running {} as release {release}", quoted(services))]
     Imported {
         release: u32,
         services: Vec<String>,
     },
     #[serde(alias = "not_adopted")]
-    NotImported {
-        services: Vec<String>,
-    },
+    #[display(
+        "{} runs a configuration that is not in the file and was not deployed by compose-zd: a rollback cannot \
+         restore it",
+        quoted(&_0.services)
+    )]
+    NotImported(Services),
     /// The running release is the one to deploy.
     #[serde(alias = "release")]
+    #[display("release {release}{}", restoring(*restored_release))]
     Unchanged {
         release: u32,
         #[serde(alias = "back_to")]
         restored_release: Option<u32>,
     },
+    #[display("pausing; every instance stays as it is")]
     Paused,
     #[serde(alias = "waiting")]
-    WaitingForLock {
-        #[serde(alias = "holder")]
-        owner: String,
-    },
+    #[display("waiting for {_0}")]
+    WaitingForLock(Owner),
     /// The owner of the lock was killed; this run has taken the lock over.
     #[serde(alias = "took_over")]
-    LockTakenOver {
-        #[serde(alias = "holder")]
-        owner: String,
-    },
+    #[display("{_0} was killed; this run has taken over the lock")]
+    LockTakenOver(Owner),
     /// The release that a killed run did not finish.
+    #[display("resuming release {release}, which a killed run did not finish")]
     Recovering {
         release: u32,
     },
     #[serde(alias = "sending")]
+    #[display("stack `{stack}`: deploying {} to Swarm", list(services))]
     DeployingStack {
         stack: String,
         services: Vec<String>,
     },
     #[serde(alias = "own_way_back")]
-    SwarmRollback {
-        services: Vec<String>,
-    },
+    #[display("Swarm rolls back {_0}")]
+    SwarmRollback(Services),
     #[serde(alias = "task_runs")]
+    #[display("{name} runs on {node} ({running} of {desired})")]
     TaskRunning {
         name: String,
         node: String,
@@ -235,17 +281,26 @@ pub enum Event {
     },
     /// All tasks of a Swarm job completed.
     #[serde(alias = "job_completed")]
+    #[display("`{service}`: {tasks} of {tasks} tasks completed")]
     SwarmJobDone {
         service: String,
         tasks: usize,
     },
+    #[display("no witness: {reason}")]
     NoWitness {
         #[serde(alias = "why")]
         reason: String,
     },
     /// Result of the witness for one URL.
+    #[display("witness {}: {}", _0.url, _0.summary)]
     Witness(Box<ProbeReport>),
     /// The new release of a target serves.
+    #[display(
+        "`{target}` {}: {} {}",
+        placed(*release, *restored_release),
+        list(serving),
+        durations(*in_service, *seconds)
+    )]
     Deployed {
         target: String,
         serving: Vec<String>,
@@ -260,6 +315,7 @@ pub enum Event {
         #[serde(with = "seconds")]
         seconds: Duration,
     },
+    #[display("warning: {message}")]
     Warning {
         /// Stable name of the warning; the message may change.
         #[serde(deserialize_with = "former::kind")]
@@ -268,6 +324,7 @@ pub enum Event {
         message: String,
     },
     /// A docker command that ran (`--verbose`).
+    #[display("$ docker {arguments}  ({:.3}s)", seconds.as_secs_f64())]
     Command {
         #[serde(alias = "words")]
         arguments: String,
@@ -275,121 +332,18 @@ pub enum Event {
         seconds: Duration,
     },
     /// A line of output of a user's command, a build or a pull.
+    #[display("{line}")]
     Output {
         line: String,
     },
     /// The error that ended the run.
+    #[display("error: {message}{}{}", lines_after("\n  ", details), lines_after("\nhint: ", hint))]
     Error {
         exit: u8,
         message: String,
         details: Vec<String>,
         hint: Option<String>,
     },
-}
-
-/// A problem that does not end the deploy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Warning {
-    NoProxy(String),
-    /// A loss that a proxy will cause, with its fix.
-    ExpectedLoss(String),
-    DrainTimeout {
-        names: Vec<String>,
-        /// None: a second signal ended the drain before its limit.
-        limit: Option<Duration>,
-        requests: usize,
-        /// Connections that may be idle; the proxy does not report that.
-        unsure: usize,
-    },
-    /// A signal arrived after the last switch.
-    FinishingAfterSignal,
-    /// A second signal ends the drain.
-    DrainCutShort,
-    HookFailed {
-        name: String,
-        hook: &'static str,
-        output: String,
-    },
-    ProxyNotPrepared(String),
-    NotRestarted {
-        services: Vec<String>,
-        reason: String,
-    },
-    /// New instances failed, within `max_failure_ratio`.
-    FailuresTolerated {
-        target: String,
-        failed: usize,
-        slots: usize,
-        reason: String,
-    },
-    Other(String),
-    /// The state folder is inside the build context of a service.
-    StateInBuildContext {
-        service: String,
-        folder: String,
-    },
-    /// The new release serves.
-    CleanupFailed(String),
-    /// The old release serves.
-    ProxyMarksLeft(String),
-    RestoredNotReady(String),
-    /// An old instance that does not start again.
-    NotRestored(String),
-    /// Instances in rotation that exited, and whose failure no longer counts.
-    Exited(Vec<String>),
-    /// The kernel killed a process of a new instance, and the instance runs on.
-    OutOfMemory(String),
-    WeakProbe(String),
-    /// Instances that serve and fail the probe of the new ones.
-    ServingNotReady(String),
-    /// A warning of Compose about the file.
-    Compose(String),
-    /// A setting that has no effect.
-    Ignored(String),
-    TaskNotRunning(String),
-    /// A Swarm service runs more tasks than it should.
-    TooManyTasks(String),
-    TimelineNotWritten(String),
-    /// The witness got no answer before the switch.
-    WitnessSilent {
-        url: String,
-        outcome: String,
-    },
-    WitnessLost(String),
-}
-
-impl Warning {
-    /// Its kind in `--output json`.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Warning::NoProxy(_) => "no_proxy",
-            Warning::ExpectedLoss(_) => "expected_loss",
-            Warning::DrainTimeout { .. } => "drain_timeout",
-            Warning::FinishingAfterSignal => "finishing_after_signal",
-            Warning::DrainCutShort => "drain_cut_short",
-            Warning::HookFailed { .. } => "hook_failed",
-            Warning::ProxyNotPrepared(_) => "proxy_not_prepared",
-            Warning::NotRestarted { .. } => "not_restarted",
-            Warning::FailuresTolerated { .. } => "failures_tolerated",
-            Warning::Other(_) => "other",
-            Warning::StateInBuildContext { .. } => "state_in_build_context",
-            Warning::CleanupFailed(_) => "cleanup_failed",
-            Warning::ProxyMarksLeft(_) => "proxy_marks_left",
-            Warning::RestoredNotReady(_) => "restored_not_ready",
-            Warning::NotRestored(_) => "not_restored",
-            Warning::Exited(_) => "exited",
-            Warning::OutOfMemory(_) => "out_of_memory",
-            Warning::WeakProbe(_) => "weak_probe",
-            Warning::ServingNotReady(_) => "serving_not_ready",
-            Warning::Compose(_) => "compose",
-            Warning::Ignored(_) => "ignored",
-            Warning::TaskNotRunning(_) => "task_not_running",
-            Warning::TooManyTasks(_) => "too_many_tasks",
-            Warning::TimelineNotWritten(_) => "timeline_not_written",
-            Warning::WitnessSilent { .. } => "witness_silent",
-            Warning::WitnessLost(_) => "witness_lost",
-        }
-    }
 }
 
 /// Values that journals of older versions have under another name.

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::health::{self, Candidate, ReadinessFailure};
 use crate::observed::InstanceKey;
 use crate::proxy::Goal;
+use crate::report::event::Answer;
 use crate::report::{Event, Warning};
 use crate::wait::{self, WaitResult};
 
@@ -50,7 +51,7 @@ impl<'a> Rollout<'a> {
             .into());
         }
         self.containers.extend(fresh.iter().cloned().zip(created_instances));
-        self.report(|names| Event::Created { names }, fresh);
+        self.report(Event::Created, fresh);
         Ok(())
     }
 
@@ -92,7 +93,7 @@ impl<'a> Rollout<'a> {
             }
         }
         self.refresh()?;
-        self.report(|names| Event::Started { names }, keys);
+        self.report(Event::Started, keys);
         // A crashing container frees its address, and a container that just started may have received it.
         if self.containers.values().any(|c| c.restart_count > 0) {
             self.gate(keys)?;
@@ -125,10 +126,10 @@ impl<'a> Rollout<'a> {
         for (n, step) in service.pre_start.iter().enumerate() {
             let what = format!("{}.pre_start[{n}]", service.name);
             if self.context.completed.contains(&what) {
-                self.context.report.event(Event::JobDone { service: what });
+                self.context.report.event(Event::JobDone(what.into()));
                 continue;
             }
-            self.context.report.event(Event::JobRunning { service: what.clone() });
+            self.context.report.event(Event::JobRunning(what.clone().into()));
             let init = InitContainer {
                 project: &self.context.project.name,
                 service: &service.name,
@@ -144,7 +145,7 @@ impl<'a> Rollout<'a> {
                 return Err(error.hint("its output stands above").into());
             }
             self.check_interrupt()?;
-            self.context.report.event(Event::JobDone { service: what });
+            self.context.report.event(Event::JobDone(what.into()));
         }
         Ok(())
     }
@@ -172,12 +173,12 @@ impl<'a> Rollout<'a> {
         let report_answer = |candidate: &Candidate, answer: &health::ProbeResult| {
             let (name, text) = (candidate.name.clone(), answer.text.clone());
             if !answer.ready {
-                return self.context.report.event(Event::NotReady { name, answer: text });
+                return self.context.report.event(Event::NotReady(Answer { name, answer: text }));
             }
             if !self.is_best_effort {
                 self.context.monitor.follow(candidate.clone(), settings.timing, &answer.text);
             }
-            self.context.report.event(Event::Ready { name, answer: text });
+            self.context.report.event(Event::Ready(Answer { name, answer: text }));
         };
         let failures = self.tolerance.failures;
         let docker = self.context.docker;

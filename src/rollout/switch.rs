@@ -100,7 +100,7 @@ impl<'a> Rollout<'a> {
         if running.is_empty() || stopped.is_empty() {
             return Ok(false);
         }
-        self.report(|names| Event::Exited { names }, &stopped);
+        self.report(Event::Exited, &stopped);
         self.context.report.warn(&Warning::Exited(self.names(&stopped)));
         if self.has_witness_losses.take() {
             self.context.witness.ignore_losses_so_far();
@@ -170,7 +170,7 @@ impl<'a> Rollout<'a> {
         let settings = &self.service(&keys[0]).settings;
         let is_drained = self.is_drain_visible(keys);
         if is_drained {
-            self.report(|names| Event::Draining { names }, keys);
+            self.report(Event::Draining, keys);
         }
         if self.steers_all() {
             keys.iter().try_for_each(|key| self.drain_command(key))?
@@ -198,7 +198,7 @@ impl<'a> Rollout<'a> {
         })?;
         self.cut_requests += requests;
         match requests + unsure {
-            0 if is_drained => self.report(|names| Event::Drained { names }, keys),
+            0 if is_drained => self.report(Event::Drained, keys),
             0 => {}
             _ => self.context.report.warn(&Warning::DrainTimeout {
                 names: self.names(keys),
@@ -222,13 +222,13 @@ impl<'a> Rollout<'a> {
         let stopped = |(k, _): &(&InstanceKey, &mut Container)| keys.contains(k);
         self.containers.iter_mut().filter(stopped).for_each(|(_, c)| c.mark_stopped());
         self.inside.retain(|k| !keys.contains(k));
-        self.report(|names| Event::Stopped { names }, keys);
+        self.report(Event::Stopped, keys);
         Ok(())
     }
 
     pub(super) fn remove(&mut self, keys: &[InstanceKey]) -> Result<()> {
         self.context.docker.remove(&self.ids(keys))?;
-        self.report(|names| Event::Removed { names }, keys);
+        self.report(Event::Removed, keys);
         Ok(())
     }
 
@@ -241,7 +241,7 @@ impl<'a> Rollout<'a> {
             (removed.join().expect("no panic in a removal"), released)
         });
         removed?;
-        self.report(|names| Event::Removed { names }, keys);
+        self.report(Event::Removed, keys);
         self.is_handed_back = released.is_ok();
         released
     }

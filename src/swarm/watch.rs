@@ -163,7 +163,7 @@ impl StackWatch<'_> {
             let died = failed.iter().filter(|t| progress.running_since.remove(&t.id).is_some());
             let died: Vec<String> = died.map(|task| task.name()).collect();
             if !died.is_empty() {
-                self.report.event(Event::Exited { names: died });
+                self.report.event(Event::Exited(died.into()));
             }
             if let Some(task) = failed.into_iter().max_by_key(|t| &t.created_at) {
                 progress.failed.insert(service.name.clone(), task.clone());

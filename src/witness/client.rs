@@ -9,9 +9,9 @@ use reqwest::blocking::{Client, Response};
 use reqwest::header::{CONNECTION, HOST, LOCATION, USER_AGENT};
 use reqwest::redirect::Policy;
 
-use super::sample::ProbeOutcome;
 use crate::model::WitnessSettings;
 use crate::proxy::public_route::WitnessUrl;
+use crate::report::probes::ProbeOutcome;
 
 /// Most bytes of a body that are read; a longer body counts as complete.
 const BODY_LIMIT: u64 = 4 << 20;

@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::sample::{ProbeOutcome, Sample};
+use crate::model::StatusRanges;
+use crate::report::probes::{ProbeOutcome, Sample};
 
 /// Number of the last probes since the switch that count. The window tells one bad instance among many from an app that
 /// always fails one request in a thousand.
@@ -17,6 +18,37 @@ const SILENCE: Duration = Duration::from_secs(1);
 
 /// Time without a good answer after which a URL is lost: no reload and no restart of a proxy takes that long.
 pub const LOST: Duration = Duration::from_secs(3);
+
+/// Rule for what counts as a good answer.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LossCriteria {
+    /// Statuses of `x-zd.witness.expect`.
+    pub expect: Option<StatusRanges>,
+    /// Status of the first answer below 500.
+    pub usual_status: Option<u16>,
+}
+
+impl LossCriteria {
+    /// True for an incomplete answer, and for a status outside `expect`. Without `expect`, statuses from 500 on are
+    /// losses. Statuses from 400 to 499 are losses if the first answer was below 400: a proxy without a route
+    /// answers 404.
+    pub fn is_loss(&self, outcome: ProbeOutcome) -> bool {
+        match (outcome, &self.expect) {
+            (ProbeOutcome::Status(code), Some(expect)) => !expect.contains(code),
+            (ProbeOutcome::Status(code), None) => {
+                code >= 500 || (code >= 400 && self.usual_status.is_some_and(|usual| usual < 400))
+            }
+            _ => true,
+        }
+    }
+
+    /// Remembers the first answer.
+    pub fn record(&mut self, outcome: ProbeOutcome) {
+        if let (ProbeOutcome::Status(code @ ..500), None) = (outcome, self.usual_status) {
+            self.usual_status = Some(code);
+        }
+    }
+}
 
 /// Number of probes sent and lost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -118,8 +150,50 @@ impl UrlOutage {
 
 #[cfg(test)]
 mod tests {
-    use super::super::summary::tests::samples;
+    use super::super::stats::tests::samples;
     use super::*;
+
+    const ALL: [ProbeOutcome; 9] = [
+        ProbeOutcome::Status(200),
+        ProbeOutcome::Status(302),
+        ProbeOutcome::Status(404),
+        ProbeOutcome::Status(500),
+        ProbeOutcome::Status(503),
+        ProbeOutcome::Refused,
+        ProbeOutcome::CutOff,
+        ProbeOutcome::TimedOut,
+        ProbeOutcome::Untrusted,
+    ];
+
+    fn lost(criteria: &LossCriteria) -> String {
+        ALL.iter().map(|o| if criteria.is_loss(*o) { 'x' } else { '.' }).collect()
+    }
+
+    #[test]
+    fn a_loss_depends_on_expect_or_else_on_the_first_answer() {
+        let usual = |code| LossCriteria { usual_status: Some(code), ..LossCriteria::default() };
+        let expect = |codes| LossCriteria { expect: StatusRanges::parse(codes), usual_status: Some(404) };
+        assert_eq!(lost(&LossCriteria::default()), "...xxxxxx");
+        assert_eq!(lost(&usual(200)), "..xxxxxxx");
+        assert_eq!(lost(&usual(301)), "..xxxxxxx");
+        assert_eq!(lost(&usual(401)), "...xxxxxx");
+        assert_eq!(lost(&expect("200-399")), "..xxxxxxx");
+        assert_eq!(lost(&expect("404,503")), "xx.x.xxxx");
+    }
+
+    #[test]
+    fn the_first_answer_is_the_first_below_500() {
+        let mut criteria = LossCriteria::default();
+        for outcome in [
+            ProbeOutcome::Refused,
+            ProbeOutcome::Status(503),
+            ProbeOutcome::Status(404),
+            ProbeOutcome::Status(200),
+        ] {
+            criteria.record(outcome);
+        }
+        assert_eq!(criteria.usual_status, Some(404));
+    }
 
     fn ms(from: u64, to: u64) -> Range<Duration> {
         Duration::from_millis(from)..Duration::from_millis(to)

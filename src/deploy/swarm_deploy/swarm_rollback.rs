@@ -250,7 +250,7 @@ impl SwarmDeploy<'_> {
         }
         if !new.is_empty() {
             self.docker().remove_services(&new.iter().map(|s| s.id.clone()).collect::<Vec<_>>())?;
-            self.report.event(Event::Removed { names: new.iter().map(|s| s.name.clone()).collect() });
+            self.report.event(Event::Removed(new.iter().map(|s| s.name.clone()).collect::<Vec<_>>().into()));
         }
         for service in &old {
             let previous_is_target =

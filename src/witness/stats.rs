@@ -1,51 +1,9 @@
-//! Summary of many probes. Pure.
+//! Statistics of many probes. Pure.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::sample::{Sample, in_millis};
-
-/// Time in which requests moved from the old release to the new: from the first change of the rotation to the
-/// confirmation of the last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SwitchWindow {
-    pub from_ms: u64,
-    pub to_ms: u64,
-}
-
-/// Results of a witness.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WitnessSummary {
-    pub sent: usize,
-    pub lost: usize,
-    /// Losses by kind: `refused`, `cut off`, `timed out`, or the status.
-    pub losses: BTreeMap<String, usize>,
-    /// Probes without an answer at the end; they count neither as sent nor as lost.
-    #[serde(alias = "open")]
-    pub unanswered: usize,
-    /// Probes that were skipped because too many were open.
-    pub unsent: usize,
-    /// Longest time without a good answer, since the first good answer.
-    pub longest_gap_ms: Option<u64>,
-    pub before: ProbeStats,
-    pub during: ProbeStats,
-    pub after: ProbeStats,
-    /// Number of good answers by version, if a header has the version.
-    pub versions: BTreeMap<String, usize>,
-}
-
-/// Probes sent before, during or after the switch.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProbeStats {
-    pub sent: usize,
-    pub lost: usize,
-    /// Percentile of the good answers.
-    pub p50_ms: Option<u64>,
-    pub p99_ms: Option<u64>,
-}
+use crate::report::probes::{ProbeStats, Sample, SwitchWindow, WitnessSummary, in_millis};
 
 impl WitnessSummary {
     /// Summary of these samples; without a switch all samples are before it.
@@ -68,21 +26,6 @@ impl WitnessSummary {
             versions: count_names(good.filter_map(|s| s.version.clone())),
             ..WitnessSummary::default()
         }
-    }
-
-    /// `500 ×3, cut off ×1`, most first.
-    pub fn loss_breakdown(&self) -> String {
-        let mut all: Vec<(&String, &usize)> = self.losses.iter().collect();
-        all.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-        all.iter().map(|(kind, count)| format!("{kind} ×{count}")).collect::<Vec<_>>().join(", ")
-    }
-
-    /// `1: 40 %, 2: 60 %`
-    fn version_shares(&self) -> String {
-        let all: usize = self.versions.values().sum();
-        let share =
-            |(version, count): (&String, &usize)| format!("{version}: {} %", count * 100 / all.max(1));
-        self.versions.iter().map(share).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -121,38 +64,9 @@ fn count_names(names: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
     counts
 }
 
-/// `58 sent, 0 lost, longest gap 104ms; p50/p99 4/9ms before, 5/12ms during, 4/8ms after; versions 1: 40 %, 2: 60 %`
-impl fmt::Display for WitnessSummary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} sent, {} lost", self.sent, self.lost)?;
-        if self.lost > 0 {
-            write!(f, " ({})", self.loss_breakdown())?;
-        }
-        for (count, description) in
-            [(self.unanswered, "still open"), (self.unsent, "skipped because too many were open")]
-        {
-            if count > 0 {
-                write!(f, ", {count} {description}")?;
-            }
-        }
-        if let Some(gap) = self.longest_gap_ms {
-            write!(f, ", longest gap {gap}ms")?;
-        }
-        let phases = [("before", &self.before), ("during", &self.during), ("after", &self.after)];
-        let percentiles =
-            phases.iter().filter_map(|(name, p)| Some(format!("{}/{}ms {name}", p.p50_ms?, p.p99_ms?)));
-        let percentiles: Vec<String> = percentiles.collect();
-        if !percentiles.is_empty() {
-            write!(f, "; p50/p99 {}", percentiles.join(", "))?;
-        }
-        if self.versions.is_empty() { Ok(()) } else { write!(f, "; versions {}", self.version_shares()) }
-    }
-}
-
-/// Losses of some samples, in the form of [`WitnessSummary::loss_breakdown`].
-pub fn loss_breakdown<'s>(samples: impl Iterator<Item = &'s Sample>) -> String {
-    let losses = count_names(samples.filter(|s| s.lost).map(|s| s.outcome.to_string()));
-    WitnessSummary { losses, ..WitnessSummary::default() }.loss_breakdown()
+/// Losses by kind.
+pub fn losses<'s>(samples: impl Iterator<Item = &'s Sample>) -> BTreeMap<String, usize> {
+    count_names(samples.filter(|s| s.lost).map(|s| s.outcome.to_string()))
 }
 
 /// Versions in these answers, if a header has them.
@@ -162,8 +76,8 @@ pub fn versions<'s>(samples: impl Iterator<Item = &'s Sample>) -> Vec<String> {
 
 #[cfg(test)]
 pub mod tests {
-    use super::super::sample::ProbeOutcome;
     use super::*;
+    use crate::report::probes::{ProbeOutcome, loss_breakdown};
 
     /// Parses `100+4 2` (sent at 100 ms, answered by version 2 after 4 ms) and `100+4 x503` (lost); `-` is no version.
     pub fn samples(text: &str) -> Vec<Sample> {
@@ -192,7 +106,7 @@ pub mod tests {
         let all = samples("0+1 1; 100+2 1; 200+3 x503; 300+4 xcut; 400+5 x503; 500+6 2; 600+7 2; 700+8 -");
         let summary = WitnessSummary::new(&all, SWITCH);
         assert_eq!((summary.sent, summary.lost), (8, 3));
-        assert_eq!(summary.loss_breakdown(), "503 ×2, cut off ×1");
+        assert_eq!(loss_breakdown(&summary.losses), "503 ×2, cut off ×1");
         assert_eq!(summary.versions, BTreeMap::from([("1".into(), 2), ("2".into(), 2)]));
         let phase = |p: &ProbeStats| (p.sent, p.lost, p.p50_ms, p.p99_ms);
         assert_eq!(phase(&summary.before), (2, 0, Some(1), Some(2)));
