@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::cli::{ComposeArgs, DeployArgs};
 use crate::deploy::prefetch;
-use crate::deploy::settings;
 use crate::docker::inspect::{Container, Image};
 use crate::docker::{Docker, OutputSink};
 use crate::error::Error;
 use crate::import_running::Importer;
 use crate::jobs::{self, Jobs};
+use crate::model::args::{ComposeArgs, DeployArgs};
 use crate::model::{FlagLayers, Project, ResolvedProject, Service};
 use crate::release::journal::{Journal, UncommittedConfig};
 use crate::report::{Event, Report, Warning};
@@ -42,8 +41,8 @@ pub fn connect(compose: &ComposeArgs, report: Report) -> Result<Docker> {
     let observer = Arc::new(move |words: &str, took: Duration| report.command(words, took));
     let is_wanted = Arc::new(move || report.captures_output());
     let line = Arc::new(move |line: &str| report.event(Event::Output { line: line.into() }));
-    let docker = Docker::find(settings::compose_flags(compose), observer)?
-        .with_output_sink(OutputSink { is_wanted, write_line: line });
+    let docker =
+        Docker::find(compose.flags(), observer)?.with_output_sink(OutputSink { is_wanted, write_line: line });
     Ok(match compose.engine_timeout {
         Some(limit) => docker.with_engine_timeout(limit),
         None => docker,
@@ -73,7 +72,7 @@ impl Configuration {
         report: Report,
     ) -> Result<Configuration> {
         let mut docker = connect(compose, report)?;
-        prefetch::for_project(&docker, &settings::project_folder(compose), args);
+        prefetch::for_project(&docker, &compose.folder(), args);
         let yaml = resolve_config(&mut docker, report)?;
         // Prefetching earlier would double the time of the query above, which everything waits for.
         docker.prefetch_hashes();
@@ -81,14 +80,14 @@ impl Configuration {
     }
 
     fn read(docker: Docker, yaml: &str, compose: &ComposeArgs, flags: FlagLayers) -> Result<Configuration> {
-        let source = settings::source(compose);
+        let source = compose.source();
         Ok(Configuration {
-            may_have_env_files: settings::may_have_env_files(compose),
-            may_have_label_files: settings::may_have_label_files(compose),
+            may_have_env_files: compose.may_have_env_files(),
+            may_have_label_files: compose.may_have_label_files(),
             docker,
             project: Project::read(yaml, &source, &flags).map_err(Error::from)?,
             snapshot: ResolvedProject::parse(yaml).map_err(Error::from)?,
-            folder: settings::project_folder(compose),
+            folder: compose.folder(),
             source,
             flags,
             reads_stdin: false,

@@ -15,7 +15,6 @@ mod prune;
 mod recovery;
 mod rollback;
 mod serving;
-pub mod settings;
 mod status;
 mod swarm_deploy;
 mod target_rollout;
@@ -26,12 +25,12 @@ use std::sync::Mutex;
 
 use anyhow::Result;
 
-use crate::cli::{ComposeArgs, DeployArgs};
 use crate::configuration::Configuration;
 use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::health::monitor::Monitor;
 use crate::jobs::Jobs;
+use crate::model::args::{self, ComposeArgs, DeployArgs};
 use crate::model::{ConfigError, Project};
 use crate::observe::{self, DesiredVersion};
 use crate::preflight;
@@ -61,10 +60,10 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     if args.resume {
         return rollback::resume(compose, args, report, stop);
     }
-    let flags = || settings::flags(&args.update, &args.rollout);
+    let flags = || args.rollout.settings(&args.update);
     let read = || Configuration::from_file_for_deploy(compose, args, flags(), report);
     let mut request = read()?;
-    let engine = settings::engine(args.rollout.swarm.engine.as_deref(), request.project.engine);
+    let engine = args.rollout.swarm.engine.or(request.project.engine);
     let cluster = swarm_deploy::swarm_id(&request.docker, engine, &request.project.name)?;
     let given = args.rollout.state_dir.as_deref();
     let state_location =
@@ -74,7 +73,7 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
         docker: &request.docker,
         is_stack: cluster.is_some(),
         journal: &journal,
-        command: settings::command("deploy", &args.services),
+        command: args::run_name("deploy", &args.services),
         args: &args.rollout,
         report,
         stop,

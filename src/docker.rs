@@ -37,6 +37,7 @@ use rustix::process::{Pid, Signal};
 
 use crate::error::Error;
 use crate::lock::{Lease, ProcessId, RUN_VARIABLE};
+use crate::model::ComposeFlags;
 use crate::shell;
 use crate::wait::{self, StopSignal};
 pub use command::DockerCommand;
@@ -71,15 +72,6 @@ impl CommandResult {
             text => text,
         }
     }
-}
-
-/// Flags that select the project and the engine, passed through to docker and Compose as the user gave them.
-#[derive(Debug, Clone, Default)]
-pub struct ComposeFlags {
-    /// `--context` and `--host`.
-    pub engine: Vec<String>,
-    /// `--file`, `--project-name`, `--project-directory`, `--env-file`, `--profile`.
-    pub project: Vec<String>,
 }
 
 /// Receives every command that ran, for `--verbose`.

@@ -266,7 +266,7 @@ fn single_service_hash<'c>(container: &'c Container, services: &[&str]) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::docker::ComposeFlags;
+    use crate::model::ComposeFlags;
 
     /// Guessed image and the engine's variables, for an instance with this image and environment.
     fn guessed(in_file: &str, image: &str, env: &str) -> (String, Vec<String>) {

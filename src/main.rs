@@ -42,8 +42,9 @@ mod fuzz;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use cli::{CheckArgs, Cli, Command, HistoryArgs, OutputFormat, RolloutArgs, StatusArgs};
+use cli::{Cli, Command};
 use error::Error;
+use model::args::{CheckArgs, HistoryArgs, OutputFormat, RolloutArgs, StatusArgs};
 use plugin::program;
 use report::record::SCHEMA_TEXT;
 use report::{Report, ReportOptions, Verbosity};

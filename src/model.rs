@@ -1,7 +1,9 @@
 //! The project as Compose resolved it, with its pairs and its settings. Pure.
 
+pub mod args;
 mod command_spec;
 mod compose;
+mod location;
 mod pairs;
 mod resolved;
 mod settings;
@@ -10,36 +12,39 @@ mod witness;
 
 use std::collections::BTreeMap;
 
+use clap::ValueEnum;
 use serde::Deserialize;
 use serde_yaml::Value;
 
 pub use command_spec::CommandSpec;
 use compose::{RawProject, RawService};
+pub use location::{COMPOSE_FILES, ComposeFlags};
 pub use pairs::Pair;
 pub use resolved::ResolvedProject;
 pub use settings::{
     AnonymousVolumes, ConfigError, DrainLayer, HealthLayer, HttpHealth, ProbeTiming, ProxyLayer,
     ServiceSettings, SettingsLayer, ShellCommand, StatusRanges,
 };
-use settings::{JobLayer, invalid_setting, read_zd, unescape_dollars};
-use update::RawUpdate;
-pub use update::{FailureAction, Update, UpdateLayer};
-pub use witness::{WitnessFlags, WitnessSettings};
+use settings::{JobLayer, Layer, or_default, read_zd, unescape_dollars};
+pub use update::{FailureAction, Order, RollbackConfigArgs, Update, UpdateLayer, word};
+pub use witness::{WitnessArgs, WitnessSettings};
 
 /// The top-level `x-zd`: pairs, and defaults for the services.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a map of keys")]
+#[serde(default, deny_unknown_fields, expecting = "a map of keys")]
 struct ProjectLayer {
-    health: Option<HealthLayer>,
-    drain: Option<DrainLayer>,
-    proxy: Option<ProxyLayer>,
+    #[serde(deserialize_with = "or_default")]
+    health: HealthLayer,
+    #[serde(deserialize_with = "or_default")]
+    drain: DrainLayer,
+    #[serde(deserialize_with = "or_default")]
+    proxy: ProxyLayer,
     before: Option<JobLayer>,
     after: Option<JobLayer>,
     anonymous_volumes: Option<AnonymousVolumes>,
     keep: Option<usize>,
     engine: Option<EngineKind>,
     witness: Option<Value>,
-    #[serde(default)]
     pairs: BTreeMap<String, [String; 2]>,
 }
 
@@ -83,23 +88,13 @@ pub struct Project {
 }
 
 /// The engine that runs the containers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineKind {
-    /// Compose, on one host.
+    // Compose, on one host.
     Compose,
-    /// Swarm, on several nodes.
+    // Swarm, on several nodes.
     Swarm,
-}
-
-impl EngineKind {
-    pub fn parse(text: &str) -> Option<EngineKind> {
-        match text {
-            "compose" => Some(EngineKind::Compose),
-            "swarm" => Some(EngineKind::Swarm),
-            _ => None,
-        }
-    }
 }
 
 /// Settings of the command line, which override the file.
@@ -109,7 +104,7 @@ pub struct FlagLayers {
     pub update: UpdateLayer,
     pub rollback: UpdateLayer,
     pub keep: Option<usize>,
-    pub witness: WitnessFlags,
+    pub witness: WitnessArgs,
 }
 
 /// Default for `keep`.
@@ -180,13 +175,6 @@ pub struct Service {
 
 /// The dependency only has to complete (`service_completed_successfully`).
 pub type Completes = bool;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Order {
-    #[default]
-    StartFirst,
-    StopFirst,
-}
 
 /// A key of the file that prevents two instances from running at the same time.
 #[derive(Debug, PartialEq, Eq)]
@@ -280,22 +268,14 @@ impl Service {
             hint: "give it a command, or remove the hook".into(),
         })?;
         let zd = context.flags.zd.over(&own).over(context.defaults);
-        let has_deadline = zd.health.as_ref().is_some_and(|health| health.deadline.is_some());
-        let mut settings = ServiceSettings::resolve(zd)
-            .map_err(|(field, hint)| invalid_setting(context.source, name, &field, hint))?;
+        let has_deadline = zd.health.deadline.is_some();
+        let mut settings =
+            ServiceSettings::resolve(zd).map_err(|invalid| invalid.of_service(context.source, name))?;
         if !has_deadline {
             settings.timing.wait_through(raw.start_period());
         }
         let project = context.project;
-        let update = |key: &str, block: &Option<RawUpdate>| {
-            let layer = block.as_ref().map(UpdateLayer::read).transpose();
-            layer.map_err(|(field, hint)| ConfigError {
-                message: format!("{}: `services.{name}.deploy.{key}.{field}` is invalid", context.source),
-                hint,
-            })
-        };
-        let update_config = update("update_config", &raw.deploy.update_config)?;
-        let rollback_config = update("rollback_config", &raw.deploy.rollback_config)?;
+        let (update_config, rollback_config) = (&raw.deploy.update_config, &raw.deploy.rollback_config);
         let forward = Update::resolve(update_config.as_ref(), &context.flags.update);
         let networks = project.networks_of(raw);
         Ok(Service {
@@ -333,7 +313,7 @@ impl Service {
             process: raw.process(),
             rollback: Update::resolve_rollback(rollback_config.as_ref(), &context.flags.rollback, &forward),
             update: forward,
-            update_in_file: update_config.unwrap_or_default(),
+            update_in_file: update_config.clone().unwrap_or_default(),
             settings,
         })
     }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::cli::RolloutArgs;
 use crate::docker::Docker;
 use crate::docker::lock_resource::LockBackend;
 use crate::error::{Error, Exit};
 use crate::git;
 use crate::lock::{self, AcquireResult, Lease, Lock, LockOwner, WaitObserver};
+use crate::model::args::RolloutArgs;
 use crate::release::journal::Journal;
 use crate::release::wait_queue::QueueTicket;
 use crate::report::{Event, Report};

@@ -14,13 +14,12 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::settings;
 use crate::check::{AuditReport, Verdict, VerdictRow};
-use crate::cli::{CheckArgs, ComposeArgs};
 use crate::configuration::Configuration;
 use crate::docker::inspect::Container;
 use crate::docker::{Docker, ENGINE_DENIED};
 use crate::error::Error;
+use crate::model::args::{CheckArgs, ComposeArgs};
 use crate::model::{EngineKind, FlagLayers, Project};
 use crate::observe::{self, DesiredVersion};
 use crate::proxy::Proxy;
@@ -90,7 +89,7 @@ fn audit(compose: &ComposeArgs, args: &CheckArgs, request: &Configuration) -> Re
         }
     }
     let containers = containers.ok();
-    let requested = settings::engine(args.engine.as_deref(), project.engine);
+    let requested = args.state.engine.or(project.engine);
     let is_stack = match (requested, &containers) {
         (Some(engine), _) => engine == EngineKind::Swarm,
         (None, Some(_)) => docker.is_stack(&project.name)?,
@@ -142,7 +141,7 @@ impl<'a> ProjectCheck<'a> {
         };
         let configured_proxies = configured_proxies::find(request, &desired, &runs)?;
         audit_report.not_audited.extend(configured_proxies.notes());
-        let state_dir = settings::state_dir(compose, args.state_dir.as_deref(), None);
+        let state_dir = compose.state_dir(args.state.state_dir.as_deref(), None);
         Ok(ProjectCheck { request, containers, desired, proxies, configured_proxies, state_dir })
     }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use super::{acquire_lock, rollback};
-use crate::cli::{ComposeArgs, HistoryArgs};
 use crate::error::Error;
+use crate::model::args::{ComposeArgs, HistoryArgs};
 use crate::release::journal::Journal;
 use crate::release::{ReleaseRecord, RolloutKind, RolloutOutcome};
 use crate::report::history::{COLUMNS, DeployedService, HistoryReport, LossCount, ReleaseRow};
@@ -17,7 +17,8 @@ use crate::report::{Report, record, timeline};
 /// # Errors
 /// An unreadable record, or a release without recorded events.
 pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Result<()> {
-    let journal = rollback::open_journal(compose, args.state_dir.as_deref(), args.engine.as_deref(), report)?;
+    let journal =
+        rollback::open_journal(compose, args.state.state_dir.as_deref(), args.state.engine, report)?;
     if let Some(number) = args.timeline {
         report.print_page(&timeline_page(&journal, number)?);
         return Ok(());

@@ -7,15 +7,14 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::settings;
 use super::{observe, swarm_deploy};
-use crate::cli::{ComposeArgs, InitArgs};
 use crate::configuration::{connect, resolve_config};
 use crate::docker::Docker;
 use crate::error::Error;
 use crate::init::files::{self, FileStatus};
 use crate::init::{self, ComposeFiles, InitOptions, NewFile, ProjectFacts, ProxiedService};
-use crate::model::{EngineKind, FlagLayers, Project};
+use crate::model::args::{ComposeArgs, InitArgs};
+use crate::model::{COMPOSE_FILES, EngineKind, FlagLayers, Project};
 use crate::plugin::program;
 use crate::proxy::Proxy;
 use crate::report::{Report, Warning};
@@ -118,16 +117,15 @@ impl FileAction {
 
 impl InitContext {
     fn new(compose: &ComposeArgs, args: &InitArgs, report: Report) -> Result<InitContext> {
-        let folder = settings::project_folder(compose);
+        let folder = compose.folder();
         let layout = compose_files(compose, &folder)?;
         let own = layout.own.iter().map(|file| folder.join(file));
         let mut docker = connect(&ComposeArgs { file: own.collect(), ..compose.clone() }, report)?;
         let yaml = resolve_config(&mut docker, report)?;
-        let project =
-            Project::read(&yaml, &settings::source(compose), &FlagLayers::default()).map_err(Error::from)?;
+        let project = Project::read(&yaml, &compose.source(), &FlagLayers::default()).map_err(Error::from)?;
         let facts = ProjectFacts::read(&yaml)?;
         if facts.apps.is_empty() {
-            return Err(Error::usage(format!("`{}` has no services", settings::source(compose)))
+            return Err(Error::usage(format!("`{}` has no services", compose.source()))
                 .hint("add one under `services`; a service of a profile needs `--profile`")
                 .into());
         }
@@ -378,14 +376,12 @@ fn compose_files(compose: &ComposeArgs, folder: &Path) -> Result<ComposeFiles, E
     if !named.is_empty() {
         return Ok(ComposeFiles::from_named(&named, folder));
     }
-    let Some(main) = settings::COMPOSE_FILES.iter().find(|name| folder.join(name).exists()) else {
+    let Some(main) = COMPOSE_FILES.iter().find(|name| folder.join(name).exists()) else {
         return Err(Error::usage(format!("no Compose file in `{}` or its parents", folder.display()))
             .hint("create a `compose.yaml`, or name a file with `--file`"));
     };
-    let overrides = settings::COMPOSE_FILES
-        .iter()
-        .map(|name| override_name(name))
-        .filter(|name| folder.join(name).exists());
+    let overrides =
+        COMPOSE_FILES.iter().map(|name| override_name(name)).filter(|name| folder.join(name).exists());
     let overrides: Vec<String> = overrides.collect();
     let added = overrides.first().cloned().unwrap_or_else(|| override_name(main));
     // Without the file of an earlier `init`, so that a second run gives the same result.

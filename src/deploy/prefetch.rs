@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::thread;
 
-use crate::cli::DeployArgs;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
 use crate::git;
 use crate::model::Project;
+use crate::model::args::DeployArgs;
 use crate::observe;
 use crate::proxy::{self, Backend, Proxy};
 use crate::targets::Target;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use crate::cli::{ComposeArgs, PruneArgs};
 use crate::configuration::{connect, resolve_config};
 use crate::docker::inspect::Container;
 use crate::docker::lock_resource::LockBackend;
@@ -12,6 +11,7 @@ use crate::docker::{Docker, KEEPER_LABEL, familiar_name};
 use crate::error::Error;
 use crate::lock;
 use crate::model::ResolvedProject;
+use crate::model::args::{ComposeArgs, PruneArgs};
 use crate::report::{Report, Warning};
 
 /// Removes the tags, and the containers that hold them, of this project or of all. A project with a container keeps

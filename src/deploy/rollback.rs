@@ -10,15 +10,14 @@ use anyhow::Result;
 use super::acquire_lock::{LockCaller, LockGuard, LockOutcome};
 use super::dependents::Dependents;
 use super::pipeline::Pipeline;
-use super::settings;
 use super::swarm_deploy;
-use crate::cli::{ComposeArgs, DeployArgs, RollbackArgs, RolloutArgs, UpdateArgs};
 use crate::configuration::{Configuration, connect, resolve_config};
 use crate::docker::Docker;
 use crate::error::Error;
 use crate::health::monitor::Monitor;
 use crate::jobs::Jobs;
-use crate::model::{FlagLayers, Project, ResolvedProject, UpdateLayer};
+use crate::model::args::{self, ComposeArgs, DeployArgs, RollbackArgs, RolloutArgs};
+use crate::model::{EngineKind, FlagLayers, Project, ResolvedProject, UpdateLayer};
 use crate::observe::{self, DesiredVersion};
 use crate::preflight;
 use crate::release::journal::Journal;
@@ -35,16 +34,16 @@ use crate::witness::Witness;
 
 /// Restores an earlier release.
 pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop: &StopSignal) -> Result<()> {
-    let flags = settings::flags(&UpdateArgs::default(), &args.rollout);
+    let flags = args.rollout.settings(&UpdateLayer::default());
     let opened = open_project(compose, location_flags(&args.rollout), report)?;
     let Some((lock, journal)) =
-        opened.acquire_lock(settings::command("rollback", &args.services), &args.rollout, (report, stop))?
+        opened.acquire_lock(args::run_name("rollback", &args.services), &args.rollout, (report, stop))?
     else {
         return Ok(());
     };
     let ProjectHandle { docker, is_stack, .. } = opened;
     let journal = journal.for_change(report)?;
-    let folder = settings::project_folder(compose);
+    let folder = compose.folder();
     let is_recorded =
         journal.history.current().is_some() || journal.history.unreadable_records().next().is_some();
     if is_stack && args.to.is_none() && !is_recorded {
@@ -64,7 +63,7 @@ pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop
 
 /// Continues a paused rollout.
 pub fn resume(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &StopSignal) -> Result<()> {
-    let flags = settings::flags(&args.update, &args.rollout);
+    let flags = args.rollout.settings(&args.update);
     let opened = open_project(compose, location_flags(&args.rollout), report)?;
     let Some((lock, journal)) =
         opened.acquire_lock("deploy --resume".into(), &args.rollout, (report, stop))?
@@ -82,7 +81,7 @@ pub fn resume(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
         let error = lost.map_or_else(none, Error::from);
         return Err(error.hint("`compose-zd deploy` starts one").into());
     };
-    let folder = settings::project_folder(compose);
+    let folder = compose.folder();
     let rollout = &args.rollout;
     let restorer =
         Restorer { docker: &docker, journal: &journal, folder, flags, args: rollout, report, stop, is_stack };
@@ -115,8 +114,7 @@ pub fn recover(
             .into());
     }
     report.event(Event::Recovering { release: in_progress.number });
-    let (folder, flags) =
-        (settings::project_folder(compose), settings::flags(&UpdateArgs::default(), rollout));
+    let (folder, flags) = (compose.folder(), rollout.settings(&UpdateLayer::default()));
     if let RolloutKind::Rollback { to } = in_progress.kind {
         let record = restorable_release(&journal, to)?;
         let restorer = Restorer {
@@ -183,8 +181,8 @@ pub fn restore_last_good(pipeline: &Pipeline, number: u32, services: &[String]) 
     })
 }
 
-fn location_flags(rollout: &RolloutArgs) -> (Option<&Path>, Option<&str>) {
-    (rollout.state_dir.as_deref(), rollout.swarm.engine.as_deref())
+fn location_flags(rollout: &RolloutArgs) -> (Option<&Path>, Option<EngineKind>) {
+    (rollout.state_dir.as_deref(), rollout.swarm.engine)
 }
 
 /// Opened project. A rollback does not need a readable file.
@@ -220,24 +218,24 @@ impl ProjectHandle {
 /// Opens a project; the flags are the state folder and the engine.
 fn open_project(
     compose: &ComposeArgs,
-    place: (Option<&Path>, Option<&str>),
+    place: (Option<&Path>, Option<EngineKind>),
     report: Report,
 ) -> Result<ProjectHandle> {
     let mut docker = connect(compose, report)?;
     let (dir, engine) = place;
     let file = resolve_config(&mut docker, report);
     let read = match &file {
-        Ok(yaml) => Project::read(yaml, &settings::source(compose), &FlagLayers::default()).ok(),
+        Ok(yaml) => Project::read(yaml, &compose.source(), &FlagLayers::default()).ok(),
         Err(_) => None,
     };
-    let engine = settings::engine(engine, read.and_then(|p| p.engine));
+    let engine = engine.or(read.and_then(|p| p.engine));
     let name = match file {
         Ok(yaml) => {
             ResolvedProject::parse(&yaml).map_err(Error::from)?.project_name().unwrap_or_default().to_string()
         }
         Err(error) => {
             let cluster = docker.swarm_id().ok();
-            let folders = [None, cluster.as_deref()].map(|c| settings::state_dir(compose, dir, c));
+            let folders = [None, cluster.as_deref()].map(|c| compose.state_dir(dir, c));
             let name = folders.iter().find_map(|f| only_project(compose, f)).ok_or(error)?;
             report.warn(&Warning::Other(format!(
                 "the compose file cannot be read; using the recorded configuration of `{name}`"
@@ -255,7 +253,7 @@ fn open_project(
 pub fn open_journal(
     compose: &ComposeArgs,
     state_dir: Option<&Path>,
-    engine: Option<&str>,
+    engine: Option<EngineKind>,
     report: Report,
 ) -> Result<Journal> {
     open_project(compose, (state_dir, engine), report).map(|opened| opened.journal.for_reading(report))

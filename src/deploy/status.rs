@@ -5,13 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 
-use super::settings;
 use super::{acquire_lock, swarm_deploy};
-use crate::cli::{ComposeArgs, StatusArgs};
 use crate::configuration::Configuration;
 use crate::docker::Docker;
 use crate::docker::types::{Task, TaskState, UpdateState};
 use crate::error::Error;
+use crate::model::args::{ComposeArgs, StatusArgs};
 use crate::model::{FlagLayers, Project};
 use crate::observe::{self, DesiredVersion, TargetReader, TargetSnapshot};
 use crate::observed::Instance;
@@ -66,10 +65,15 @@ fn report_status(status: &StatusReport, report: Report) {
 fn read_status(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Result<StatusReport> {
     let request = Configuration::from_file(compose, FlagLayers::default(), report)?;
     let (docker, project) = (&request.docker, &request.project);
-    let engine = settings::engine(args.engine.as_deref(), project.engine);
+    let engine = args.state.engine.or(project.engine);
     let cluster = swarm_deploy::swarm_id(docker, engine, &project.name)?;
-    let location =
-        StateLocation::find(docker, compose, args.state_dir.as_deref(), cluster.as_deref(), &project.name);
+    let location = StateLocation::find(
+        docker,
+        compose,
+        args.state.state_dir.as_deref(),
+        cluster.as_deref(),
+        &project.name,
+    );
     let journal = Journal::open(&location, &project.name)?.for_reading(report);
     let mut status = if cluster.is_some() {
         stack_status(docker, &project.name, &args.services, &journal)?

@@ -13,7 +13,6 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::cli::{DeployArgs, RollbackArgs, RolloutArgs, SwarmArgs};
 use crate::configuration::Configuration;
 use crate::docker::Docker;
 use crate::docker::inspect::Image;
@@ -21,6 +20,7 @@ use crate::docker::swarm::ResolveImage;
 use crate::docker::types::SwarmNodes;
 use crate::error::{Error, Exit};
 use crate::finding::Finding;
+use crate::model::args::{DeployArgs, RollbackArgs, RolloutArgs, SwarmArgs};
 use crate::model::{ConfigError, EngineKind, Project};
 use crate::release::journal::{Journal, ReleaseDraft, RunResult};
 use crate::release::{RolloutKind, ServiceRelease};

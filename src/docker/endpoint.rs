@@ -192,8 +192,8 @@ impl Docker {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ComposeFlags;
     use super::*;
+    use crate::model::ComposeFlags;
 
     fn address(output: &str) -> EngineAddress {
         EngineAddress::parse(output)

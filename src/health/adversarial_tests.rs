@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::super::probe::default_health;
 use super::*;
-use crate::docker::ComposeFlags;
+use crate::model::ComposeFlags;
 use crate::model::{HttpHealth, StatusRanges};
 
 /// Timeout that is long enough for a normal answer on a busy machine.

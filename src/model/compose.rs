@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_yaml::Value;
 
 use super::settings::{ConfigError, unescape_dollars};
-use super::update::RawUpdate;
+use super::update::UpdateLayer;
 use super::{CommandSpec, Completes, LifecycleHook, PreStartStep};
 
 #[derive(Deserialize)]
@@ -125,8 +125,8 @@ pub struct RawMount {
 #[serde(default, expecting = "a map of keys")]
 pub struct RawDeploy {
     pub replicas: Option<u32>,
-    pub update_config: Option<RawUpdate>,
-    pub rollback_config: Option<RawUpdate>,
+    pub update_config: Option<UpdateLayer>,
+    pub rollback_config: Option<UpdateLayer>,
     restart_policy: Option<RawRestart>,
     #[serde(default)]
     resources: RawResources,
@@ -156,34 +156,46 @@ struct RawMemory {
 /// # Errors
 /// The first key that Compose does not print so.
 pub fn read(yaml: &str, source: &str) -> Result<RawProject, ConfigError> {
-    let invalid =
+    let invalid_key =
         |message: String, hint: String| ConfigError { message: format!("{source}: {message}"), hint };
     let value: Value = serde_yaml::from_str(yaml).map_err(|e| {
         let at = e.location().map(|l| format!(" (line {}, column {})", l.line(), l.column()));
-        invalid(
+        invalid_key(
             format!("the output of `docker compose config` is no YAML{}", at.unwrap_or_default()),
             "check the file with `docker compose config --quiet`".into(),
         )
     })?;
     if !value.is_mapping() {
-        return Err(invalid("the file is empty".into(), "add services under `services`".into()));
+        return Err(invalid_key("the file is empty".into(), "add services under `services`".into()));
     }
     let services = value.get("services").and_then(Value::as_mapping).into_iter().flatten();
     if let Some(name) = services.filter(|(_, s)| s.is_null()).find_map(|(name, _)| name.as_str()) {
         let key = format!("services.{name}");
-        return Err(invalid(
+        return Err(invalid_key(
             format!("`{key}` has neither `image` nor `build`"),
             format!("correct or remove `{key}`"),
         ));
     }
     serde_path_to_error::deserialize(value).map_err(|e| {
         let path = e.path().to_string();
-        let message = without_values(&e.into_inner().to_string());
+        let text = e.into_inner().to_string();
+        if let Some(hint) = text.strip_prefix(INVALID) {
+            return invalid_key(format!("`{path}` is invalid"), hint.into());
+        }
+        let message = without_values(&text);
         match path.as_str() {
-            "." => invalid(message, "add the missing key; `docker compose config` must print it".into()),
-            key => invalid(format!("`{key}`: {message}"), format!("correct or remove `{key}`")),
+            "." => invalid_key(message, "add the missing key; `docker compose config` must print it".into()),
+            key => invalid_key(format!("`{key}`: {message}"), format!("correct or remove `{key}`")),
         }
     })
+}
+
+/// Marks an error of serde whose text is the hint for an invalid key.
+const INVALID: &str = "\u{1}";
+
+/// The error of an invalid key.
+pub fn invalid<E: serde::de::Error>(hint: &str) -> E {
+    E::custom(format!("{INVALID}{hint}"))
 }
 
 /// A message of serde without the value.

@@ -250,7 +250,7 @@ fn is_as_meant(app: &Service, truth: &Truth) -> TestCaseResult {
     if let Some((parallelism, delay, monitor, action, order)) = truth.update {
         let read = app.update;
         same(&(read.parallelism, read.delay, read.monitor), &(parallelism, delay, monitor))?;
-        same(&(read.action.as_str(), read.order.map(Order::as_str)), &(action, Some(order)))?;
+        same(&(word(&read.action), read.order.as_ref().map(word)), &(action.into(), Some(order.into())))?;
         same(&read.max_failure_ratio, &0.25)?;
     }
     if let Some((port, interval, deadline, path)) = &truth.health {

@@ -3,29 +3,63 @@
 use std::fmt;
 use std::time::Duration;
 
+use clap::{Args, ValueEnum};
 use serde::{Deserialize, Deserializer};
 use serde_yaml::Value;
 
 use super::compose::{is_name, plain_message};
 
-/// Settings of a service, of the project or of the flags. All are optional.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a map of keys")]
-pub struct SettingsLayer {
-    pub health: Option<HealthLayer>,
-    pub drain: Option<DrainLayer>,
-    pub proxy: Option<ProxyLayer>,
-    pub before: Option<JobLayer>,
-    pub after: Option<JobLayer>,
-    pub anonymous_volumes: Option<AnonymousVolumes>,
+/// Settings that several places may contain: the command line, a service, the project.
+pub trait Layer {
+    /// These settings, with those of `below` as defaults.
+    fn over(&self, below: &Self) -> Self;
+}
+
+impl<T: Clone> Layer for Option<T> {
+    fn over(&self, below: &Self) -> Self {
+        self.as_ref().or(below.as_ref()).cloned()
+    }
+}
+
+/// Declares a group of settings. Each field is a key of a file and, in a group of flags, a flag.
+macro_rules! layer {
+    ($(#[$meta:meta])* pub struct $name:ident { $($(#[$attribute:meta])* pub $key:ident: $type:ty,)* }) => {
+        #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+        #[serde(default, expecting = "a map of keys")]
+        $(#[$meta])*
+        pub struct $name { $($(#[$attribute])* pub $key: $type,)* }
+
+        impl $crate::model::settings::Layer for $name {
+            fn over(&self, below: &Self) -> Self {
+                Self { $($key: self.$key.over(&below.$key),)* }
+            }
+        }
+    };
+}
+pub(super) use layer;
+
+layer! {
+    /// Settings of a service, of the project or of the flags.
+    #[serde(deny_unknown_fields)]
+    pub struct SettingsLayer {
+        #[serde(deserialize_with = "or_default")]
+        pub health: HealthLayer,
+        #[serde(deserialize_with = "or_default")]
+        pub drain: DrainLayer,
+        #[serde(deserialize_with = "or_default")]
+        pub proxy: ProxyLayer,
+        pub before: Option<JobLayer>,
+        pub after: Option<JobLayer>,
+        pub anonymous_volumes: Option<AnonymousVolumes>,
+    }
 }
 
 /// Treatment of anonymous volumes. Compose moves them when it recreates a container, but a second instance cannot have
 /// them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum AnonymousVolumes {
-    /// Each new instance gets empty volumes, because they hold a cache.
+    // Each new instance gets empty volumes, because they hold a cache.
     Fresh,
 }
 
@@ -36,39 +70,86 @@ pub struct JobLayer {
     pub service: String,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a map of keys")]
-pub struct HealthLayer {
-    pub path: Option<String>,
-    pub port: Option<u16>,
-    pub scheme: Option<String>,
-    pub host: Option<String>,
-    #[serde(default, deserialize_with = "text_or_number")]
-    pub expect: Option<String>,
-    pub body: Option<String>,
-    #[serde(default, deserialize_with = "duration")]
-    pub interval: Option<Duration>,
-    #[serde(default, deserialize_with = "duration")]
-    pub timeout: Option<Duration>,
-    #[serde(default, deserialize_with = "duration")]
-    pub deadline: Option<Duration>,
-    pub successes: Option<u32>,
+layer! {
+    /// Readiness of a new instance.
+    #[derive(Args)]
+    #[command(next_help_heading = "Readiness (x-zd.health)")]
+    #[serde(deny_unknown_fields)]
+    pub struct HealthLayer {
+        /// Path of the probe; a new instance is ready when its answer is as expected
+        #[arg(id = "health-path", long, env = "COMPOSE_ZD_HEALTH_PATH", value_name = "PATH")]
+        pub path: Option<String>,
+        /// Port of the probe [default: the port that the proxy uses]
+        #[arg(id = "health-port", long, env = "COMPOSE_ZD_HEALTH_PORT", value_name = "PORT")]
+        pub port: Option<u16>,
+        /// http or https (certificates are not verified: the probe goes to an address)
+        #[arg(id = "health-scheme", long, env = "COMPOSE_ZD_HEALTH_SCHEME", value_name = "SCHEME")]
+        pub scheme: Option<String>,
+        /// Host header of the probe
+        #[arg(id = "health-host", long, env = "COMPOSE_ZD_HEALTH_HOST", value_name = "HOST")]
+        pub host: Option<String>,
+        /// Status codes that mean ready, such as 200-399 or 200,204
+        #[arg(id = "health-expect", long, env = "COMPOSE_ZD_HEALTH_EXPECT", value_name = "CODES")]
+        #[serde(deserialize_with = "text_or_number")]
+        pub expect: Option<String>,
+        /// Text that the answer must contain
+        #[arg(id = "health-body", long, env = "COMPOSE_ZD_HEALTH_BODY", value_name = "TEXT")]
+        pub body: Option<String>,
+        /// Time between two probes [default: 200ms]
+        #[arg(id = "health-interval", long, env = "COMPOSE_ZD_HEALTH_INTERVAL", value_name = "DURATION",
+              value_parser = positive_duration)]
+        #[serde(deserialize_with = "duration")]
+        pub interval: Option<Duration>,
+        /// Timeout for one answer [default: 2s]
+        #[arg(id = "health-timeout", long, env = "COMPOSE_ZD_HEALTH_TIMEOUT", value_name = "DURATION",
+              value_parser = positive_duration)]
+        #[serde(deserialize_with = "duration")]
+        pub timeout: Option<Duration>,
+        /// Time within which every new instance must be ready [default: 60s]
+        #[arg(id = "health-deadline", long, env = "COMPOSE_ZD_HEALTH_DEADLINE", value_name = "DURATION",
+              value_parser = positive_duration)]
+        #[serde(deserialize_with = "duration")]
+        pub deadline: Option<Duration>,
+        /// Good answers in a row that mean ready [default: 1]
+        #[arg(id = "health-successes", long, env = "COMPOSE_ZD_HEALTH_SUCCESSES", value_name = "N")]
+        pub successes: Option<u32>,
+    }
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a map of keys")]
-pub struct DrainLayer {
-    #[serde(default, deserialize_with = "duration")]
-    pub timeout: Option<Duration>,
-    pub command: Option<ShellCommand>,
+layer! {
+    /// Drain of an old instance.
+    #[derive(Args)]
+    #[command(next_help_heading = "Drain (x-zd.drain)")]
+    #[serde(deny_unknown_fields)]
+    pub struct DrainLayer {
+        /// Longest wait for the requests in flight [default: 30s]
+        #[arg(id = "drain-timeout", long, env = "COMPOSE_ZD_DRAIN_TIMEOUT", value_name = "DURATION",
+              value_parser = positive_duration)]
+        #[serde(deserialize_with = "duration")]
+        pub timeout: Option<Duration>,
+        /// Command to run in an old instance after it leaves rotation (with `sh -c`)
+        #[arg(id = "drain-command", long, env = "COMPOSE_ZD_DRAIN_COMMAND", value_name = "COMMAND")]
+        pub command: Option<ShellCommand>,
+    }
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a map of keys")]
-pub struct ProxyLayer {
-    pub container: Option<String>,
-    pub kind: Option<String>,
-    pub tune: Option<bool>,
+layer! {
+    /// The proxy, if detection is wrong.
+    #[derive(Args)]
+    #[command(next_help_heading = "Proxy (x-zd.proxy)")]
+    #[serde(deny_unknown_fields)]
+    pub struct ProxyLayer {
+        /// Container of the proxy, by name or id
+        #[arg(id = "proxy-container", long, env = "COMPOSE_ZD_PROXY_CONTAINER", value_name = "CONTAINER")]
+        pub container: Option<String>,
+        /// Kind of the proxy: nginx-proxy, haproxy, dockercloud, caddy or traefik; none deploys without gate and drain
+        #[arg(id = "proxy-kind", long, env = "COMPOSE_ZD_PROXY_KIND", value_name = "KIND")]
+        pub kind: Option<String>,
+        /// Allow settings that stay in the running proxy (a marker test in a template, a keep-alive setting)
+        #[arg(id = "proxy-tune", long, env = "COMPOSE_ZD_PROXY_TUNE", value_name = "BOOL", num_args = 0..=1,
+              default_missing_value = "true")]
+        pub tune: Option<bool>,
+    }
 }
 
 /// A command as in Compose: a list of words, or a line for the shell.
@@ -77,6 +158,12 @@ pub struct ProxyLayer {
 pub enum ShellCommand {
     Line(String),
     List(Vec<String>),
+}
+
+impl From<String> for ShellCommand {
+    fn from(line: String) -> Self {
+        ShellCommand::Line(line)
+    }
 }
 
 impl Default for ShellCommand {
@@ -207,44 +294,134 @@ pub fn unescape_dollars(text: &str) -> String {
     text.replace("$$", "$")
 }
 
-impl SettingsLayer {
-    /// These settings, with those of `below` as defaults.
-    pub fn over(&self, below: &SettingsLayer) -> SettingsLayer {
-        SettingsLayer {
-            health: merge(&self.health, &below.health, HealthLayer::over),
-            drain: merge(&self.drain, &below.drain, DrainLayer::over),
-            proxy: merge(&self.proxy, &below.proxy, ProxyLayer::over),
-            before: self.before.clone().or(below.before.clone()),
-            after: self.after.clone().or(below.after.clone()),
-            anonymous_volumes: self.anonymous_volumes.or(below.anonymous_volumes),
+/// Maximum duration. Adding more to a clock could overflow.
+const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Hint for a longer duration.
+pub const TOO_LONG: &str = "set it to at most a year, such as `1m30s`";
+
+/// The duration is not longer than the maximum.
+pub fn is_bounded(duration: Option<Duration>) -> bool {
+    duration.is_none_or(|duration| duration <= MAX_DURATION)
+}
+
+/// Hint for a duration of zero.
+pub const ZERO: &str = "set it to a duration longer than 0, such as `500ms`";
+
+pub fn is_positive(duration: Option<Duration>) -> bool {
+    duration.is_none_or(|duration| !duration.is_zero())
+}
+
+/// An invalid key and a hint.
+#[derive(Debug, PartialEq, Eq)]
+pub struct InvalidKey {
+    pub key: &'static str,
+    pub hint: &'static str,
+}
+
+impl InvalidKey {
+    /// The error of a service.
+    pub fn of_service(&self, source: &str, service: &str) -> ConfigError {
+        let InvalidKey { key, hint } = self;
+        let flag = key.replace('.', "-");
+        ConfigError {
+            message: format!("{source}: `services.{service}.x-zd.{key}` (or `--{flag}`) is invalid"),
+            hint: (*hint).into(),
         }
     }
 }
 
-fn merge<T: Clone>(above: &Option<T>, below: &Option<T>, over: fn(&T, &T) -> T) -> Option<T> {
-    match (above, below) {
-        (Some(a), Some(b)) => Some(over(a, b)),
-        (a, b) => a.clone().or(b.clone()),
+/// Requires that each key is valid. A requirement is a key, its result and a hint.
+///
+/// # Errors
+/// The first key that is invalid.
+pub fn require(requirements: &[(&'static str, bool, &'static str)]) -> Result<(), InvalidKey> {
+    match requirements.iter().find(|(_, is_valid, _)| !is_valid) {
+        Some((key, _, hint)) => Err(InvalidKey { key, hint }),
+        None => Ok(()),
+    }
+}
+
+impl ServiceSettings {
+    /// Adds the defaults, and refuses invalid settings.
+    pub fn resolve(zd: SettingsLayer) -> Result<ServiceSettings, InvalidKey> {
+        let expect = StatusRanges::parse(zd.health.expect.as_deref().unwrap_or("200-399"));
+        check(&zd, expect.is_some())?;
+        let SettingsLayer { health, drain, proxy, before, after, anonymous_volumes } = zd;
+        Ok(ServiceSettings {
+            http: expect.filter(|_| health.has_http_key()).map(|expect| http_health(&health, expect)),
+            timing: probe_timing(&health),
+            drain_is_configured: drain.timeout.is_some(),
+            drain_timeout: drain.timeout.unwrap_or(Duration::from_secs(30)),
+            drain_command: drain.command.map(|c| c.argv()),
+            proxy,
+            before: before.map(|job| job.service),
+            after: after.map(|job| job.service),
+            anonymous_volumes,
+        })
+    }
+}
+
+fn check(zd: &SettingsLayer, expects_codes: bool) -> Result<(), InvalidKey> {
+    let SettingsLayer { health, drain, proxy, before, after, .. } = zd;
+    let is_filled = |text: &Option<String>| text.as_ref().is_none_or(|text| !text.trim().is_empty());
+    let is_job = |job: &Option<JobLayer>| job.as_ref().is_none_or(|job| is_name(&job.service));
+    let path = health.path.as_deref().unwrap_or("/");
+    let is_scheme = health.scheme.as_deref().is_none_or(|scheme| ["http", "https"].contains(&scheme));
+    require(&[
+        ("proxy.container", is_filled(&proxy.container), "it is empty: remove it, or set a value"),
+        ("proxy.kind", is_filled(&proxy.kind), "it is empty: remove it, or set a value"),
+        (
+            "drain.command",
+            drain.command.as_ref().is_none_or(|command| !command.is_empty()),
+            "it is empty: remove it, or set a command",
+        ),
+        ("before.service", is_job(before), "name a service of this file"),
+        ("after.service", is_job(after), "name a service of this file"),
+        ("drain.timeout", is_bounded(drain.timeout), TOO_LONG),
+        ("health.path", path.starts_with('/'), "begin it with `/`"),
+        ("health.path", !has_space(path), "remove spaces and control characters; write `%20` for a space"),
+        ("health.host", is_host(health.host.as_deref()), "set it to a host name, such as `app.example`"),
+        (
+            "health.body",
+            health.body.as_deref() != Some(""),
+            "it is empty: remove it, or set a text of the answer",
+        ),
+        ("health.port", health.port != Some(0), "set it to a port from 1 to 65535"),
+        ("health.scheme", is_scheme, "set it to `http` or `https`"),
+        ("health.expect", expects_codes, NO_CODES),
+        ("health.interval", is_positive(health.interval), ZERO),
+        ("health.timeout", is_positive(health.timeout), ZERO),
+        ("health.deadline", is_positive(health.deadline), ZERO),
+        ("health.interval", is_bounded(health.interval), TOO_LONG),
+        ("health.timeout", is_bounded(health.timeout), TOO_LONG),
+        ("health.deadline", is_bounded(health.deadline), TOO_LONG),
+        ("health.successes", health.successes != Some(0), "set it to 1 or more"),
+    ])
+}
+
+fn probe_timing(health: &HealthLayer) -> ProbeTiming {
+    let default = ProbeTiming::default();
+    ProbeTiming {
+        interval: health.interval.unwrap_or(default.interval),
+        timeout: health.timeout.unwrap_or(default.timeout),
+        deadline: health.deadline.unwrap_or(default.deadline),
+        successes: health.successes.unwrap_or(default.successes),
+    }
+}
+
+fn http_health(health: &HealthLayer, expect: StatusRanges) -> HttpHealth {
+    HttpHealth {
+        path: unescape_dollars(health.path.as_deref().unwrap_or("/")),
+        port: health.port,
+        scheme: health.scheme.clone().unwrap_or("http".into()),
+        host: health.host.clone(),
+        expect,
+        body: health.body.as_deref().map(unescape_dollars),
     }
 }
 
 impl HealthLayer {
-    fn over(&self, below: &HealthLayer) -> HealthLayer {
-        let (a, b) = (self.clone(), below.clone());
-        HealthLayer {
-            path: a.path.or(b.path),
-            port: a.port.or(b.port),
-            scheme: a.scheme.or(b.scheme),
-            host: a.host.or(b.host),
-            expect: a.expect.or(b.expect),
-            body: a.body.or(b.body),
-            interval: a.interval.or(b.interval),
-            timeout: a.timeout.or(b.timeout),
-            deadline: a.deadline.or(b.deadline),
-            successes: a.successes.or(b.successes),
-        }
-    }
-
     /// A key that only an HTTP probe has is set.
     fn has_http_key(&self) -> bool {
         let texts = [&self.path, &self.scheme, &self.host, &self.expect, &self.body];
@@ -252,142 +429,17 @@ impl HealthLayer {
     }
 }
 
-impl DrainLayer {
-    fn over(&self, below: &DrainLayer) -> DrainLayer {
-        DrainLayer {
-            timeout: self.timeout.or(below.timeout),
-            command: self.command.clone().or(below.command.clone()),
-        }
-    }
+/// Hint for codes that cannot be parsed.
+pub const NO_CODES: &str = "set it to codes and ranges, such as `200-399` or `200,204`";
+
+pub fn has_space(text: &str) -> bool {
+    text.contains(|c: char| c.is_control() || c == ' ')
 }
 
-impl ProxyLayer {
-    fn over(&self, below: &ProxyLayer) -> ProxyLayer {
-        ProxyLayer {
-            container: self.container.clone().or(below.container.clone()),
-            kind: self.kind.clone().or(below.kind.clone()),
-            tune: self.tune.or(below.tune),
-        }
-    }
-}
-
-/// Maximum duration. Adding more to a clock could overflow.
-const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// Hint for a longer duration.
-pub const TOO_LONG: &str = "set it to at most a year, such as `1m30s`";
-
-/// The duration exceeds the maximum.
-pub fn is_too_long(duration: &Duration) -> bool {
-    *duration > MAX_DURATION
-}
-
-/// An invalid setting: its key and a hint.
-pub type InvalidSetting = (String, &'static str);
-
-impl ServiceSettings {
-    /// Adds the defaults, and refuses invalid settings.
-    pub fn resolve(zd: SettingsLayer) -> Result<ServiceSettings, InvalidSetting> {
-        let health = zd.health.unwrap_or_default();
-        let drain = zd.drain.unwrap_or_default();
-        let proxy = zd.proxy.unwrap_or_default();
-        for (key, value) in [("proxy.container", &proxy.container), ("proxy.kind", &proxy.kind)] {
-            if value.as_ref().is_some_and(|text| text.trim().is_empty()) {
-                return Err((key.into(), "it is empty: remove it, or set a value"));
-            }
-        }
-        if drain.command.as_ref().is_some_and(ShellCommand::is_empty) {
-            return Err(("drain.command".into(), "it is empty: remove it, or set a command"));
-        }
-        for (key, job) in [("before.service", &zd.before), ("after.service", &zd.after)] {
-            if job.as_ref().is_some_and(|job| !is_name(&job.service)) {
-                return Err((key.into(), "name a service of this file"));
-            }
-        }
-        if drain.timeout.as_ref().is_some_and(is_too_long) {
-            return Err(("drain.timeout".into(), TOO_LONG));
-        }
-        Ok(ServiceSettings {
-            http: health.has_http_key().then(|| http_health(&health)).transpose()?,
-            timing: probe_timing(&health)?,
-            drain_is_configured: drain.timeout.is_some(),
-            drain_timeout: drain.timeout.unwrap_or(Duration::from_secs(30)),
-            drain_command: drain.command.map(|c| c.argv()),
-            proxy,
-            before: zd.before.map(|job| job.service),
-            after: zd.after.map(|job| job.service),
-            anonymous_volumes: zd.anonymous_volumes,
-        })
-    }
-}
-
-fn probe_timing(health: &HealthLayer) -> Result<ProbeTiming, InvalidSetting> {
-    let durations =
-        [("interval", health.interval), ("timeout", health.timeout), ("deadline", health.deadline)];
-    if let Some((key, _)) = durations.iter().find(|(_, d)| d.is_some_and(|d| d.is_zero())) {
-        return Err((format!("health.{key}"), "set it to a duration longer than 0, such as `500ms`"));
-    }
-    if let Some((key, _)) = durations.iter().find(|(_, d)| d.is_some_and(|d| d > MAX_DURATION)) {
-        return Err((format!("health.{key}"), TOO_LONG));
-    }
-    if health.successes == Some(0) {
-        return Err(("health.successes".into(), "set it to 1 or more"));
-    }
-    let default = ProbeTiming::default();
-    Ok(ProbeTiming {
-        interval: health.interval.unwrap_or(default.interval),
-        timeout: health.timeout.unwrap_or(default.timeout),
-        deadline: health.deadline.unwrap_or(default.deadline),
-        successes: health.successes.unwrap_or(default.successes),
-    })
-}
-
-fn http_health(health: &HealthLayer) -> Result<HttpHealth, InvalidSetting> {
-    let path = unescape_dollars(health.path.as_deref().unwrap_or("/"));
-    if !path.starts_with('/') {
-        return Err(("health.path".into(), "begin it with `/`"));
-    }
-    if path.contains(|c: char| c.is_control() || c == ' ') {
-        return Err(("health.path".into(), "remove spaces and control characters; write `%20` for a space"));
-    }
-    if health.host.as_ref().is_some_and(|host| !is_host(host)) {
-        return Err(("health.host".into(), "set it to a host name, such as `app.example`"));
-    }
-    if health.body.as_deref() == Some("") {
-        return Err(("health.body".into(), "it is empty: remove it, or set a text of the answer"));
-    }
-    if health.port == Some(0) {
-        return Err(("health.port".into(), "set it to a port from 1 to 65535"));
-    }
-    let scheme = health.scheme.as_deref().unwrap_or("http");
-    if !["http", "https"].contains(&scheme) {
-        return Err(("health.scheme".into(), "set it to `http` or `https`"));
-    }
-    let expect = StatusRanges::parse(health.expect.as_deref().unwrap_or("200-399"));
-    Ok(HttpHealth {
-        path,
-        port: health.port,
-        scheme: scheme.into(),
-        host: health.host.clone(),
-        expect: expect.ok_or((
-            "health.expect".to_string(),
-            "set it to codes and ranges, such as `200-399` or `200,204`",
-        ))?,
-        body: health.body.as_deref().map(unescape_dollars),
-    })
-}
-
-/// A valid `Host` header.
-pub fn is_host(text: &str) -> bool {
-    !text.is_empty() && !text.contains(|c: char| c <= ' ' || !c.is_ascii() || "/\\'\"".contains(c))
-}
-
-pub fn invalid_setting(source: &str, service: &str, field: &str, hint: &str) -> ConfigError {
-    let flag = field.replace('.', "-");
-    ConfigError {
-        message: format!("{source}: `services.{service}.x-zd.{field}` (or `--{flag}`) is invalid"),
-        hint: hint.into(),
-    }
+/// A valid `Host` header, or none.
+pub fn is_host(text: Option<&str>) -> bool {
+    let is_invalid = |c: char| c <= ' ' || !c.is_ascii() || "/\\'\"".contains(c);
+    text.is_none_or(|text| !text.is_empty() && !text.contains(is_invalid))
 }
 
 /// Parses one `x-zd` block. The error names the file and the full key.
@@ -400,8 +452,7 @@ pub fn read_zd<T: Default + for<'a> Deserialize<'a>>(
         return Ok(T::default());
     };
     serde_path_to_error::deserialize(value.clone()).map_err(|e| {
-        let path = e.path().to_string();
-        let full_key = match path.as_str() {
+        let full_key = match e.path().to_string().as_str() {
             "." => key.to_string(),
             path => format!("{key}.{path}"),
         };
@@ -410,6 +461,11 @@ pub fn read_zd<T: Default + for<'a> Deserialize<'a>>(
             hint: format!("correct or remove `{full_key}`"),
         }
     })
+}
+
+/// A group of settings; an empty key counts as none.
+pub fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 pub fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
@@ -439,5 +495,13 @@ pub fn text_or_number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Strin
         Some(other) => {
             Err(serde::de::Error::custom(format!("expected a text or a number, found {}", yaml_type(&other))))
         }
+    }
+}
+
+/// Parses a flag: a duration as in Compose (`500ms`, `1m30s`) that is longer than zero.
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() => Err("the duration must be longer than 0, such as 500ms".into()),
+        parsed => parsed.map_err(|e| format!("{e}; expected a duration such as 500ms or 1m30s")),
     }
 }

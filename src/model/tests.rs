@@ -28,7 +28,7 @@ fn a_flag_overrides_the_service_and_the_service_overrides_the_project() {
     let yaml = "name: p\nx-zd: {health: {path: /p, port: 1, body: b}}\n\
                 services: {app: {x-zd: {health: {path: /s, port: 2}}}}";
     let flags = SettingsLayer {
-        health: Some(HealthLayer { path: Some("/f".into()), ..HealthLayer::default() }),
+        health: HealthLayer { path: Some("/f".into()), ..HealthLayer::default() },
         ..SettingsLayer::default()
     };
     let flags = FlagLayers { zd: flags, ..FlagLayers::default() };

@@ -3,21 +3,99 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde_yaml::Value;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Deserializer};
 
-use super::Order;
-use super::settings::{TOO_LONG, is_too_long};
+use super::compose::invalid;
+use super::settings::{Layer, TOO_LONG, is_bounded, layer, text_or_number};
 
 /// Action after more failures than allowed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum FailureAction {
-    /// Stop, until the user resumes or rolls back.
+    // Stop, until the user resumes or rolls back.
     Pause,
-    /// Continue in spite of failures.
+    // Continue in spite of failures.
     Continue,
-    /// Restore the old release.
+    // Restore the old release.
     Rollback,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Order {
+    #[default]
+    StartFirst,
+    StopFirst,
+}
+
+layer! {
+    /// Replacement of instances, with the flags of `docker service update` and the keys of Compose.
+    #[derive(Args)]
+    #[command(next_help_heading = "Update (deploy.update_config)")]
+    pub struct UpdateLayer {
+        /// Instances to replace at a time; 0 is all at once [default: 0, or 1 if the file has an update_config]
+        #[arg(id = "update-parallelism", long, env = "COMPOSE_ZD_UPDATE_PARALLELISM", value_name = "N")]
+        pub parallelism: Option<u32>,
+        /// Time between two batches [default: 0s]
+        #[arg(id = "update-delay", long, env = "COMPOSE_ZD_UPDATE_DELAY", value_name = "DURATION",
+              value_parser = duration)]
+        #[serde(deserialize_with = "duration_in_file")]
+        pub delay: Option<Duration>,
+        /// Time to watch new instances before the old ones stop; 0s does not watch [default: 5s]
+        #[arg(id = "update-monitor", long, env = "COMPOSE_ZD_UPDATE_MONITOR", value_name = "DURATION",
+              value_parser = duration)]
+        #[serde(deserialize_with = "duration_in_file")]
+        pub monitor: Option<Duration>,
+        /// Action if more instances fail than allowed [default: rollback, or pause if the file has an update_config]
+        #[arg(id = "update-failure-action", long, env = "COMPOSE_ZD_UPDATE_FAILURE_ACTION", value_name = "ACTION")]
+        #[serde(rename = "failure_action", deserialize_with = "word_in_file")]
+        pub action: Option<FailureAction>,
+        /// Share of the instances that may fail, from 0 to 1 [default: 0]
+        #[arg(id = "update-max-failure-ratio", long, env = "COMPOSE_ZD_UPDATE_MAX_FAILURE_RATIO", value_name = "RATIO",
+              value_parser = ratio)]
+        #[serde(deserialize_with = "ratio_in_file")]
+        pub max_failure_ratio: Option<f64>,
+        /// start-first or stop-first [default: start-first]
+        #[arg(id = "update-order", long, env = "COMPOSE_ZD_UPDATE_ORDER", value_name = "ORDER")]
+        #[serde(deserialize_with = "word_in_file")]
+        pub order: Option<Order>,
+    }
+}
+
+/// Flags of a rollback: those of an update, with other names and defaults.
+#[derive(Args, Debug, Default, Clone)]
+#[command(next_help_heading = "Rollback (deploy.rollback_config)")]
+pub struct RollbackConfigArgs {
+    /// Instances to restore at a time; 0 is all at once [default: the update parallelism, or 1 if the file has a
+    /// rollback_config]
+    #[arg(id = "rollback-parallelism", long, env = "COMPOSE_ZD_ROLLBACK_PARALLELISM", value_name = "N")]
+    parallelism: Option<u32>,
+    /// Time between two batches [default: 0s]
+    #[arg(id = "rollback-delay", long, env = "COMPOSE_ZD_ROLLBACK_DELAY", value_name = "DURATION",
+          value_parser = duration)]
+    delay: Option<Duration>,
+    /// Time to watch restored instances before the others stop; 0s does not watch [default: 5s]
+    #[arg(id = "rollback-monitor", long, env = "COMPOSE_ZD_ROLLBACK_MONITOR", value_name = "DURATION",
+          value_parser = duration)]
+    monitor: Option<Duration>,
+    /// Action if more instances fail than allowed; a rollback is never rolled back [default: pause]
+    #[arg(id = "rollback-failure-action", long, env = "COMPOSE_ZD_ROLLBACK_FAILURE_ACTION", value_name = "ACTION",
+          value_parser = PossibleValuesParser::new(["pause", "continue"]).try_map(|w| FailureAction::from_str(&w, false)))]
+    action: Option<FailureAction>,
+    /// Share of the instances that may fail, from 0 to 1 [default: 0]
+    #[arg(id = "rollback-max-failure-ratio", long, env = "COMPOSE_ZD_ROLLBACK_MAX_FAILURE_RATIO", value_name = "RATIO",
+          value_parser = ratio)]
+    max_failure_ratio: Option<f64>,
+    /// start-first or stop-first [default: start-first]
+    #[arg(id = "rollback-order", long, env = "COMPOSE_ZD_ROLLBACK_ORDER", value_name = "ORDER")]
+    order: Option<Order>,
+}
+
+impl RollbackConfigArgs {
+    pub fn layer(&self) -> UpdateLayer {
+        let RollbackConfigArgs { parallelism, delay, monitor, action, max_failure_ratio, order } = *self;
+        UpdateLayer { parallelism, delay, monitor, action, max_failure_ratio, order }
+    }
 }
 
 /// Settings of an update or a rollback.
@@ -34,20 +112,6 @@ pub struct Update {
     pub max_failure_ratio: f64,
     pub order: Option<Order>,
 }
-
-/// Settings of the file or of flags; all are optional.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct UpdateLayer {
-    pub parallelism: Option<u32>,
-    pub delay: Option<Duration>,
-    pub monitor: Option<Duration>,
-    pub action: Option<FailureAction>,
-    pub max_failure_ratio: Option<f64>,
-    pub order: Option<Order>,
-}
-
-/// An invalid key and a hint.
-type InvalidKey = (&'static str, String);
 
 impl Update {
     /// Without any configuration: all at once, and a rollback after the first failure.
@@ -66,7 +130,15 @@ impl Update {
     /// Flags override the block of the file, which overrides its defaults.
     pub fn resolve(file: Option<&UpdateLayer>, flags: &UpdateLayer) -> Update {
         let base = if file.is_some() { Update::SWARM } else { Update::PLAIN };
-        flags.over(file.map_or(base, |layer| layer.over(base)))
+        let layer = flags.over(file.unwrap_or(&UpdateLayer::default()));
+        Update {
+            parallelism: layer.parallelism.unwrap_or(base.parallelism),
+            delay: layer.delay.unwrap_or(base.delay),
+            monitor: layer.monitor.unwrap_or(base.monitor),
+            action: layer.action.unwrap_or(base.action),
+            max_failure_ratio: layer.max_failure_ratio.unwrap_or(base.max_failure_ratio),
+            order: layer.order,
+        }
     }
 
     /// Settings of a rollback. By default its batches are those of the update, because a host without memory for larger
@@ -109,110 +181,53 @@ impl Update {
     }
 }
 
-impl UpdateLayer {
-    fn over(&self, base: Update) -> Update {
-        Update {
-            parallelism: self.parallelism.unwrap_or(base.parallelism),
-            delay: self.delay.unwrap_or(base.delay),
-            monitor: self.monitor.unwrap_or(base.monitor),
-            action: self.action.unwrap_or(base.action),
-            max_failure_ratio: self.max_failure_ratio.unwrap_or(base.max_failure_ratio),
-            order: self.order.or(base.order),
-        }
-    }
+/// A duration of the command line, which may be zero.
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|e| format!("{e}; expected a duration such as 0s, 500ms or 1m30s"))
+}
 
-    /// Parses the block of a file. Compose has checked the types of its own keys.
-    pub fn read(raw: &RawUpdate) -> Result<UpdateLayer, InvalidKey> {
-        Ok(UpdateLayer {
-            parallelism: raw.parallelism,
-            delay: raw.delay.as_deref().map(|text| duration("delay", text)).transpose()?,
-            monitor: raw.monitor.as_deref().map(|text| duration("monitor", text)).transpose()?,
-            action: raw.failure_action.as_deref().map(action).transpose()?,
-            max_failure_ratio: raw.max_failure_ratio.as_ref().map(ratio).transpose()?,
-            order: raw.order.as_deref().map(order).transpose()?,
-        })
+fn ratio(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|r| (0.0..=1.0).contains(r));
+    number.ok_or("expected a number from 0 to 1, such as 0.25".into())
+}
+
+fn duration_in_file<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(from)? else { return Ok(None) };
+    match humantime::parse_duration(&text) {
+        Ok(duration) if is_bounded(Some(duration)) => Ok(Some(duration)),
+        Ok(_) => Err(invalid(TOO_LONG)),
+        Err(_) => Err(invalid(&format!("`{text}` is no duration such as `500ms` or `1m30s`"))),
     }
 }
 
-/// The block as Compose prints it.
-#[derive(Debug, Default, Deserialize)]
-#[serde(expecting = "a map of keys")]
-pub struct RawUpdate {
-    parallelism: Option<u32>,
-    delay: Option<String>,
-    monitor: Option<String>,
-    failure_action: Option<String>,
-    max_failure_ratio: Option<Value>,
-    order: Option<String>,
+fn ratio_in_file<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
+    let parsed = text_or_number(from)?.map(|text| ratio(&text)).transpose();
+    parsed.map_err(|_| invalid("set it to a number from 0 to 1, such as 0.25"))
 }
 
-fn duration(key: &'static str, text: &str) -> Result<Duration, InvalidKey> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if is_too_long(&duration) => Err((key, TOO_LONG.into())),
-        Ok(duration) => Ok(duration),
-        Err(_) => Err((key, format!("`{text}` is no duration such as `500ms` or `1m30s`"))),
-    }
+/// One of the words of an enum.
+fn word_in_file<'de, D: Deserializer<'de>, T: ValueEnum>(from: D) -> Result<Option<T>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(from)? else { return Ok(None) };
+    let words: Vec<String> = T::value_variants().iter().map(|value| format!("`{}`", word(value))).collect();
+    let (last, others) = words.split_last().expect("an enum with values");
+    let hint = format!("set it to {} or {last}", others.join(", "));
+    T::from_str(&text, false).map(Some).map_err(|_| invalid(&hint))
 }
 
-fn action(text: &str) -> Result<FailureAction, InvalidKey> {
-    FailureAction::parse(text).ok_or(("failure_action", "set it to `pause`, `continue` or `rollback`".into()))
-}
-
-fn order(text: &str) -> Result<Order, InvalidKey> {
-    Order::parse(text).ok_or(("order", "set it to `start-first` or `stop-first`".into()))
-}
-
-fn ratio(value: &Value) -> Result<f64, InvalidKey> {
-    let number = value.as_f64().or_else(|| value.as_str()?.parse().ok());
-    number
-        .filter(|r| (0.0..=1.0).contains(r))
-        .ok_or(("max_failure_ratio", "set it to a number from 0 to 1, such as 0.25".into()))
-}
-
-impl FailureAction {
-    pub fn parse(text: &str) -> Option<FailureAction> {
-        match text {
-            "pause" => Some(FailureAction::Pause),
-            "continue" => Some(FailureAction::Continue),
-            "rollback" => Some(FailureAction::Rollback),
-            _ => None,
-        }
-    }
-
-    /// The value in files and flags.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            FailureAction::Pause => "pause",
-            FailureAction::Continue => "continue",
-            FailureAction::Rollback => "rollback",
-        }
-    }
-}
-
-impl Order {
-    pub fn parse(text: &str) -> Option<Order> {
-        match text {
-            "start-first" => Some(Order::StartFirst),
-            "stop-first" => Some(Order::StopFirst),
-            _ => None,
-        }
-    }
-
-    /// The value in files and flags.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Order::StartFirst => "start-first",
-            Order::StopFirst => "stop-first",
-        }
-    }
+/// Word of a value in files and flags.
+pub fn word<T: ValueEnum>(value: &T) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_string()).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(yaml: &str) -> Result<UpdateLayer, InvalidKey> {
-        UpdateLayer::read(&serde_yaml::from_str(yaml).unwrap())
+    /// The error is the path of the key.
+    fn read(yaml: &str) -> Result<UpdateLayer, String> {
+        let value: serde_yaml::Value = serde_yaml::from_str(yaml).unwrap();
+        serde_path_to_error::deserialize(value).map_err(|error| error.path().to_string())
     }
 
     #[test]
@@ -260,7 +275,7 @@ mod tests {
             ("{order: first}", "order"),
         ];
         for (yaml, key) in cases {
-            assert_eq!(read(yaml).unwrap_err().0, key, "{yaml}");
+            assert_eq!(read(yaml).unwrap_err(), key, "{yaml}");
         }
     }
 

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use clap::Args;
 use reqwest::Url;
 use serde::Deserialize;
 use serde_yaml::Value;
 
 use super::settings::{
-    ConfigError, InvalidSetting, StatusRanges, TOO_LONG, duration, is_host, is_too_long, read_zd,
-    text_or_number, unescape_dollars,
+    ConfigError, InvalidKey, Layer, NO_CODES, StatusRanges, TOO_LONG, ZERO, duration, has_space, is_bounded,
+    is_host, is_positive, layer, read_zd, require, text_or_number, unescape_dollars,
 };
 
 /// Default number of probes a second.
@@ -20,26 +21,45 @@ const MAX_RATE: u32 = 100;
 /// Default header with the version of the answering instance.
 const VERSION_HEADER: &str = "x-version";
 
-/// Settings of the command line, which override the file.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct WitnessFlags {
-    pub off: bool,
-    pub url: Option<String>,
-    pub rate: Option<u32>,
+layer! {
+    /// Probes of the public URL, in the file or by flags.
+    #[derive(Args)]
+    #[command(next_help_heading = "Witness (x-zd.witness)")]
+    #[serde(deny_unknown_fields)]
+    pub struct WitnessLayer {
+        /// URL to probe during the rollout [default: URL at which the proxy publishes the service]
+        #[arg(id = "witness-url", long, env = "COMPOSE_ZD_WITNESS_URL", value_name = "URL")]
+        pub url: Option<String>,
+        #[arg(skip)]
+        pub path: Option<String>,
+        #[arg(skip)]
+        pub host: Option<String>,
+        /// Probes a second, from 1 to 100 [default: 10]
+        #[arg(id = "witness-rate", long, env = "COMPOSE_ZD_WITNESS_RATE", value_name = "N")]
+        pub rate: Option<u32>,
+        #[arg(skip)]
+        #[serde(deserialize_with = "text_or_number")]
+        pub expect: Option<String>,
+        #[arg(skip)]
+        #[serde(deserialize_with = "duration")]
+        pub timeout: Option<Duration>,
+        #[arg(skip)]
+        pub version_header: Option<String>,
+    }
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a map of keys")]
-struct WitnessLayer {
-    url: Option<String>,
-    path: Option<String>,
-    host: Option<String>,
-    rate: Option<u32>,
-    #[serde(default, deserialize_with = "text_or_number")]
-    expect: Option<String>,
-    #[serde(default, deserialize_with = "duration")]
-    timeout: Option<Duration>,
-    version_header: Option<String>,
+/// Flags of the witness.
+#[derive(Args, Debug, Default, Clone, PartialEq)]
+#[command(next_help_heading = "Witness (x-zd.witness)")]
+pub struct WitnessArgs {
+    #[command(flatten)]
+    pub layer: WitnessLayer,
+    /// Probe no URL
+    #[arg(long, env = "COMPOSE_ZD_NO_WITNESS")]
+    pub no_witness: bool,
+    /// Exit 6 after a lost request, and exit 1 if the URL does not answer before the deploy
+    #[arg(long, env = "COMPOSE_ZD_STRICT")]
+    pub strict: bool,
 }
 
 /// Probes of the public URL during a rollout.
@@ -81,21 +101,18 @@ impl WitnessSettings {
     /// A key that is unknown, of the wrong type or invalid.
     pub fn read(
         value: Option<&Value>,
-        flags: &WitnessFlags,
+        flags: &WitnessArgs,
         source: &str,
     ) -> Result<WitnessSettings, ConfigError> {
-        let (on, map) = match value {
-            Some(Value::Bool(on)) => (*on, None),
+        let (is_on, map) = match value {
+            Some(Value::Bool(is_on)) => (*is_on, None),
             other => (true, other),
         };
         let zd: WitnessLayer = read_zd(map, source, "x-zd.witness")?;
-        let on = (on || flags.url.is_some()) && !flags.off;
-        resolve(zd, flags, on).map_err(|(key, hint)| {
-            let flag = if ["url", "rate"].contains(&key.as_str()) {
-                format!(" (or `--witness-{key}`)")
-            } else {
-                String::new()
-            };
+        let on = (is_on || flags.layer.url.is_some()) && !flags.no_witness;
+        resolve(flags.layer.over(&zd), zd.url.is_some(), on).map_err(|InvalidKey { key, hint }| {
+            let has_flag = ["url", "rate"].contains(&key);
+            let flag = if has_flag { format!(" (or `--witness-{key}`)") } else { String::new() };
             ConfigError {
                 message: format!("{source}: `x-zd.witness.{key}`{flag} is invalid"),
                 hint: hint.into(),
@@ -104,51 +121,36 @@ impl WitnessSettings {
     }
 }
 
-fn resolve(zd: WitnessLayer, flags: &WitnessFlags, on: bool) -> Result<WitnessSettings, InvalidSetting> {
-    let invalid = |key: &str, hint| (key.to_string(), hint);
-    if zd.url.is_some() && zd.path.is_some() {
-        return Err(invalid("path", "add the path to `x-zd.witness.url` instead"));
-    }
-    let is_path = |p: &String| p.starts_with('/') && !p.contains(|c: char| c.is_control() || c == ' ');
-    if zd.path.as_ref().is_some_and(|p| !is_path(p)) {
-        return Err(invalid("path", "begin it with `/`, without spaces"));
-    }
-    if zd.host.as_ref().is_some_and(|h| !is_host(h)) {
-        return Err(invalid("host", "set it to a host name, such as `app.example`"));
-    }
-    let rate = flags.rate.or(zd.rate).unwrap_or(DEFAULT_RATE);
-    if !(1..=MAX_RATE).contains(&rate) {
-        return Err(invalid("rate", "set it to a number of probes a second from 1 to 100"));
-    }
-    if zd.timeout.is_some_and(|t| t.is_zero()) {
-        return Err(invalid("timeout", "set it to a duration longer than 0, such as `500ms`"));
-    }
-    if zd.timeout.as_ref().is_some_and(is_too_long) {
-        return Err(invalid("timeout", TOO_LONG));
-    }
-    let header = zd.version_header.unwrap_or_else(|| VERSION_HEADER.into());
-    if !is_header(&header) {
-        return Err(invalid("version_header", "set it to the name of a header, such as `X-Version`"));
-    }
-    let expect = zd.expect.map(|text| {
-        StatusRanges::parse(&text)
-            .ok_or_else(|| invalid("expect", "set it to codes and ranges, such as `200-399` or `200,204`"))
-    });
+fn resolve(zd: WitnessLayer, has_url: bool, on: bool) -> Result<WitnessSettings, InvalidKey> {
+    let path = zd.path.as_deref().unwrap_or("/");
+    let rate = zd.rate.unwrap_or(DEFAULT_RATE);
+    let version_header = zd.version_header.unwrap_or(VERSION_HEADER.into()).to_lowercase();
+    let expect = zd.expect.map(|text| StatusRanges::parse(&text));
+    require(&[
+        ("path", !has_url || zd.path.is_none(), "add the path to `x-zd.witness.url` instead"),
+        ("path", path.starts_with('/') && !has_space(path), "begin it with `/`, without spaces"),
+        ("host", is_host(zd.host.as_deref()), "set it to a host name, such as `app.example`"),
+        ("rate", (1..=MAX_RATE).contains(&rate), "set it to a number of probes a second from 1 to 100"),
+        ("timeout", is_positive(zd.timeout), ZERO),
+        ("timeout", is_bounded(zd.timeout), TOO_LONG),
+        ("version_header", is_header(&version_header), "set it to the name of a header, such as `X-Version`"),
+        ("expect", expect != Some(None), NO_CODES),
+    ])?;
     Ok(WitnessSettings {
         on,
-        url: flags.url.as_ref().or(zd.url.as_ref()).map(|text| url(text)).transpose()?,
+        url: zd.url.as_deref().map(url).transpose()?,
         path: zd.path.as_deref().map(unescape_dollars),
         host: zd.host,
         rate,
-        expect: expect.transpose()?,
+        expect: expect.flatten(),
         timeout: zd.timeout.unwrap_or(WitnessSettings::default().timeout),
-        version_header: header.to_lowercase(),
+        version_header,
     })
 }
 
 /// Parses a public URL. A URL with a password is refused, because reports show the URL.
-fn url(text: &str) -> Result<Url, InvalidSetting> {
-    let invalid = |hint| ("url".to_string(), hint);
+fn url(text: &str) -> Result<Url, InvalidKey> {
+    let invalid = |hint| InvalidKey { key: "url", hint };
     let usable = |url: &Url| ["http", "https"].contains(&url.scheme()) && url.has_host();
     let url = Url::parse(&unescape_dollars(text)).ok().filter(usable);
     let url = url.ok_or_else(|| invalid("set it to a URL such as `http://localhost:8000/`"))?;
@@ -171,18 +173,19 @@ fn is_header(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn read(yaml: &str, flags: &WitnessFlags) -> Result<WitnessSettings, ConfigError> {
+    fn read(yaml: &str, flags: &WitnessArgs) -> Result<WitnessSettings, ConfigError> {
         WitnessSettings::read(serde_yaml::from_str(yaml).ok().as_ref(), flags, "compose.yaml")
     }
 
     fn of(yaml: &str) -> WitnessSettings {
-        read(yaml, &WitnessFlags::default()).unwrap()
+        read(yaml, &WitnessArgs::default()).unwrap()
     }
 
     #[test]
     fn a_witness_is_on_unless_the_file_or_a_flag_switches_it_off() {
-        let off = WitnessFlags { off: true, ..WitnessFlags::default() };
-        let url = WitnessFlags { url: Some("http://a.example".into()), ..WitnessFlags::default() };
+        let off = WitnessArgs { no_witness: true, ..WitnessArgs::default() };
+        let layer = WitnessLayer { url: Some("http://a.example".into()), ..WitnessLayer::default() };
+        let url = WitnessArgs { layer, ..WitnessArgs::default() };
         assert!(of("~").on && of("true").on && of("{rate: 5}").on);
         assert!(!of("false").on);
         assert!(!read("{rate: 5}", &off).unwrap().on);
@@ -191,11 +194,12 @@ mod tests {
 
     #[test]
     fn a_flag_overrides_the_file_and_the_file_overrides_the_default() {
-        let flags = WitnessFlags {
+        let layer = WitnessLayer {
             url: Some("http://b.example/x".into()),
             rate: Some(50),
-            ..WitnessFlags::default()
+            ..WitnessLayer::default()
         };
+        let flags = WitnessArgs { layer, ..WitnessArgs::default() };
         let both = read("{url: 'http://a.example:8000/', rate: 5}", &flags).unwrap();
         assert_eq!((both.url.unwrap().as_str(), both.rate), ("http://b.example/x", 50));
         let own = of("{url: 'http://a.example:8000/$$x', expect: 204, timeout: 1s, version_header: X-Rev}");
@@ -225,7 +229,7 @@ mod tests {
             ("often", "x-zd.witness"),
         ];
         for (yaml, key) in cases {
-            let wrong = read(yaml, &WitnessFlags::default()).unwrap_err();
+            let wrong = read(yaml, &WitnessArgs::default()).unwrap_err();
             assert!(wrong.message.starts_with("compose.yaml: "), "{yaml}: {}", wrong.message);
             assert!(wrong.message.contains(key) && !wrong.hint.is_empty(), "{yaml}: {}", wrong.message);
             assert!(!wrong.message.contains("secret") && !wrong.hint.contains("secret"), "{yaml}");

@@ -1,5 +1,7 @@
 //! Update cases that `scripts/rules` compares with a real Swarm; here with the planner and the rules alone.
 
+use clap::ValueEnum;
+
 use super::*;
 use crate::model::{FailureAction, Update, UpdateLayer};
 
@@ -67,7 +69,7 @@ impl UpdateCase {
             parallelism: Some(parallelism),
             delay: Some(Duration::from_secs(1)),
             monitor: Some(Duration::from_secs(1)),
-            action: FailureAction::parse(action),
+            action: FailureAction::from_str(action, false).ok(),
             max_failure_ratio: Some(ratio),
             order: Some(order),
         };

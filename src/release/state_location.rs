@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::cli::ComposeArgs;
-use crate::deploy::settings;
 use crate::docker::Docker;
+use crate::model::args::ComposeArgs;
 use crate::release::engine_folder::{self, EngineId};
 use crate::release::store::Store;
 
@@ -26,7 +25,7 @@ impl StateLocation {
         cluster: Option<&str>,
         project: &str,
     ) -> StateLocation {
-        let by_name = settings::state_dir(compose, given, cluster);
+        let by_name = compose.state_dir(given, cluster);
         if cluster.is_some() {
             return StateLocation { state_dir: by_name, engine: None };
         }
@@ -37,7 +36,7 @@ impl StateLocation {
         if id.is_empty() {
             return StateLocation { state_dir: by_name, engine: None };
         }
-        let root = settings::state_root(compose, given);
+        let root = compose.state_root(given);
         let is_here = |folder: &Path| has_images_of(docker, folder, project);
         let find = |engine: EngineId| StateLocation {
             state_dir: engine_folder::find_folder(&root, &by_name, project, &engine, &is_here),

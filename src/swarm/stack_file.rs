@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::objects::StackObject;
 use crate::docker::types::ObjectKind;
-use crate::model::{ConfigError, FailureAction, Order, UpdateLayer};
+use crate::model::{ConfigError, UpdateLayer, word};
 
 /// Settings of a deploy that override the file.
 #[derive(Debug, Clone, Default)]
@@ -480,9 +480,9 @@ fn with_overrides(flags: &UpdateLayer, file: Option<&Value>) -> Value {
     // Swarm reads 0 as its default.
     let monitor_text = |monitor: Duration| if monitor.is_zero() { "1ns".into() } else { time(monitor) };
     set("monitor", flags.monitor.or(in_file.filter(Duration::is_zero)).map(monitor_text));
-    set("failure_action", flags.action.map(|a| FailureAction::as_str(a).into()));
+    set("failure_action", flags.action.map(|action| word(&action).into()));
     set("max_failure_ratio", flags.max_failure_ratio.map(Value::from));
-    set("order", flags.order.map(|o| Order::as_str(o).into()));
+    set("order", flags.order.map(|order| word(&order).into()));
     Value::Object(config)
 }
 

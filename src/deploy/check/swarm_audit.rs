@@ -7,12 +7,12 @@ use anyhow::Result;
 
 use crate::check::service::{self, ProxyPresence, ServiceContext};
 use crate::check::{AuditReport, Verdict, VerdictRow, version};
-use crate::cli::CheckArgs;
 use crate::configuration::Configuration;
 use crate::deploy::swarm_deploy;
 use crate::docker::inspect::Image;
 use crate::error::Error;
 use crate::finding::Finding;
+use crate::model::args::CheckArgs;
 use crate::model::{ConfigError, Project, Service};
 use crate::swarm::convert::folder_mounts;
 use crate::swarm::placement::LocalImage;

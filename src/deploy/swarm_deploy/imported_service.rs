@@ -6,13 +6,12 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use super::SwarmDeploy;
-use crate::cli::ComposeArgs;
 use crate::configuration::{connect, resolve_config};
-use crate::deploy::settings;
 use crate::docker::Docker;
 use crate::docker::swarm::NAMESPACE;
 use crate::error::Error;
 use crate::model::ResolvedProject;
+use crate::model::args::ComposeArgs;
 use crate::report::Report;
 use crate::swarm::convert::{self, ConvertedProject};
 use crate::swarm::diff::ServiceDiff;
@@ -23,7 +22,7 @@ use crate::swarm::stack_file::StackFile;
 pub fn print_for_swarm(compose: &ComposeArgs, report: Report) -> Result<()> {
     let mut docker = connect(compose, report)?;
     let text = ResolvedProject::parse(&resolve_config(&mut docker, report)?).map_err(Error::from)?.text();
-    let folder = settings::project_folder(compose).canonicalize()?;
+    let folder = compose.folder().canonicalize()?;
     report.print_line(ConvertedProject::new(&serde_json::from_str(&text)?, &folder).text().trim_end());
     Ok(())
 }

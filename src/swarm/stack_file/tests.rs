@@ -1,5 +1,6 @@
 use super::*;
 use crate::model::ResolvedProject;
+use crate::model::{FailureAction, Order};
 
 /// Converts a project as `docker compose config` prints it.
 fn convert(yaml: &str, overrides: &StackOverrides) -> (Value, StackFile) {
