@@ -1,9 +1,7 @@
-//! `deploy` from start to end: load, observe, plan, execute, report. `deploy/pipeline.rs` executes;
-//! `deploy/rollback.rs` restores a recorded release in the same way.
+//! `deploy`, `rollback` and `recover` from start to end: each makes a request, and puts it in place.
 
-mod acquire_lock;
-mod check;
-mod dependents;
+pub mod check;
+pub mod dependents;
 mod desired;
 mod history;
 mod init;
@@ -13,205 +11,97 @@ mod preflight_targets;
 mod probe_urls;
 mod prune;
 mod recovery;
-mod rollback;
 mod serving;
 mod status;
-mod swarm_deploy;
+pub mod swarm_deploy;
 mod target_rollout;
-
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::sync::Mutex;
 
 use anyhow::Result;
 
-use crate::configuration::Configuration;
-use crate::docker::inspect::Container;
-use crate::error::Error;
-use crate::health::monitor::Monitor;
-use crate::jobs::Jobs;
-use crate::model::args::{self, ComposeArgs, DeployArgs};
-use crate::model::{ConfigError, Project};
-use crate::observe::{self, DesiredVersion};
-use crate::preflight;
-use crate::release::RolloutKind;
-use crate::release::journal::Journal;
-use crate::release::state_location::StateLocation;
-use crate::report::Report;
-use crate::rollout::restart;
-use crate::targets::{self, Target};
-use crate::wait::StopSignal;
-use crate::witness::Witness;
-use acquire_lock::{LockCaller, LockOutcome};
+use crate::context::{Context, Invocation};
+use crate::model::args::{self, DeployArgs, RollbackArgs, RolloutArgs};
+use crate::model::{EngineKind, FlagLayers, UpdateLayer};
+use crate::request::Request;
+use crate::request::prepared::Prepared;
 pub use check::check;
-use dependents::Dependents;
 pub use history::history;
 pub use init::init;
 use pipeline::Pipeline;
 pub use prune::prune;
-pub use rollback::{recover, rollback};
 pub use status::status;
 
 /// Replaces services by their next version.
 ///
 /// # Errors
-/// An [`Error`] whose exit code reports what serves now.
-pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &StopSignal) -> Result<()> {
+/// An [`Error`](crate::error::Error) whose exit code reports what serves now.
+pub fn deploy(call: Invocation, args: &DeployArgs) -> Result<()> {
     if args.resume {
-        return rollback::resume(compose, args, report, stop);
+        return resume(call, args);
     }
-    let flags = || args.rollout.settings(&args.update);
-    let read = || Configuration::from_file_for_deploy(compose, args, flags(), report);
-    let mut request = read()?;
-    let engine = args.rollout.swarm.engine.or(request.project.engine);
-    let cluster = swarm_deploy::swarm_id(&request.docker, engine, &request.project.name)?;
-    let given = args.rollout.state_dir.as_deref();
-    let state_location =
-        StateLocation::find(&request.docker, compose, given, cluster.as_deref(), &request.project.name);
-    let mut journal = Journal::open(&state_location, &request.project.name)?;
-    let caller = LockCaller {
-        docker: &request.docker,
-        is_stack: cluster.is_some(),
-        journal: &journal,
-        command: args::run_name("deploy", &args.services),
-        args: &args.rollout,
-        report,
-        stop,
-    };
-    let LockOutcome::Acquired(lock) = caller.acquire()? else {
-        report.superseded(&request.project.name);
-        return Ok(());
-    };
-    journal = journal.reopen()?.for_change(report)?;
-    if lock.waited {
-        request = read()?;
-    }
-    lock.guard_changes(&request.docker);
-    let location =
-        RunLocation { state_dir: state_location.state_dir, is_stack: cluster.is_some(), unfinished: None };
-    lock.finish(run_locked(request, journal, args, location, (report, stop)))
+    let context = Context::for_deploy(call, args, args.rollout.settings(&args.update))?;
+    context.locked(&args::run_name("deploy", &args.services), |context| {
+        let request = Request::from_file(context, args)?;
+        put_in_place(context, request)
+    })
 }
 
-/// Engine and state folder of a project.
-struct RunLocation {
-    state_dir: PathBuf,
-    /// True for a stack on a Swarm.
-    is_stack: bool,
-    /// Unfinished release of a killed run that this run continues.
-    unfinished: Option<u32>,
+/// Continues a paused rollout.
+fn resume(call: Invocation, args: &DeployArgs) -> Result<()> {
+    let context = Context::for_release(call, &args.rollout, args.rollout.settings(&args.update))?;
+    context.locked("deploy --resume", |context| {
+        let request = Request::from_paused(context)?;
+        put_in_place(context, request)
+    })
 }
 
-/// Deploys a request while this run holds the lock.
-fn run_locked(
-    mut request: Configuration,
-    mut journal: Journal,
-    args: &DeployArgs,
-    location: RunLocation,
-    (report, stop): (Report, &StopSignal),
-) -> Result<()> {
-    let dry_run = args.rollout.dry_run;
-    if location.is_stack {
-        return swarm_deploy::deploy(request, args, journal, report, stop);
-    }
-    swarm_deploy::refuse_flags(&args.rollout.swarm)?;
-    request.docker = request.docker.with_stop_signal(stop);
-    let containers = request.docker.containers()?;
-    let proxies = observe::detect(&request.docker, &request.project, &containers)?;
-    let mut targets = targets::select(&request.project, &args.services, &flagged_services(args), &proxies)
-        .map_err(|error| {
-            if args.services.is_empty() { swarm_deploy::hint_at_swarm(&request.docker, error) } else { error }
-        })?;
-    preflight::targets(&request.project, &targets, &proxies)?;
-    let jobs = Jobs::new(&request.project, &targets);
-    request.add_jobs(&jobs)?;
-    if args.image.is_empty() {
-        prefetch::for_targets(&request.docker, &request.project, &targets, &containers, args);
-    }
-    if !dry_run {
-        request.import_running(&targets, &containers, &mut journal, report)?;
-    }
-    request.set_images(&args.image, &jobs, &journal, dry_run)?;
-    preflight::build_contexts(&request.project, &targets, &location.state_dir, report);
-    let provided = request.provide_images(&targets, &jobs, args, report);
-    if let Some(signal) = stop.signal() {
-        return Err(Error::interrupted(signal).into());
-    }
-    let (known_images, containers) = match provided? {
-        Some(known_images) => (known_images, containers),
-        // A build may take minutes, in which the containers may have changed.
-        None => {
-            request.docker.discard_prefetched();
-            (BTreeMap::new(), request.docker.containers()?)
+/// Restores an earlier release.
+pub fn rollback(call: Invocation, args: &RollbackArgs) -> Result<()> {
+    let context = Context::for_release(call, &args.rollout, flags_without_update(&args.rollout))?;
+    context.locked(&args::run_name("rollback", &args.services), |context| {
+        if context.engine == EngineKind::Swarm && args.to.is_none() && !context.journal.has_releases() {
+            return swarm_deploy::rollback_unrecorded(context, &args.services);
         }
-    };
-    let mut dependents = Dependents::new(&request.project, &targets, &containers, &proxies);
-    let all: Vec<Target> = targets.iter().chain(&dependents.rolled).cloned().collect();
-    let mut desired = DesiredVersion::read(&request.docker, &request.project, &all, known_images)?;
-    desired.add_hashes(request.resolved_hashes()?);
-    if request.may_have_label_files {
-        desired.add_hashes(journal.hashes_of_same(&request.snapshot));
-    }
-    desired.forced = forced_containers(args, &request.project, &targets, &containers, &journal);
-    if dependents::any_replaced(&request.project, &targets, &desired, &containers) {
-        let services: Vec<&str> = dependents.rolled.iter().flat_map(Target::services).collect();
-        let dependent_containers =
-            containers.iter().filter(|c| observe::is_member(&request.project, c, &services));
-        desired.forced.extend(dependent_containers.map(|c| c.id.clone()));
-        targets = all;
-    } else {
-        dependents = Dependents::default()
-    }
-    let pipeline = Pipeline {
-        request: &request,
-        desired: &desired,
-        proxies: &proxies,
-        journal: &journal,
-        kind: RolloutKind::Deploy,
-        number: journal.next_number(),
-        replicas: args.scale.iter().map(|(service, n)| (service.clone(), *n as usize)).collect(),
-        flag_images: args.image.iter().map(|(service, _)| service.clone()).collect(),
-        restored: BTreeMap::new(),
-        jobs,
-        completed: location.unfinished.map(|number| journal.completed_jobs(number)).unwrap_or_default(),
-        dependents,
-        args: &args.rollout,
-        report,
-        stop,
-        witness: Witness::default(),
-        monitor: Monitor::default(),
-        running_jobs: Mutex::default(),
-        policies: restart::policies(
-            &request.project.name,
-            &containers,
-            journal.in_progress.as_ref().map(|h| &h.restart),
-        ),
-    };
-    pipeline.execute(&targets, containers)
+        let request = Request::from_release(context, args)?;
+        put_in_place(context, request)
+    })
 }
 
-/// Services that a flag names, each with the flag.
-fn flagged_services(args: &DeployArgs) -> Vec<(&str, &str)> {
-    let scaled = args.scale.iter().map(|(service, _)| ("--scale", service.as_str()));
-    scaled.chain(args.image.iter().map(|(service, _)| ("--image", service.as_str()))).collect()
+/// Finishes the rollout of a killed run.
+pub fn recover(call: Invocation, args: &RolloutArgs) -> Result<()> {
+    let context = Context::for_release(call, args, flags_without_update(args))?;
+    context.locked("recover", |context| match Request::from_unfinished(context)? {
+        Some(request) => put_in_place(context, request),
+        None => {
+            let journal = &context.journal;
+            let current = journal.history.current().map(|r| r.number);
+            context.report.nothing_to_recover(&journal.project, current);
+            Ok(())
+        }
+    })
 }
 
-/// Containers to replace even if they are up to date: all with `--force`, and those of a killed `--force`.
-fn forced_containers(
-    args: &DeployArgs,
-    project: &Project,
-    targets: &[Target],
-    containers: &[Container],
-    journal: &Journal,
-) -> BTreeSet<String> {
-    let services: Vec<&str> = targets.iter().flat_map(Target::services).collect();
-    let members = containers.iter().filter(|c| observe::is_member(project, c, &services));
-    let forced = members.filter(|_| args.force).map(|c| c.id.clone());
-    let before = journal.in_progress.iter().flat_map(|h| h.replaced.clone());
-    forced.chain(before).collect()
+fn flags_without_update(args: &RolloutArgs) -> FlagLayers {
+    args.settings(&UpdateLayer::default())
 }
 
-impl From<ConfigError> for Error {
-    fn from(error: ConfigError) -> Self {
-        Error::usage(error.message).hint(error.hint)
+/// Puts a request in place, while the run holds the lock.
+fn put_in_place(context: &mut Context, mut request: Request) -> Result<()> {
+    if context.engine == EngineKind::Swarm {
+        return swarm_deploy::put_in_place(context, request);
     }
+    let prepared = Prepared::new(context, &mut request)?;
+    let pipeline = Pipeline::new(context, &request, &prepared);
+    let readers = pipeline.readers()?;
+    let (mut rollouts, unchanged) = pipeline.plan(&readers)?;
+    if rollouts.is_empty() {
+        pipeline.clean_up(&unchanged);
+        return pipeline.record_unchanged(&unchanged);
+    }
+    let down = pipeline.preflight(&rollouts)?;
+    if context.args.dry_run {
+        return pipeline.report_plans(&rollouts, &down);
+    }
+    let totals = pipeline.execute(&mut rollouts, &down)?;
+    pipeline.clean_up(&unchanged);
+    Ok(pipeline.refuse_losses(totals.as_ref())?)
 }

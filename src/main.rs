@@ -5,6 +5,7 @@
 mod check;
 mod cli;
 mod configuration;
+mod context;
 mod deploy;
 mod docker;
 mod error;
@@ -26,6 +27,7 @@ mod preflight;
 mod proxy;
 mod release;
 mod report;
+mod request;
 mod rollout;
 mod shell;
 mod swarm;
@@ -43,6 +45,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use cli::{Cli, Command};
+use context::Invocation;
 use error::Error;
 use model::args::{CheckArgs, HistoryArgs, OutputFormat, RolloutArgs, StatusArgs};
 use plugin::program;
@@ -78,12 +81,18 @@ fn read(arguments: Vec<OsString>) -> Cli {
 
 fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
     // Only commands that change containers handle signals; Ctrl-C ends the others.
-    let stop = || StopSignal::listen(move |effect| report.stop_requested(effect));
+    let stop = match &cli.command {
+        Command::Deploy(_) | Command::Rollback(_) | Command::Recover(_) | Command::Status(_) => {
+            StopSignal::listen(move |effect| report.stop_requested(effect))?
+        }
+        _ => StopSignal::default(),
+    };
+    let call = Invocation { compose: &cli.compose, report, stop: &stop };
     match &cli.command {
-        Command::Deploy(args) => deploy::deploy(&cli.compose, args, report, &stop()?),
-        Command::Rollback(args) => deploy::rollback(&cli.compose, args, report, &stop()?),
-        Command::Recover(args) => deploy::recover(&cli.compose, &args.rollout, report, &stop()?),
-        Command::Status(args) => deploy::status(&cli.compose, args, report, &stop()?),
+        Command::Deploy(args) => deploy::deploy(call, args),
+        Command::Rollback(args) => deploy::rollback(call, args),
+        Command::Recover(args) => deploy::recover(call, &args.rollout),
+        Command::Status(args) => deploy::status(&cli.compose, args, report, &stop),
         Command::History(args) => deploy::history(&cli.compose, args, report),
         Command::Prune(args) => deploy::prune(&cli.compose, args, report),
         Command::Check(args) => deploy::check(&cli.compose, args, report),

@@ -3,6 +3,7 @@
 pub mod engine_folder;
 pub mod images;
 pub mod journal;
+pub mod selection;
 pub mod state_location;
 pub mod store;
 pub mod wait_queue;

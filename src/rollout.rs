@@ -47,6 +47,7 @@ pub struct RolloutContext<'a> {
     pub completed: &'a BTreeSet<String>,
     /// Restart policies to restore when retired instances start again.
     pub policies: &'a restart::RestartPolicies,
+    pub stop: &'a StopSignal,
 }
 
 /// Number of new instances that may fail within their monitor.

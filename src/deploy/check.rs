@@ -15,7 +15,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use crate::check::{AuditReport, Verdict, VerdictRow};
-use crate::configuration::Configuration;
+use crate::configuration::{Configuration, connect};
 use crate::docker::inspect::Container;
 use crate::docker::{Docker, ENGINE_DENIED};
 use crate::error::Error;
@@ -32,7 +32,7 @@ use configured_proxies::ConfiguredProxies;
 /// # Errors
 /// A service that would lose something; a file that Compose refuses; an unknown service.
 pub fn check(compose: &ComposeArgs, args: &CheckArgs, report: Report) -> Result<()> {
-    let request = Configuration::from_file(compose, FlagLayers::default(), report)?;
+    let request = Configuration::load(&connect(compose, report)?, compose, FlagLayers::default(), report)?;
     refuse_empty(&request)?;
     check_names(&request.project, &args.services)?;
     let audit_report = audit(compose, args, &request)?.with_verdicts();

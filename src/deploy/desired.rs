@@ -98,7 +98,7 @@ impl Pipeline<'_> {
             policy: plan_policy(service, self.policy(service), proxied),
             kept_slots: 0,
             removes_stopped: service.starts_by_compose,
-            follows_unfinished: self.journal.follows_unfinished(),
+            follows_unfinished: self.journal().follows_unfinished(),
             may_be_down: !proxied,
         }
     }
@@ -107,7 +107,7 @@ impl Pipeline<'_> {
     /// rollout the current release counts. After a paused rollout, or one with tolerated failures, old and new
     /// instances together are the recorded number.
     fn recorded_size(&self, name: &str, observed: &Observed) -> Option<usize> {
-        let (history, unfinished) = (&self.journal.history, &self.journal.in_progress);
+        let (history, unfinished) = (&self.journal().history, &self.journal().in_progress);
         let recorded = |r: &ReleaseRecord| r.services.get(name).map(|release| release.replicas as usize);
         let is_stuck = |h: &&InProgress| !h.paused && h.services.iter().any(|s| s == name);
         if unfinished.as_ref().is_some_and(|h| is_stuck(&h)) {

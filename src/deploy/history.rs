@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::{acquire_lock, rollback};
+use crate::context::{ProjectHandle, locking};
 use crate::error::Error;
 use crate::model::args::{ComposeArgs, HistoryArgs};
 use crate::release::journal::Journal;
+use crate::release::selection;
 use crate::release::{ReleaseRecord, RolloutKind, RolloutOutcome};
 use crate::report::history::{COLUMNS, DeployedService, HistoryReport, LossCount, ReleaseRow};
 use crate::report::{Report, record, timeline};
@@ -17,8 +18,7 @@ use crate::report::{Report, record, timeline};
 /// # Errors
 /// An unreadable record, or a release without recorded events.
 pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Result<()> {
-    let journal =
-        rollback::open_journal(compose, args.state.state_dir.as_deref(), args.state.engine, report)?;
+    let journal = ProjectHandle::open_recorded(compose, &args.state, report)?.journal.for_reading(report);
     if let Some(number) = args.timeline {
         report.print_page(&timeline_page(&journal, number)?);
         return Ok(());
@@ -39,7 +39,7 @@ pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Res
     }
     report.table(&COLUMNS, &history.rows());
     if let Some(number) = journal.unrestored_release() {
-        report.print_line(&acquire_lock::not_restored(number));
+        report.print_line(&locking::not_restored(number));
     }
     if let Some(number) = history.rollback_to {
         report.print_line(&format!("`compose-zd rollback` restores release {number}"));
@@ -56,7 +56,7 @@ fn summarise(journal: &Journal) -> HistoryReport {
     let by_number: BTreeMap<u32, ReleaseRow> = readable.chain(damaged).collect();
     HistoryReport {
         releases: by_number.into_values().rev().collect(),
-        rollback_to: rollback::default_release(journal),
+        rollback_to: selection::default_release(journal),
         ..HistoryReport::new(&journal.project)
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::{observe, swarm_deploy};
+use super::swarm_deploy;
 use crate::configuration::{connect, resolve_config};
 use crate::docker::Docker;
 use crate::error::Error;
@@ -15,6 +15,7 @@ use crate::init::files::{self, FileStatus};
 use crate::init::{self, ComposeFiles, InitOptions, NewFile, ProjectFacts, ProxiedService};
 use crate::model::args::{ComposeArgs, InitArgs};
 use crate::model::{COMPOSE_FILES, EngineKind, FlagLayers, Project};
+use crate::observe;
 use crate::plugin::program;
 use crate::proxy::Proxy;
 use crate::report::{Report, Warning};

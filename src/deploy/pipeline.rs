@@ -1,37 +1,39 @@
 //! Pipeline of one run: observes every target, plans, executes and records the result.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::Result;
 
-use super::dependents::Dependents;
 use super::desired;
 use super::target_rollout::{RolloutTerms, TargetRollout};
-use crate::configuration::Configuration;
+use crate::context::Context;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
 use crate::error::{Error, Exit};
 use crate::health::monitor::Monitor;
 use crate::jobs::Jobs;
 use crate::model::Project;
-use crate::model::args::RolloutArgs;
-use crate::observe::{self, DesiredVersion, TargetReader};
+use crate::observe::{self, TargetReader};
 use crate::plan::Stage;
 use crate::preflight;
-use crate::proxy::Proxy;
 use crate::release::journal::{Journal, ReleaseDraft, RunResult};
 use crate::release::{RolloutKind, ServiceRelease, WitnessTotals};
 use crate::report::plan::PlannedCommand;
 use crate::report::{Event, Report, Warning};
-use crate::rollout::restart::RestartPolicies;
+use crate::request::Request;
+use crate::request::prepared::Prepared;
+use crate::rollout::restart::{self, RestartPolicies};
 use crate::rollout::{RolloutContext, RolloutFailure};
 use crate::targets::Target;
-use crate::wait::{self, StopSignal, WaitResult};
+use crate::wait::{self, WaitResult};
 use crate::witness::Witness;
+
+/// Rollouts of targets.
+type Rollouts<'a> = Vec<TargetRollout<'a>>;
 
 /// Interval at which a running job and the new instances are checked. Both also wake the wait.
 const JOB_POLL: Duration = Duration::from_millis(200);
@@ -39,89 +41,116 @@ const JOB_POLL: Duration = Duration::from_millis(200);
 /// Interval at which the job of a killed run is checked.
 const LAST_JOB_POLL: Duration = Duration::from_millis(500);
 
-/// One run, once its release is decided.
+/// One run on a single host, once its release is decided.
 pub struct Pipeline<'a> {
-    pub request: &'a Configuration,
-    pub desired: &'a DesiredVersion,
-    /// All proxies of the engine.
-    pub proxies: &'a [Arc<dyn Proxy>],
-    pub journal: &'a Journal,
+    pub request: &'a Request,
+    pub prepared: &'a Prepared,
+    pub context: &'a Context<'a>,
     pub kind: RolloutKind,
     pub number: u32,
     /// Number of instances by flag or record, by service.
     pub replicas: BTreeMap<String, usize>,
-    /// Services with an image from `--image`.
-    pub flag_images: BTreeSet<String>,
     /// Recorded services of a rollback; empty for a new release.
-    pub restored: BTreeMap<String, ServiceRelease>,
-    pub jobs: Jobs,
+    restored: BTreeMap<String, ServiceRelease>,
     /// Jobs and init containers that a killed run of the same release completed.
-    pub completed: BTreeSet<String>,
-    /// Services to restart or roll out with their dependency.
-    pub dependents: Dependents,
-    pub args: &'a RolloutArgs,
+    completed: BTreeSet<String>,
     pub report: Report,
-    pub stop: &'a StopSignal,
     pub witness: Witness,
     pub monitor: Monitor,
     /// Jobs that still run during an undo.
-    pub running_jobs: Mutex<Vec<JoinHandle<()>>>,
-    pub policies: RestartPolicies,
+    running_jobs: Mutex<Vec<JoinHandle<()>>>,
+    policies: RestartPolicies,
 }
 
 impl<'a> Pipeline<'a> {
+    pub fn new(context: &'a Context<'a>, request: &'a Request, prepared: &'a Prepared) -> Pipeline<'a> {
+        let journal = &context.journal;
+        let restored = request.restored();
+        let recorded = restored.iter().map(|(service, release)| (service.clone(), release.replicas as usize));
+        let by_flag = request.args.scale.iter().map(|(service, n)| (service.clone(), *n as usize));
+        let before = journal.in_progress.as_ref().map(|h| &h.restart);
+        Pipeline {
+            request,
+            prepared,
+            context,
+            kind: request.kind,
+            number: request.number(context),
+            replicas: recorded.chain(by_flag).collect(),
+            completed: request.unfinished.map(|number| journal.completed_jobs(number)).unwrap_or_default(),
+            report: context.report,
+            witness: Witness::default(),
+            monitor: Monitor::default(),
+            running_jobs: Mutex::default(),
+            policies: restart::policies(&request.config.project.name, &prepared.containers, before),
+            restored,
+        }
+    }
+
     pub fn docker(&self) -> &'a Docker {
-        &self.request.docker
+        &self.request.config.docker
     }
 
     pub fn project(&self) -> &'a Project {
-        &self.request.project
+        &self.request.config.project
     }
 
-    /// Rolls out all targets: observe → plan → execute → report. `containers` are all containers of the engine,
-    /// read just now.
-    pub fn execute(&self, targets: &[Target], containers: Vec<Container>) -> Result<()> {
-        self.prefetch_unnamed(&containers, targets);
-        let readers = targets.iter().map(|t| self.reader(t, &containers)).collect::<Result<Vec<_>>>()?;
-        let mut rollouts = Vec::new();
-        for reader in &readers {
-            rollouts.push(self.plan_target(reader, &containers)?);
-        }
-        let (mut rollouts, idle): (Vec<TargetRollout>, Vec<TargetRollout>) =
+    pub fn journal(&self) -> &'a Journal {
+        &self.context.journal
+    }
+
+    /// Reader for the state of each target.
+    pub fn readers(&self) -> Result<Vec<TargetReader<'_>>> {
+        self.prefetch_unnamed();
+        self.prepared.targets.iter().map(|target| self.reader(target)).collect()
+    }
+
+    /// Observes and plans each target. The second list has the targets without a change.
+    pub fn plan<'b>(&'b self, readers: &'b [TargetReader<'b>]) -> Result<(Rollouts<'b>, Rollouts<'b>)> {
+        let rollouts = readers.iter().map(|reader| self.plan_target(reader)).collect::<Result<Vec<_>>>()?;
+        let (changed, unchanged): (Vec<_>, Vec<_>) =
             rollouts.into_iter().partition(|rollout| !rollout.plan.steps.is_empty());
-        idle.iter().for_each(|rollout| self.report.print_unchanged(rollout.name()));
-        if rollouts.is_empty() {
-            idle.iter().for_each(|rollout| self.clean_up_unchanged(rollout));
-            return self.record_unchanged(&idle);
-        }
-        let notes = rollouts
-            .iter()
-            .map(|rollout| self.preflight(rollout, &containers))
-            .collect::<Result<Vec<_>>>()?;
-        let down = self.stopped_dependencies(targets, &containers);
-        if self.args.one_by_one && rollouts.len() > 1 {
+        unchanged.iter().for_each(|rollout| self.report.print_unchanged(rollout.name()));
+        Ok((changed, unchanged))
+    }
+
+    /// Checks and announces the rollouts, and prepares the witness and the proxies. Returns the stopped dependencies.
+    pub fn preflight(&self, rollouts: &[TargetRollout]) -> Result<Vec<&'a str>> {
+        let notes = rollouts.iter().map(|rollout| self.findings(rollout)).collect::<Result<Vec<_>>>()?;
+        let down = self.stopped_dependencies();
+        if self.context.args.one_by_one && rollouts.len() > 1 {
             let targets = rollouts.iter().map(|p| p.name().to_string()).collect();
             let seconds = rollouts.iter().filter_map(|p| p.plan.window()).sum();
             self.report.event(Event::OneByOne { targets, seconds });
         }
         rollouts.iter().zip(&notes).for_each(|(rollout, notes)| self.announce(rollout, notes));
-        self.probe_serving(&rollouts)?;
+        self.probe_serving(rollouts)?;
         self.report_dependents();
-        self.report_left_alone(&containers, targets)?;
-        for rollout in &rollouts {
+        self.report_left_alone()?;
+        for rollout in rollouts {
             preflight::collateral(self.docker(), &rollout.plan, &down)?;
         }
-        self.start_witness(&rollouts, &containers)?;
-        for rollout in &rollouts {
-            self.prepare_proxies(rollout, &rollouts, &containers)?;
+        self.start_witness(rollouts)?;
+        for rollout in rollouts {
+            self.prepare_proxies(rollout, rollouts)?;
         }
-        if self.args.dry_run {
-            self.report_jobs(&rollouts, &down);
-            return rollouts.iter().try_for_each(|rollout| self.report_plan(rollout));
+        Ok(down)
+    }
+
+    /// Reports the plans of a dry run, with the commands that would run.
+    pub fn report_plans(&self, rollouts: &[TargetRollout], down: &[&str]) -> Result<()> {
+        self.report_jobs(rollouts, down);
+        rollouts.iter().try_for_each(|rollout| self.report_plan(rollout))
+    }
+
+    /// Cleans up targets without changes: a killed rollout may have left marks in a proxy. This runs last, because
+    /// a proxy's own discovery also sees unready instances of the other targets.
+    pub fn clean_up(&self, unchanged: &[TargetRollout]) {
+        for rollout in unchanged.iter().filter(|_| !self.context.args.dry_run) {
+            rollout.keep_stopped();
+            if let Err(error) = rollout.hand_back() {
+                self.report.warn(&Warning::CleanupFailed(format!("{error:#}")));
+            }
         }
-        let seen = self.execute_and_record(&mut rollouts, &down)?;
-        idle.iter().for_each(|rollout| self.clean_up_unchanged(rollout));
-        Ok(self.refuse_losses(seen.as_ref())?)
     }
 
     /// Reports for a dry run the jobs and the dependencies that would start.
@@ -153,7 +182,7 @@ impl<'a> Pipeline<'a> {
     /// deploy would write.
     fn report_plan(&self, rollout: &TargetRollout) -> Result<()> {
         let mut steps = rollout.preview()?;
-        let kept = self.journal.config_path(self.number).display().to_string();
+        let kept = self.journal().config_path(self.number).display().to_string();
         let words = steps.iter_mut().flat_map(|s| &mut s.actions).filter_map(|d| match d {
             PlannedCommand::Command(words) => Some(words),
             PlannedCommand::Note(_) => None,
@@ -167,69 +196,50 @@ impl<'a> Pipeline<'a> {
         Ok(())
     }
 
-    fn reader<'b>(&'b self, target: &'b Target, containers: &[Container]) -> Result<TargetReader<'b>> {
-        Ok(TargetReader {
-            docker: self.docker(),
-            project: self.project(),
-            desired: self.desired,
-            target,
-            proxies: observe::proxies_of(self.docker(), self.project(), target, containers, self.proxies)?,
-        })
+    fn reader<'b>(&'b self, target: &'b Target) -> Result<TargetReader<'b>> {
+        let Prepared { containers, proxies, desired, .. } = self.prepared;
+        let proxies = observe::proxies_of(self.docker(), self.project(), target, containers, proxies)?;
+        Ok(TargetReader { docker: self.docker(), project: self.project(), desired, target, proxies })
     }
 
-    fn plan_target<'b>(
-        &'b self,
-        reader: &'b TargetReader<'b>,
-        containers: &[Container],
-    ) -> Result<TargetRollout<'b>> {
+    fn plan_target<'b>(&'b self, reader: &'b TargetReader<'b>) -> Result<TargetRollout<'b>> {
+        let containers = &self.prepared.containers;
         let probes = reader.probes()?;
         // Proxies are checked before the first query, because the check names the fix for one that cannot answer.
-        let warnings = self.warnings(reader, &probes, containers)?;
-        let snapshot = reader.observe_containers(containers.to_vec())?;
+        let warnings = self.warnings(reader, &probes)?;
+        let snapshot = reader.observe_containers(containers.clone())?;
         let strategy = self.strategy(reader, &snapshot)?;
         let service = &self.project().services[reader.target.services()[0]];
         let back = desired::plan_policy(service, &service.rollback, !reader.proxies.is_empty());
         let orphans = preflight::orphans(reader, containers).into_iter().map(|(orphan, _)| orphan).collect();
         let terms = RolloutTerms { update: *self.policy(service), undo_policy: back, warnings, orphans };
-        Ok(TargetRollout::plan(reader, snapshot, strategy, terms, self.context(reader), self.stop)?)
-    }
-
-    /// Cleans up a target without changes: a killed rollout may have left marks in a proxy. This runs last, because
-    /// a proxy's own discovery also sees unready instances of the other targets.
-    fn clean_up_unchanged(&self, rollout: &TargetRollout) {
-        if self.args.dry_run {
-            return;
-        }
-        rollout.keep_stopped();
-        if let Err(error) = rollout.hand_back() {
-            self.report.warn(&Warning::CleanupFailed(format!("{error:#}")));
-        }
+        Ok(TargetRollout::plan(reader, snapshot, strategy, terms, self.rollout_context(reader))?)
     }
 
     /// Records a run without changes, so that the running version is a release for a rollback.
-    fn record_unchanged(&self, idle: &[TargetRollout]) -> Result<()> {
-        if self.args.dry_run {
+    pub fn record_unchanged(&self, idle: &[TargetRollout]) -> Result<()> {
+        if self.context.args.dry_run {
             return Ok(());
         }
         let draft = as_created(self.release_draft(idle)?, idle);
         let known = |(service, release): (&String, &ServiceRelease)| {
-            let current = self.journal.history.current().and_then(|r| r.services.get(service));
+            let current = self.journal().history.current().and_then(|r| r.services.get(service));
             current.is_some_and(|c| c.same_content(release))
         };
-        if draft.services.iter().all(known) && !self.journal.follows_unfinished() {
-            self.journal.tag_images(self.docker(), &draft, self.report);
-            self.journal.discard(&draft);
+        if draft.services.iter().all(known) && !self.journal().follows_unfinished() {
+            self.journal().tag_images(self.docker(), &draft, self.report);
+            self.journal().discard(&draft);
             return Ok(());
         }
-        self.journal.begin(&draft, self.report)?;
-        self.journal.tag_images(self.docker(), &draft, self.report);
+        self.journal().begin(&draft, self.report)?;
+        self.journal().tag_images(self.docker(), &draft, self.report);
         let result = RunResult::new(None, false, self.report.elapsed(), 0);
-        self.journal.end(self.docker(), &draft, result, self.project().keep, self.report);
+        self.journal().end(self.docker(), &draft, result, self.project().keep, self.report);
         self.report.event(Event::Unchanged { release: draft.number, restored_release: self.back_to() });
         Ok(())
     }
 
-    fn context<'v>(&'v self, reader: &'v TargetReader) -> RolloutContext<'v> {
+    fn rollout_context<'v>(&'v self, reader: &'v TargetReader) -> RolloutContext<'v> {
         RolloutContext {
             docker: self.docker(),
             project: self.project(),
@@ -241,26 +251,23 @@ impl<'a> Pipeline<'a> {
             runs_jobs: self.kind == RolloutKind::Deploy,
             completed: &self.completed,
             policies: &self.policies,
+            stop: self.context.stop,
         }
     }
 
     /// Executes and records the rollout, and returns what the witness saw.
-    fn execute_and_record(
-        &self,
-        rollouts: &mut [TargetRollout],
-        down: &[&str],
-    ) -> Result<Option<WitnessTotals>> {
+    pub fn execute(&self, rollouts: &mut [TargetRollout], down: &[&str]) -> Result<Option<WitnessTotals>> {
         let draft = self.release_draft(rollouts)?;
-        self.journal.begin_with_policies(&draft, &self.policies, self.report)?;
+        self.journal().begin_with_policies(&draft, &self.policies, self.report)?;
         // Unchanged targets run no jobs.
         let changed: Vec<Target> = rollouts.iter().map(|rollout| rollout.reader.target.clone()).collect();
         let jobs = Jobs::new(self.project(), &changed);
-        self.monitor.start(self.docker(), &self.project().name, self.stop.wakeup());
+        self.monitor.start(self.docker(), &self.project().name, self.context.stop.wakeup());
         if let Err(error) = self.start_dependencies(down).and_then(|()| {
             let run = self.run_jobs("before", jobs.before.iter());
             run.map_err(|failure| failure.reason.into_error().into())
         }) {
-            self.journal.discard(&draft);
+            self.journal().discard(&draft);
             return Err(error);
         }
         let stages_result = self.run_stages(rollouts, &draft);
@@ -284,7 +291,7 @@ impl<'a> Pipeline<'a> {
         let result = RunResult::new(error, paused, took, cut);
         // The next run removes what is left of the old release.
         let unfinished = result.unfinished || rollouts.iter().any(|p| !p.left_running().is_empty());
-        self.journal.end(
+        self.journal().end(
             self.docker(),
             &as_created(draft, rollouts),
             RunResult { witness: witness.clone(), unfinished, ..result },
@@ -313,6 +320,11 @@ impl<'a> Pipeline<'a> {
         });
     }
 
+    /// True if `--image` set the image of a service.
+    pub fn has_image_flag(&self, service: &str) -> bool {
+        self.request.args.image.iter().any(|(name, _)| name == service)
+    }
+
     /// Release that a rollback restores.
     fn back_to(&self) -> Option<u32> {
         match self.kind {
@@ -328,27 +340,27 @@ impl<'a> Pipeline<'a> {
         rollouts: &mut [TargetRollout],
         draft: &ReleaseDraft,
     ) -> Result<(), (usize, Box<RolloutFailure>)> {
-        let (journal, docker, report) = (self.journal, self.docker(), self.report);
+        let (journal, docker, report) = (self.journal(), self.docker(), self.report);
         let tag_images = move || journal.tag_images(docker, draft, report);
-        let is_first = |n: &usize| !self.dependents.contains(rollouts[*n].reader.target);
+        let is_first = |n: &usize| !self.prepared.dependents.contains(rollouts[*n].reader.target);
         let first: Vec<usize> = (0..rollouts.len()).filter(is_first).collect();
         thread::scope(|scope| {
             // A running container holds its image, so the tags are only needed before the first one stops.
             let tagging = scope.spawn(tag_images);
-            if self.args.one_by_one {
+            if self.context.args.one_by_one {
                 tagging.join().expect("no panic in bookkeeping");
                 return (0..rollouts.len()).try_for_each(|n| run_all_stages(rollouts, n));
             }
             run_stage_of(rollouts, &first, Stage::BringUp)?;
             tagging.join().expect("no panic in bookkeeping");
-            self.journal.prefetch_end(self.docker(), draft);
+            self.journal().prefetch_end(self.docker(), draft);
             run_stage_of(rollouts, &first, Stage::Switch)
         })?;
-        self.run_jobs("after", self.jobs.after.iter()).map_err(|failure| {
+        self.run_jobs("after", self.prepared.jobs.after.iter()).map_err(|failure| {
             let at = rollouts.iter().position(|p| p.has_container(&failure.failed));
             (at.unwrap_or(0), failure)
         })?;
-        if !self.args.one_by_one {
+        if !self.context.args.one_by_one {
             run_stage_of(rollouts, &first, Stage::Monitor)?;
             run_stage_of(rollouts, &first, Stage::Retire)?;
             // Dependents must not find an old instance.
@@ -370,7 +382,8 @@ impl<'a> Pipeline<'a> {
 
     /// Reports the dependents.
     fn report_dependents(&self) {
-        let (rolled, restarted) = (self.dependents.names(), self.dependents.restarted.clone());
+        let (rolled, restarted) =
+            (self.prepared.dependents.names(), self.prepared.dependents.restarted.clone());
         if !rolled.is_empty() || !restarted.is_empty() {
             self.report.event(Event::Dependents { rolled, restarted });
         }
@@ -378,7 +391,7 @@ impl<'a> Pipeline<'a> {
 
     /// Restarts the dependents. A failure is only a warning, because the new release serves.
     fn restart_dependents(&self) {
-        let services = &self.dependents.restarted;
+        let services = &self.prepared.dependents.restarted;
         if services.is_empty() {
             return;
         }
@@ -404,7 +417,7 @@ impl<'a> Pipeline<'a> {
                 .map_err(|error| Box::new(RolloutFailure::new(Error::from_error(error))))?;
             self.report.event(Event::JobRunning(service.clone().into()));
             let succeeded = self.run_job(service)?;
-            if let Some(signal) = self.stop.signal() {
+            if let Some(signal) = self.context.stop.signal() {
                 return Err(Box::new(RolloutFailure::new(Error::interrupted(signal))));
             }
             if !succeeded {
@@ -426,7 +439,7 @@ impl<'a> Pipeline<'a> {
 
     /// Waits for the job of a killed run, because the same migration must not run twice at a time.
     fn wait_for_killed_job(&self, service: &str) -> Result<()> {
-        if self.journal.in_progress.is_none() {
+        if self.journal().in_progress.is_none() {
             return Ok(());
         }
         let its = |c: &Container| {
@@ -437,7 +450,7 @@ impl<'a> Pipeline<'a> {
                 && has("project", &self.project().name)
         };
         let mut is_reported = false;
-        wait::until(LAST_JOB_POLL, Duration::MAX, self.stop, || -> Result<Option<()>> {
+        wait::until(LAST_JOB_POLL, Duration::MAX, self.context.stop, || -> Result<Option<()>> {
             let runs = self.docker().containers()?.iter().any(its);
             if runs && !std::mem::replace(&mut is_reported, true) {
                 let holder = format!("`{service}`, started by a run that was killed");
@@ -451,24 +464,24 @@ impl<'a> Pipeline<'a> {
     /// Runs a job; true if it succeeded. A job is never cut short, because it may be changing a database. If a new
     /// instance fails meanwhile, the undo begins, and the job is awaited at the end.
     fn run_job(&self, service: &str) -> Result<bool, Box<RolloutFailure>> {
-        let (docker, name, wakeup) = (self.docker().clone(), service.to_string(), self.stop.wakeup());
+        let (docker, name, wakeup) = (self.docker().clone(), service.to_string(), self.context.stop.wakeup());
         let (send, job_result) = channel();
         let thread = thread::spawn(move || {
             // The receiver is gone if the undo has begun.
             let _ = send.send(docker.run_service(&name));
             wakeup.wake();
         });
-        let waited = wait::until(JOB_POLL, Duration::MAX, &self.stop.without_signals(), || match job_result
-            .try_recv()
-        {
-            Ok(result) => Ok(Some(result)),
-            Err(_) => match self.monitor.take_failure() {
-                Some(alarm) => {
-                    self.report.event(Event::Failed(alarm.names.clone().into()));
-                    Err(Box::new(RolloutFailure::from(alarm)))
-                }
-                None => Ok(None),
-            },
+        let waited = wait::until(JOB_POLL, Duration::MAX, &self.context.stop.without_signals(), || {
+            match job_result.try_recv() {
+                Ok(result) => Ok(Some(result)),
+                Err(_) => match self.monitor.take_failure() {
+                    Some(alarm) => {
+                        self.report.event(Event::Failed(alarm.names.clone().into()));
+                        Err(Box::new(RolloutFailure::from(alarm)))
+                    }
+                    None => Ok(None),
+                },
+            }
         });
         match waited {
             Ok(WaitResult::Done(succeeded)) => {
@@ -512,16 +525,23 @@ impl<'a> Pipeline<'a> {
         Ok(ReleaseDraft {
             number: self.number,
             kind: self.kind,
-            text: self.journal.merged_config(&self.request.snapshot.text(), &services)?,
+            text: self.journal().merged_config(&self.request.config.snapshot.text(), &services)?,
             services: releases,
-            replaced: self.desired.forced.iter().cloned().collect(),
-            folder: self.request.folder.clone(),
+            replaced: self.prepared.desired.forced.iter().cloned().collect(),
+            folder: self.request.config.folder.clone(),
         })
     }
 
     fn new_service_release(&self, service: &str, replicas: usize) -> ServiceRelease {
-        let image = self.desired.images.get(service).cloned().unwrap_or_default();
-        let hash = self.desired.hashes.get(service).and_then(|all| all.first()).cloned().unwrap_or_default();
+        let image = self.prepared.desired.images.get(service).cloned().unwrap_or_default();
+        let hash = self
+            .prepared
+            .desired
+            .hashes
+            .get(service)
+            .and_then(|all| all.first())
+            .cloned()
+            .unwrap_or_default();
         let new = ServiceRelease {
             image: self.project().services[service].image.clone(),
             image_id: image.id,
@@ -529,10 +549,10 @@ impl<'a> Pipeline<'a> {
             config_hash: hash,
             replicas: replicas as u32,
             since: self.number,
-            by_flag: self.flag_images.contains(service),
+            by_flag: self.has_image_flag(service),
         };
         // An image of an earlier release keeps its tag.
-        let before = self.journal.history.current().and_then(|r| r.services.get(service));
+        let before = self.journal().history.current().and_then(|r| r.services.get(service));
         let since = before.filter(|b| b.image_id == new.image_id).map_or(new.since, |b| b.since);
         ServiceRelease { since, ..new }
     }

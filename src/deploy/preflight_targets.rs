@@ -21,12 +21,12 @@ use crate::targets::Target;
 
 impl<'a> Pipeline<'a> {
     /// Preflight checks of a target: the first refusal is an error, and the rest are notes.
-    pub fn preflight(&self, rollout: &TargetRollout, containers: &[Container]) -> Result<Vec<Finding>> {
+    pub fn findings(&self, rollout: &TargetRollout) -> Result<Vec<Finding>> {
         let found = preflight::engine(&Surroundings {
             reader: rollout.reader,
             fronting: &rollout.reader.proxies,
-            proxies: self.proxies,
-            containers,
+            proxies: &self.prepared.proxies,
+            containers: &self.prepared.containers,
             extra_instances: rollout.plan.extra_instances(),
         })?;
         Ok(finding::require(found)?)
@@ -54,14 +54,14 @@ impl<'a> Pipeline<'a> {
 
     /// Reports a return to the file's image: an image of `--image` is not in the file, so a plain deploy drops it.
     pub fn report_back_to_file(&self, target: &Target) {
-        let Some(current) = self.journal.history.current().filter(|_| self.kind == RolloutKind::Deploy)
+        let Some(current) = self.journal().history.current().filter(|_| self.kind == RolloutKind::Deploy)
         else {
             return;
         };
         for service in target.services() {
             let image = &self.project().services[service].image;
             let ran = current.services.get(service).filter(|p| p.by_flag && p.image != *image);
-            if let Some(ran) = ran.filter(|_| !self.flag_images.contains(service)) {
+            if let Some(ran) = ran.filter(|_| !self.has_image_flag(service)) {
                 self.report.event(Event::ImageOverrideEnded {
                     service: service.into(),
                     image: image.clone(),
@@ -73,13 +73,8 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Warnings about losses by a proxy's own configuration, and about weak probes.
-    pub fn warnings(
-        &self,
-        reader: &TargetReader,
-        probes: &[(&str, ReadinessProbe)],
-        containers: &[Container],
-    ) -> Result<Vec<Warning>> {
-        let backends = reader.backends(containers);
+    pub fn warnings(&self, reader: &TargetReader, probes: &[(&str, ReadinessProbe)]) -> Result<Vec<Warning>> {
+        let backends = reader.backends(&self.prepared.containers);
         let mut warnings = Vec::new();
         for proxy in &reader.proxies {
             warnings
@@ -111,12 +106,14 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Services that this run does not deploy, if any of them has a container.
-    fn unnamed_services(&self, containers: &[Container], targets: &[Target]) -> Vec<&'a str> {
-        let jobs = self.jobs.all();
-        let deployed: Vec<&str> = targets.iter().flat_map(Target::services).chain(jobs).collect();
+    fn unnamed_services(&self) -> Vec<&'a str> {
+        let jobs = self.prepared.jobs.all();
+        let deployed: Vec<&str> =
+            self.prepared.targets.iter().flat_map(Target::services).chain(jobs).collect();
         let all = self.project().services.keys().map(String::as_str);
         let others: Vec<&str> = all.filter(|s| !deployed.contains(s)).collect();
-        let is_there = containers.iter().any(|c| observe::is_member(self.project(), c, &others));
+        let is_there =
+            self.prepared.containers.iter().any(|c| observe::is_member(self.project(), c, &others));
         if self.kind == RolloutKind::Deploy && is_there { others } else { Vec::new() }
     }
 
@@ -125,20 +122,21 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Prefetches the queries that [`Pipeline::report_left_alone`] needs.
-    pub fn prefetch_unnamed(&self, containers: &[Container], targets: &[Target]) {
-        self.docker().prefetch_images(&self.images_of(&self.unnamed_services(containers, targets)));
+    pub fn prefetch_unnamed(&self) {
+        self.docker().prefetch_images(&self.images_of(&self.unnamed_services()));
     }
 
     /// Reports outdated services that this run does not deploy.
-    pub fn report_left_alone(&self, containers: &[Container], targets: &[Target]) -> Result<()> {
-        let others = self.unnamed_services(containers, targets);
-        let members = || containers.iter().filter(|c| observe::is_member(self.project(), c, &others));
+    pub fn report_left_alone(&self) -> Result<()> {
+        let others = self.unnamed_services();
+        let members =
+            || self.prepared.containers.iter().filter(|c| observe::is_member(self.project(), c, &others));
         if others.is_empty() {
             return Ok(());
         }
         let images = self.docker().images(&self.images_of(&others))?;
         let has_changed = |container: &Container, service: &str| {
-            let hashes = self.desired.hashes.get(service);
+            let hashes = self.prepared.desired.hashes.get(service);
             let hash = container.label(CONFIG_HASH);
             let image = images.iter().find(|i| i.is_named(&self.project().services[service].image));
             let other_image = image.is_some_and(|i| i.id != container.image_id);
@@ -156,12 +154,8 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Prepares the proxies for a rotation. A dry run only reports the changes.
-    pub fn prepare_proxies(
-        &self,
-        rollout: &TargetRollout,
-        all: &[TargetRollout],
-        containers: &[Container],
-    ) -> Result<()> {
+    pub fn prepare_proxies(&self, rollout: &TargetRollout, all: &[TargetRollout]) -> Result<()> {
+        let containers = &self.prepared.containers;
         let reader = rollout.reader;
         let first = &self.project().services[reader.target.services()[0]];
         let names = |p: &TargetRollout| p.reader.names(&p.reader.backends(containers));
@@ -180,7 +174,7 @@ impl<'a> Pipeline<'a> {
             risks.iter().for_each(|risk| self.report.warn(&Warning::ExpectedLoss(risk.to_string())));
             for patch in patches? {
                 let has_note = !patch.note.is_empty();
-                if self.args.dry_run {
+                if self.context.args.dry_run {
                     has_note.then(|| self.report.event(Event::WouldPrepare(patch.note.into())));
                     continue;
                 }
@@ -199,21 +193,23 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Stopped dependencies of targets and jobs: no instance runs, or none has completed if that is the condition.
-    pub fn stopped_dependencies(&self, targets: &[Target], containers: &[Container]) -> Vec<&'a str> {
-        let targeted: Vec<&str> = targets.iter().flat_map(Target::services).collect();
+    pub fn stopped_dependencies(&self) -> Vec<&'a str> {
+        let targeted: Vec<&str> = self.prepared.targets.iter().flat_map(Target::services).collect();
         let is_up = |service: &str, completes: bool| {
-            let mut its = containers.iter().filter(|c| observe::is_member(self.project(), c, &[service]));
+            let mut its =
+                self.prepared.containers.iter().filter(|c| observe::is_member(self.project(), c, &[service]));
             its.any(|c| c.is_running() || (completes && c.has_completed()))
         };
-        let jobs = self.jobs.all().into_iter();
+        let jobs = self.prepared.jobs.all().into_iter();
         let needs = targeted
             .iter()
             .copied()
             .chain(jobs)
             .flat_map(|s| self.project().services[s].needs(self.project()));
         // A job of this run needs no start.
-        let is_run =
-            |s: &str| self.kind == RolloutKind::Deploy && self.jobs.before.iter().any(|shot| shot == s);
+        let is_run = |s: &str| {
+            self.kind == RolloutKind::Deploy && self.prepared.jobs.before.iter().any(|shot| shot == s)
+        };
         let down =
             needs.filter(|(s, completes)| !targeted.contains(s) && !is_run(s) && !is_up(s, *completes));
         let down: BTreeSet<&str> = down.map(|(s, _)| s).collect();

@@ -25,9 +25,9 @@ impl Pipeline<'_> {
     ///
     /// # Errors
     /// With `--strict`: an unknown URL, or no answer.
-    pub fn start_witness(&self, rollouts: &[TargetRollout], containers: &[Container]) -> Result<()> {
-        let (settings, strict) = (&self.project().witness, self.args.witness.strict);
-        if self.args.dry_run || !is_wanted(settings, strict)? {
+    pub fn start_witness(&self, rollouts: &[TargetRollout]) -> Result<()> {
+        let (settings, strict) = (&self.project().witness, self.context.args.witness.strict);
+        if self.context.args.dry_run || !is_wanted(settings, strict)? {
             return Ok(());
         }
         let serving: Vec<&TargetRollout> = rollouts.iter().filter(|p| p.serves()).collect();
@@ -37,14 +37,14 @@ impl Pipeline<'_> {
         }
         let urls = match configured_url(settings) {
             Some(url) => vec![vec![url]],
-            None => self.derived_urls(&serving, containers),
+            None => self.derived_urls(&serving),
         };
         if !urls.is_empty() {
             let report = self.report;
             let report_count = move |count| report.probe_count(count);
             self.witness.start(&urls, settings, self.report.elapsed(), report_count)?;
             if strict {
-                self.witness.wait_for_answers(FIRST_ANSWER_TIMEOUT, self.stop)?;
+                self.witness.wait_for_answers(FIRST_ANSWER_TIMEOUT, self.context.stop)?;
             }
             return Ok(());
         }
@@ -60,11 +60,11 @@ impl Pipeline<'_> {
     }
 
     /// Public URLs of the targets, without duplicates.
-    fn derived_urls(&self, rollouts: &[&TargetRollout], containers: &[Container]) -> Vec<UrlCandidates> {
+    fn derived_urls(&self, rollouts: &[&TargetRollout]) -> Vec<UrlCandidates> {
         let mut urls: Vec<UrlCandidates> = Vec::new();
         for rollout in rollouts {
             for proxy in &rollout.reader.proxies {
-                let candidates = self.url_candidates(rollout, proxy.as_ref(), containers);
+                let candidates = self.url_candidates(rollout, proxy.as_ref());
                 if !candidates.is_empty() && !urls.contains(&candidates) {
                     urls.push(candidates);
                 }
@@ -74,19 +74,15 @@ impl Pipeline<'_> {
         if !urls.is_empty() && self.docker().is_remote() { Vec::new() } else { urls }
     }
 
-    fn url_candidates(
-        &self,
-        rollout: &TargetRollout,
-        proxy: &dyn Proxy,
-        containers: &[Container],
-    ) -> UrlCandidates {
+    fn url_candidates(&self, rollout: &TargetRollout, proxy: &dyn Proxy) -> UrlCandidates {
         let settings = &self.project().witness;
         let services = rollout.reader.target.services();
         let runs = |service: &str, c: &&Container| {
             c.is_running() && observe::is_member(self.project(), c, &[service])
         };
         let routes = services.iter().find_map(|service| {
-            let before = containers.iter().find(|c| runs(service, c)).or(rollout.orphans().first())?;
+            let before =
+                self.prepared.containers.iter().find(|c| runs(service, c)).or(rollout.orphans().first())?;
             let before = proxy.entrances(before);
             Some(lasting_routes(before, proxy.entrances(&rollout.reader.preview(service))))
         });
@@ -104,7 +100,7 @@ impl Pipeline<'_> {
 
     /// Fails with `--strict` if a request was lost.
     pub fn refuse_losses(&self, totals: Option<&WitnessTotals>) -> Result<(), Error> {
-        refuse_losses(totals, self.args.witness.strict, self.number)
+        refuse_losses(totals, self.context.args.witness.strict, self.number)
     }
 }
 

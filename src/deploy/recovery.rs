@@ -1,21 +1,23 @@
 //! Handling of a failed rollout: pause, undo or restore the last good release; and the messages for it.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use super::pipeline::Pipeline;
-use super::rollback;
 use super::target_rollout::TargetRollout;
 use crate::docker::inspect::Container;
 use crate::error::{Error, Exit};
 use crate::import_running;
-use crate::model::FailureAction;
+use crate::model::{FailureAction, FlagLayers, UpdateLayer};
 use crate::observed::InstanceKey;
 use crate::plan::RotationState;
 use crate::release::RolloutKind;
 use crate::report::{Event, Warning};
+use crate::request::Request;
 use crate::rollout::RolloutFailure;
 use crate::targets::Target;
-use crate::wait::RunPhase;
+use crate::wait::{RunPhase, StopSignal};
 
 impl Pipeline<'_> {
     /// Handles a failure: pauses if the policy requires it, else undoes the rollout. The flag is true if it paused.
@@ -26,7 +28,7 @@ impl Pipeline<'_> {
         failure: RolloutFailure,
     ) -> (Error, bool) {
         let is_interrupt = failure.reason.is_interrupt();
-        self.stop.enter(RunPhase::GoingBack);
+        self.context.stop.enter(RunPhase::GoingBack);
         self.monitor.stop();
         // A run that lost its lock must not undo anything. Without an answer of the engine it still holds the lock.
         let _ = self.docker().check_lease();
@@ -159,15 +161,34 @@ impl Pipeline<'_> {
         )
     }
 
+    /// Restores the last good release of these services.
+    fn restore_last_good(&self, number: u32, services: &[String]) -> Result<()> {
+        let flags = &self.context.flags;
+        // The failed deploy has reported its losses already.
+        let mut args = self.context.args.clone();
+        args.witness.strict = false;
+        // The restored release was good before, so it needs no monitor.
+        let flags = FlagLayers {
+            witness: flags.witness.clone(),
+            rollback: UpdateLayer { monitor: Some(Duration::ZERO), ..UpdateLayer::default() },
+            ..FlagLayers::default()
+        };
+        let stop = StopSignal::default();
+        let mut context = self.context.for_return(&args, flags, &stop)?;
+        let request = Request::from_last_good(&context, number, services)?;
+        super::put_in_place(&mut context, request)
+    }
+
     /// Restores the last good release, if the instances before belonged to no single release or are gone.
     pub fn restore_if_gone(&self, rollouts: &[TargetRollout], error: Error) -> Error {
-        let Some(record) = self.journal.history.current().filter(|_| self.kind == RolloutKind::Deploy) else {
+        let Some(record) = self.journal().history.current().filter(|_| self.kind == RolloutKind::Deploy)
+        else {
             return error;
         };
         let is_gone = |rollout: &&TargetRollout| !rollout.rotation_state().gone.is_empty();
         let has_stray = |rollout: &&TargetRollout| {
             is_gone(rollout)
-                || rollout.served().iter().any(|c| import_running::is_stray(record, self.journal, c))
+                || rollout.served().iter().any(|c| import_running::is_stray(record, self.journal(), c))
         };
         let is_seen = error.exit != Exit::Outage || rollouts.iter().any(|rollout| is_gone(&rollout));
         let services: Vec<String> = rollouts
@@ -180,7 +201,7 @@ impl Pipeline<'_> {
         if services.is_empty() || is_left_running || !is_seen {
             return error;
         }
-        match rollback::restore_last_good(self, record.number, &services) {
+        match self.restore_last_good(record.number, &services) {
             Ok(()) => Error {
                 exit: if error.exit == Exit::Outage { Exit::StillServing } else { error.exit },
                 message: format!("{}; release {} is restored", error.message, record.number),

@@ -5,19 +5,17 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 
-use super::{acquire_lock, swarm_deploy};
-use crate::configuration::Configuration;
+use crate::context::{ProjectHandle, locking};
 use crate::docker::Docker;
 use crate::docker::types::{Task, TaskState, UpdateState};
 use crate::error::Error;
 use crate::model::args::{ComposeArgs, StatusArgs};
-use crate::model::{FlagLayers, Project};
+use crate::model::{EngineKind, Project};
 use crate::observe::{self, DesiredVersion, TargetReader, TargetSnapshot};
 use crate::observed::Instance;
 use crate::preflight::{self, StoppedProxy};
 use crate::proxy::{self, InFlight, Proxy};
 use crate::release::journal::Journal;
-use crate::release::state_location::StateLocation;
 use crate::release::{ReleaseHistory, ReleaseRecord};
 use crate::report::history::LossCount;
 use crate::report::status::{InstanceStatus, PairStatus, ServiceStatus, StatusReport, TaskCount};
@@ -63,24 +61,14 @@ fn report_status(status: &StatusReport, report: Report) {
 }
 
 fn read_status(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Result<StatusReport> {
-    let request = Configuration::from_file(compose, FlagLayers::default(), report)?;
-    let (docker, project) = (&request.docker, &request.project);
-    let engine = args.state.engine.or(project.engine);
-    let cluster = swarm_deploy::swarm_id(docker, engine, &project.name)?;
-    let location = StateLocation::find(
-        docker,
-        compose,
-        args.state.state_dir.as_deref(),
-        cluster.as_deref(),
-        &project.name,
-    );
-    let journal = Journal::open(&location, &project.name)?.for_reading(report);
-    let mut status = if cluster.is_some() {
-        stack_status(docker, &project.name, &args.services, &journal)?
-    } else {
-        compose_status(docker, project, &args.services, &journal, report)?
+    let ProjectHandle { docker, engine, journal, file, .. } =
+        ProjectHandle::open(compose, &args.state, report)?;
+    let (journal, file) = (journal.for_reading(report), file.expect("an open project has a file"));
+    let mut status = match engine {
+        EngineKind::Swarm => stack_status(&docker, &file.project.name, &args.services, &journal)?,
+        EngineKind::Compose => compose_status(&docker, &file.project, &args.services, &journal, report)?,
     };
-    status.in_progress = acquire_lock::in_progress_note(docker, cluster.is_some(), &journal)?;
+    status.in_progress = locking::in_progress_note(&docker, engine, &journal)?;
     Ok(status)
 }
 

@@ -14,17 +14,19 @@ use anyhow::Result;
 use serde_json::Value;
 
 use crate::configuration::Configuration;
+use crate::context::Context;
 use crate::docker::Docker;
 use crate::docker::inspect::Image;
 use crate::docker::swarm::ResolveImage;
 use crate::docker::types::SwarmNodes;
 use crate::error::{Error, Exit};
 use crate::finding::Finding;
-use crate::model::args::{DeployArgs, RollbackArgs, RolloutArgs, SwarmArgs};
+use crate::model::args::{DeployArgs, RolloutArgs, SwarmArgs};
 use crate::model::{ConfigError, EngineKind, Project};
 use crate::release::journal::{Journal, ReleaseDraft, RunResult};
-use crate::release::{RolloutKind, ServiceRelease};
+use crate::release::{ReleaseRecord, RolloutKind, ServiceRelease};
 use crate::report::{Event, Report, Warning};
+use crate::request::Request;
 use crate::swarm::audit::{self, ServiceFacts};
 use crate::swarm::convergence::ServiceGoal;
 use crate::swarm::diff::ServiceDiff;
@@ -75,107 +77,86 @@ pub fn hint_at_swarm(docker: &Docker, error: Error) -> Error {
     }
 }
 
-/// Deploys the next version of a stack, and waits until it has converged.
+/// Puts a request in place on a stack, and waits until the stack has converged.
 ///
 /// # Errors
 /// An [`Error`] whose exit code reports what serves now.
-pub fn deploy(
-    request: Configuration,
-    args: &DeployArgs,
-    journal: Journal,
-    report: Report,
-    stop: &StopSignal,
-) -> Result<()> {
-    let mut request = request;
-    let before = watch::observe(&request.docker, &request.project.name)?;
-    for (service, reference) in &args.image {
-        check_service(&request.project, service, Some("--image"))?;
-        request.snapshot.set_image(service, reference);
-    }
-    for service in &args.services {
-        check_service(&request.project, service, None)?;
-    }
-    let overrides = StackOverrides {
-        services: args.services.clone(),
-        replicas: replicas(&request.project, &args.scale, &before)?,
-        update: request.flags.update.clone(),
-        rollback: request.flags.rollback.clone(),
+pub fn put_in_place(context: &Context, mut request: Request) -> Result<()> {
+    let before = watch::observe(&request.config.docker, &request.config.project.name)?;
+    let overrides = match &request.record {
+        Some(record) => release_overrides(&mut request.config, record, &request.args.services),
+        None => next_version_overrides(&mut request.config, &request.args, &before)?,
     };
-    let number = journal.next_number();
-    let images_by_flag = args.image.iter().map(|(service, _)| service.clone()).collect();
     let swarm = SwarmDeploy {
-        journal: &journal,
+        journal: &context.journal,
         before,
-        kind: RolloutKind::Deploy,
-        number,
-        images_by_flag,
-        rollout: &args.rollout,
-        report,
-        stop,
+        kind: request.kind,
+        number: request.number(context),
+        images_by_flag: request.args.image.iter().map(|(service, _)| service.clone()).collect(),
+        rollout: context.args,
+        report: context.report,
+        stop: context.stop,
         witness: Witness::default(),
         sent_goals: RefCell::default(),
-        request: &request,
+        request: &request.config,
     };
-    swarm.build(args)?;
-    swarm.execute(&overrides, args.force)
+    if request.record.is_none() {
+        swarm.build(&request.args)?;
+    }
+    swarm.execute(&overrides, request.args.force)
 }
 
-/// Restores a recorded release, or resumes one that paused.
+/// Sets the images of `--image`, and returns what else the flags of a deploy override.
 ///
 /// # Errors
-/// As [`deploy`].
-pub fn restore_release(
-    mut request: Configuration,
+/// A flag or a name for an unknown service.
+fn next_version_overrides(
+    config: &mut Configuration,
+    args: &DeployArgs,
+    before: &ObservedStack,
+) -> Result<StackOverrides, Error> {
+    for (service, reference) in &args.image {
+        check_service(&config.project, service, Some("--image"))?;
+        config.snapshot.set_image(service, reference);
+    }
+    for service in &args.services {
+        check_service(&config.project, service, None)?;
+    }
+    Ok(StackOverrides {
+        services: args.services.clone(),
+        replicas: replicas(&config.project, &args.scale, before)?,
+        update: config.flags.update.clone(),
+        rollback: config.flags.rollback.clone(),
+    })
+}
+
+/// Sets the images of a recorded release, and returns its numbers of instances.
+fn release_overrides(
+    config: &mut Configuration,
+    record: &ReleaseRecord,
     services: &[String],
-    (number, kind): (u32, RolloutKind),
-    journal: Journal,
-    rollout: &RolloutArgs,
-    (report, stop): (Report, &StopSignal),
-) -> Result<()> {
-    let before = watch::observe(&request.docker, &request.project.name)?;
-    let recorded = match kind {
-        RolloutKind::Rollback { to } => to,
-        _ => number,
-    };
+) -> StackOverrides {
     let mut replicas = BTreeMap::new();
-    for (service, release) in journal.history.get(recorded).into_iter().flat_map(|record| &record.services) {
+    for (service, release) in &record.services {
         if is_pinned(&release.image_id) {
-            request.snapshot.set_image(service, &release.image_id);
+            config.snapshot.set_image(service, &release.image_id);
         }
         if release.replicas > 0 {
             replicas.insert(service.clone(), u64::from(release.replicas));
         }
     }
-    let overrides = StackOverrides { services: services.to_vec(), replicas, ..StackOverrides::default() };
-    let swarm = SwarmDeploy {
-        journal: &journal,
-        before,
-        kind,
-        number,
-        images_by_flag: BTreeSet::new(),
-        rollout,
-        report,
-        stop,
-        witness: Witness::default(),
-        sent_goals: RefCell::default(),
-        request: &request,
-    };
-    swarm.execute(&overrides, false)
+    StackOverrides { services: services.to_vec(), replicas, ..StackOverrides::default() }
 }
 
 /// Rolls a stack back to the previous specs that Swarm keeps, for a stack without a recorded release.
 ///
 /// # Errors
 /// Swarm has no previous spec, or its rollback fails.
-pub fn rollback_unrecorded(
-    docker: &Docker,
-    name: &str,
-    args: &RollbackArgs,
-    report: Report,
-    stop: &StopSignal,
-) -> Result<()> {
+pub fn rollback_unrecorded(context: &Context, named: &[String]) -> Result<()> {
+    let Context { docker, report, stop, .. } = context;
+    let (name, report, requested) = (context.journal.project.as_str(), *report, named);
     let before = watch::observe(docker, name)?;
-    let named = |s: &&StackService| args.services.is_empty() || args.services.contains(&s.name);
+    let named = |s: &&StackService| requested.is_empty() || requested.contains(&s.name);
     let differs =
         |s: &&StackService| !s.spec.is_job() && s.previous.as_ref().is_some_and(|p| !p.same_content(&s.spec));
     let services: Vec<&StackService> = before.services.values().filter(named).filter(differs).collect();
@@ -185,14 +166,14 @@ pub fn rollback_unrecorded(
             .hint("`compose-zd deploy` records releases; Swarm loses the previous spec with every update that changes nothing")
             .into());
     }
-    if args.rollout.dry_run {
+    if context.args.dry_run {
         let lines: Vec<String> = names.iter().map(|n| format!("`{n}`: restore the previous spec")).collect();
         report.stack_plan(name, &lines);
         return Ok(());
     }
     report.event(Event::SwarmRollback(names.clone().into()));
     services.iter().try_for_each(|s| docker.roll_back_service(&s.id))?;
-    let (ready, stop) = (Duration::from_secs(60), stop.clone());
+    let (ready, stop) = (Duration::from_secs(60), (*stop).clone());
     let now = watch::observe(docker, name)?;
     let goals = names.iter().map(|service| ServiceGoal::without_monitor(&now, service)).collect();
     let watch =

@@ -63,10 +63,9 @@ impl<'a> TargetRollout<'a> {
         strategy: Strategy,
         terms: RolloutTerms,
         context: RolloutContext<'a>,
-        stop: &StopSignal,
     ) -> Result<TargetRollout<'a>, Error> {
         let plan = plan::plan(&strategy, &snapshot.observed).map_err(Error::from)?;
-        let rollout = Rollout::new(context, stop.clone(), &snapshot.observed, snapshot.containers);
+        let rollout = Rollout::new(context, context.stop.clone(), &snapshot.observed, snapshot.containers);
         let slots = plan.slots;
         let window = plan.window().filter(|_| plan.resumes_monitor());
         let young = window.map(|w| snapshot.observed.instances.iter().filter(move |i| i.is_young(w)));
@@ -77,7 +76,7 @@ impl<'a> TargetRollout<'a> {
             start,
             plan,
             context,
-            stop: stop.clone(),
+            stop: context.stop.clone(),
             strategy,
             terms,
             rollout,

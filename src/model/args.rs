@@ -262,6 +262,11 @@ impl RolloutArgs {
             witness: self.witness.clone(),
         }
     }
+
+    /// Flags that locate the releases.
+    pub fn state(&self) -> StateArgs {
+        StateArgs { state_dir: self.state_dir.clone(), engine: self.swarm.engine }
+    }
 }
 
 /// Name of a run, which other runs print while they wait. Flags are left out, because they may hold a secret.

@@ -137,6 +137,11 @@ impl Journal {
             .chain(&self.unreadable_in_progress)
     }
 
+    /// True if any release is recorded, readable or not.
+    pub fn has_releases(&self) -> bool {
+        self.history.current().is_some() || self.history.unreadable_records().next().is_some()
+    }
+
     /// True if an earlier rollout did not finish.
     pub fn follows_unfinished(&self) -> bool {
         self.in_progress.is_some() || self.unreadable_in_progress.is_some()

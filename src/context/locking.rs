@@ -4,23 +4,16 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use super::Context;
 use crate::docker::Docker;
 use crate::docker::lock_resource::LockBackend;
 use crate::error::{Error, Exit};
 use crate::git;
 use crate::lock::{self, AcquireResult, Lease, Lock, LockOwner, WaitObserver};
-use crate::model::args::RolloutArgs;
+use crate::model::EngineKind;
 use crate::release::journal::Journal;
 use crate::release::wait_queue::QueueTicket;
 use crate::report::{Event, Report};
-use crate::wait::StopSignal;
-
-/// Result of waiting for the lock.
-pub enum LockOutcome {
-    Acquired(LockGuard),
-    /// A newer run deploys, so this run has nothing to do.
-    Superseded,
-}
 
 /// Lock of this run, released on drop. A dry run holds none.
 pub struct LockGuard {
@@ -32,11 +25,6 @@ pub struct LockGuard {
 }
 
 impl LockGuard {
-    /// Makes every later change on this engine check first that the run still holds the lock.
-    pub fn guard_changes(&self, docker: &Docker) {
-        self.lease().into_iter().for_each(|lease| docker.require_lease(lease.clone()));
-    }
-
     /// Replaces the error of the run by that of a lost lock, if the run has lost its lock.
     pub fn finish<T>(&self, result: Result<T>) -> Result<T> {
         let lost = self.lease().and_then(Lease::error);
@@ -48,73 +36,60 @@ impl LockGuard {
     }
 }
 
-/// Run that needs the lock.
-pub struct LockCaller<'a> {
-    pub docker: &'a Docker,
-    /// True for a stack on a Swarm.
-    pub is_stack: bool,
-    pub journal: &'a Journal,
-    /// Command as messages show it, such as `deploy app`.
-    pub command: String,
-    pub args: &'a RolloutArgs,
-    pub report: Report,
-    pub stop: &'a StopSignal,
-}
-
-impl LockCaller<'_> {
-    /// Acquires the lock, and waits for it up to the limit of the flags.
+impl Context<'_> {
+    /// Acquires the lock, and waits for it up to the limit of the flags. `None` if a newer run deploys, so this run has
+    /// nothing to do. `command` is the command as messages show it, such as `deploy app`.
     ///
     /// # Errors
     /// Another run holds the lock beyond the limit, the engine refuses, or a signal arrives.
-    pub fn acquire(&self) -> Result<LockOutcome> {
+    pub(super) fn acquire_lock(&self, command: &str) -> Result<Option<LockGuard>> {
         if self.args.dry_run {
-            return Ok(LockOutcome::Acquired(LockGuard { waited: false, lock: None, _ticket: None }));
+            return Ok(Some(LockGuard { waited: false, lock: None, _ticket: None }));
         }
         let ticket = self.args.lock.latest.then(|| self.journal.queue_ticket()).transpose()?;
-        let docker = (!self.is_stack).then(|| self.docker.clone());
+        let docker = (self.engine == EngineKind::Compose).then(|| self.docker.clone());
         let mut reporter = WaitReporter { ticket, report: self.report, waited: false, docker };
-        let owner = LockOwner::current(&self.command, git::user_and_host());
         let (limit, project) = (self.args.lock.limit(), self.journal.project.as_str());
         let request = lock::LockRequest {
-            docker: self.docker,
-            backend: lock_backend(self.is_stack),
+            docker: &self.docker,
+            backend: lock_backend(self.engine),
             project,
-            owner,
+            owner: LockOwner::current(command, git::user_and_host()),
             limit,
         };
         match lock::acquire(request, self.stop, &mut reporter)? {
             AcquireResult::Held(lock) => self.guard_unless_superseded(lock, reporter),
-            AcquireResult::GivenUp => Ok(LockOutcome::Superseded),
+            AcquireResult::GivenUp => Ok(None),
             AcquireResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
             AcquireResult::Busy(other) => Err(busy_error(&other, limit).into()),
         }
     }
 
-    /// Guard of an acquired lock, unless a newer run deploys instead.
-    fn guard_unless_superseded(&self, lock: Box<Lock>, reporter: WaitReporter) -> Result<LockOutcome> {
+    /// Guard of an acquired lock, unless a newer run deploys instead. From here on, every change on the engine first
+    /// checks that the run still holds the lock.
+    fn guard_unless_superseded(&self, lock: Box<Lock>, reporter: WaitReporter) -> Result<Option<LockGuard>> {
         if let Some(ticket) = &reporter.ticket {
             // A newer run may have queued since the last check.
             if ticket.is_superseded()? {
-                return Ok(LockOutcome::Superseded);
+                return Ok(None);
             }
             ticket.mark_served()?;
         }
         self.docker.require_lease(lock.lease().clone());
-        Ok(LockOutcome::Acquired(LockGuard {
-            waited: reporter.waited,
-            lock: Some(lock),
-            _ticket: reporter.ticket,
-        }))
+        Ok(Some(LockGuard { waited: reporter.waited, lock: Some(lock), _ticket: reporter.ticket }))
     }
 }
 
-fn lock_backend(is_stack: bool) -> LockBackend {
-    if is_stack { LockBackend::Configs } else { LockBackend::Volumes }
+fn lock_backend(engine: EngineKind) -> LockBackend {
+    match engine {
+        EngineKind::Swarm => LockBackend::Configs,
+        EngineKind::Compose => LockBackend::Volumes,
+    }
 }
 
 /// Note for `status` about the run that holds the lock, or about a release that is paused, unfinished or not restored.
-pub fn in_progress_note(docker: &Docker, is_stack: bool, journal: &Journal) -> Result<Option<String>> {
-    let owner = lock::current_owner(docker, lock_backend(is_stack), &journal.project)?;
+pub fn in_progress_note(docker: &Docker, engine: EngineKind, journal: &Journal) -> Result<Option<String>> {
+    let owner = lock::current_owner(docker, lock_backend(engine), &journal.project)?;
     Ok(match (owner, &journal.in_progress) {
         (Some(owner), _) => Some(format!("under way: {owner}")),
         (None, Some(unfinished)) if unfinished.paused => Some(format!(
