@@ -1,16 +1,16 @@
 //! Context of a command that changes something: the engine, the project's releases, the report and the lock.
 
 pub mod locking;
+pub mod prefetch;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use crate::configuration::{Configuration, connect, resolve_config};
-use crate::deploy::{prefetch, swarm_deploy};
 use crate::docker::Docker;
 use crate::error::Error;
-use crate::model::args::{ComposeArgs, DeployArgs, RolloutArgs, StateArgs};
+use crate::model::args::{ComposeArgs, DeployArgs, RolloutArgs, StateArgs, SwarmArgs};
 use crate::model::{EngineKind, FlagLayers, ResolvedProject};
 use crate::release::journal::Journal;
 use crate::release::state_location::StateLocation;
@@ -87,12 +87,35 @@ impl ProjectHandle {
 
     fn locate(project: NamedProject, compose: &ComposeArgs, flags: &StateArgs) -> Result<ProjectHandle> {
         let NamedProject { docker, name, engine, file } = project;
-        let cluster = swarm_deploy::swarm_id(&docker, flags.engine.or(engine), &name)?;
+        let cluster = swarm_id(&docker, flags.engine.or(engine), &name)?;
         let location =
             StateLocation::find(&docker, compose, flags.state_dir.as_deref(), cluster.as_deref(), &name);
         let journal = Journal::open(&location, &name)?;
         let engine = if cluster.is_some() { EngineKind::Swarm } else { EngineKind::Compose };
         Ok(ProjectHandle { docker, engine, journal, state_dir: location.state_dir, file })
+    }
+}
+
+/// Id of the Swarm, if the project is deployed to Swarm: requested by flag or file, or a stack already. None for a Compose
+/// project.
+///
+/// # Errors
+/// The engine does not answer, or Swarm is requested and the engine is no manager.
+fn swarm_id(docker: &Docker, requested: Option<EngineKind>, stack: &str) -> Result<Option<String>> {
+    let is_swarm = match requested {
+        Some(engine) => engine == EngineKind::Swarm,
+        None => docker.is_stack(stack)?,
+    };
+    is_swarm.then(|| docker.swarm_id()).transpose()
+}
+
+/// Refuses Swarm flags for a project that is not a stack.
+fn refuse_flags(args: &SwarmArgs) -> Result<(), Error> {
+    let flag = args.resolve_image.as_ref().map(|_| "--resolve-image");
+    match flag.or(args.prune.then_some("--prune")).or(args.push.then_some("--push")) {
+        Some(flag) => Err(Error::usage(format!("`{flag}` is for Swarm, and this project is not a stack"))
+            .hint(format!("remove `{flag}`, or deploy with `--engine swarm`"))),
+        None => Ok(()),
     }
 }
 
@@ -159,7 +182,7 @@ impl<'a> Context<'a> {
         project: ProjectHandle,
     ) -> Result<Context<'a>> {
         if project.engine == EngineKind::Compose {
-            swarm_deploy::refuse_flags(&args.swarm)?;
+            refuse_flags(&args.swarm)?;
         }
         let Invocation { compose, report, stop } = call;
         let ProjectHandle { docker, engine, journal, state_dir, file } = project;

@@ -1,39 +1,35 @@
 //! `deploy`, `rollback` and `recover` from start to end: each makes a request, and puts it in place.
 
 pub mod check;
-pub mod dependents;
-mod desired;
 mod history;
 mod init;
-mod pipeline;
-pub mod prefetch;
-mod preflight_targets;
-mod probe_urls;
 mod prune;
-mod recovery;
-mod serving;
 mod status;
-pub mod swarm_deploy;
-mod target_rollout;
+
+use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::context::{Context, Invocation};
+use crate::engine::compose::prepare::Prepared;
+use crate::engine::compose::{ComposeRun, Outcome};
+use crate::engine::swarm;
+use crate::error::{Error, Exit};
 use crate::model::args::{self, DeployArgs, RollbackArgs, RolloutArgs};
 use crate::model::{EngineKind, FlagLayers, UpdateLayer};
 use crate::request::Request;
-use crate::request::prepared::Prepared;
+use crate::wait::StopSignal;
 pub use check::check;
 pub use history::history;
 pub use init::init;
-use pipeline::Pipeline;
+
 pub use prune::prune;
 pub use status::status;
 
 /// Replaces services by their next version.
 ///
 /// # Errors
-/// An [`Error`](crate::error::Error) whose exit code reports what serves now.
+/// An [`Error`] whose exit code reports what serves now.
 pub fn deploy(call: Invocation, args: &DeployArgs) -> Result<()> {
     if args.resume {
         return resume(call, args);
@@ -59,7 +55,7 @@ pub fn rollback(call: Invocation, args: &RollbackArgs) -> Result<()> {
     let context = Context::for_release(call, &args.rollout, flags_without_update(&args.rollout))?;
     context.locked(&args::run_name("rollback", &args.services), |context| {
         if context.engine == EngineKind::Swarm && args.to.is_none() && !context.journal.has_releases() {
-            return swarm_deploy::rollback_unrecorded(context, &args.services);
+            return swarm::rollback_unrecorded(context, &args.services);
         }
         let request = Request::from_release(context, args)?;
         put_in_place(context, request)
@@ -87,21 +83,57 @@ fn flags_without_update(args: &RolloutArgs) -> FlagLayers {
 /// Puts a request in place, while the run holds the lock.
 fn put_in_place(context: &mut Context, mut request: Request) -> Result<()> {
     if context.engine == EngineKind::Swarm {
-        return swarm_deploy::put_in_place(context, request);
+        return swarm::put_in_place(context, request);
     }
     let prepared = Prepared::new(context, &mut request)?;
-    let pipeline = Pipeline::new(context, &request, &prepared);
-    let readers = pipeline.readers()?;
-    let (mut rollouts, unchanged) = pipeline.plan(&readers)?;
+    let run = ComposeRun::new(context, &request, &prepared);
+    let readers = run.readers()?;
+    let (mut rollouts, unchanged) = run.plan(&readers)?;
     if rollouts.is_empty() {
-        pipeline.clean_up(&unchanged);
-        return pipeline.record_unchanged(&unchanged);
+        run.clean_up(&unchanged);
+        return run.record_unchanged(&unchanged);
     }
-    let down = pipeline.preflight(&rollouts)?;
+    let down = run.preflight(&rollouts)?;
     if context.args.dry_run {
-        return pipeline.report_plans(&rollouts, &down);
+        return run.report_plans(&rollouts, &down);
     }
-    let totals = pipeline.execute(&mut rollouts, &down)?;
-    pipeline.clean_up(&unchanged);
-    Ok(pipeline.refuse_losses(totals.as_ref())?)
+    match run.execute(&mut rollouts, &down)? {
+        Outcome::Done(totals) => {
+            run.clean_up(&unchanged);
+            Ok(run.refuse_losses(totals.as_ref())?)
+        }
+        Outcome::Failed(error) => Err(error.into()),
+        Outcome::Gone { error, release, services } => {
+            Err(with_last_good(context, error, release, &services).into())
+        }
+    }
+}
+
+/// Restores the last good release of these services after a failed deploy, and adds the result to the error.
+fn with_last_good(context: &Context, error: Error, release: u32, services: &[String]) -> Error {
+    match restore_last_good(context, release, services) {
+        Ok(()) => Error {
+            exit: if error.exit == Exit::Outage { Exit::StillServing } else { error.exit },
+            message: format!("{}; release {release} is restored", error.message),
+            hint: error.hint.filter(|_| error.exit != Exit::Outage),
+            ..error
+        },
+        Err(cause) => error.detail(&format!("release {release} could not be restored: {cause:#}")),
+    }
+}
+
+fn restore_last_good(context: &Context, release: u32, services: &[String]) -> Result<()> {
+    // The failed deploy has reported its losses already.
+    let mut args = context.args.clone();
+    args.witness.strict = false;
+    // The restored release was good before, so it needs no monitor.
+    let flags = FlagLayers {
+        witness: context.flags.witness.clone(),
+        rollback: UpdateLayer { monitor: Some(Duration::ZERO), ..UpdateLayer::default() },
+        ..FlagLayers::default()
+    };
+    let stop = StopSignal::default();
+    let mut context = context.for_return(&args, flags, &stop)?;
+    let request = Request::from_last_good(&context, release, services)?;
+    put_in_place(&mut context, request)
 }

@@ -9,12 +9,11 @@ use anyhow::Result;
 use crate::docker::Docker;
 use crate::docker::inspect::{CONFIG_HASH, Container, ContainerConfig, Healthcheck, Image};
 use crate::error::Error;
-use crate::health::{Prober, ReadinessProbe};
+use crate::health::{self, ProbeTarget, Prober, ReadinessProbe};
 use crate::model::{Project, Service};
 use crate::observed::{Generation, Instance, InstanceKey, InstanceState, Observed};
 use crate::proxy::converge::Pursuit;
 use crate::proxy::{self, Backend, Goal, InFlight, Proxy};
-use crate::rollout;
 use crate::targets::{Target, backend};
 use crate::wait::{self, StopSignal, WaitResult};
 
@@ -172,7 +171,7 @@ impl TargetReader<'_> {
         let probe = |name| {
             let service = &self.project.services[name];
             let preview = self.desired.preview(&self.project.name, service);
-            Ok((name, rollout::probe(service, &preview, &self.proxies)?))
+            Ok((name, probe(service, &preview, &self.proxies)?))
         };
         services.map(probe).collect()
     }
@@ -261,7 +260,7 @@ impl TargetReader<'_> {
         let services = self.target.services();
         let is_member_of_target = |c: &Container| is_member(self.project, c, &services);
         let mut members: Vec<Container> = containers.into_iter().filter(is_member_of_target).collect();
-        members.sort_by_key(|c| (c.compose().map(|(_, s)| s.to_string()), rollout::number(c)));
+        members.sort_by_key(|c| (c.compose().map(|(_, s)| s.to_string()), c.number()));
         let traffic = self.traffic(&members)?;
         let routed = traffic.as_ref().map(|traffic| &traffic.routed);
         let instances = members.iter().map(|c| self.instance(c, routed, is_ready));
@@ -276,7 +275,7 @@ impl TargetReader<'_> {
     }
 
     fn key(&self, container: &Container) -> InstanceKey {
-        rollout::short_name(&self.project.name, container)
+        container.short_name(&self.project.name)
     }
 
     /// State in the proxies; `None` without a proxy.
@@ -321,7 +320,7 @@ impl TargetReader<'_> {
 
     fn is_ready(&self, service: &str, container: &Container) -> Result<bool> {
         let service = &self.project.services[service];
-        let probe = rollout::probe(service, container, &self.proxies)?;
+        let probe = probe(service, container, &self.proxies)?;
         let prober = Prober::new(self.docker, service.settings.timing.timeout)?;
         Ok(prober.probe(&probe, container).is_ok_and(|result| result.ready))
     }
@@ -409,7 +408,7 @@ fn named_proxy(
     })?;
     if !container.is_running() {
         return Err(Error::unchanged(format!("the proxy `{name}` is {}", container.state.status))
-            .hint(crate::preflight::remedy(container))
+            .hint(container.remedy())
             .rule(&"proxy-down")
             .into());
     }
@@ -422,4 +421,26 @@ fn named_proxy(
             .rule(&"unknown-proxy-kind")
             .into()
     })
+}
+
+/// Readiness probe for an instance of a service.
+///
+/// # Errors
+/// A service without any probe.
+pub fn probe(
+    service: &Service,
+    container: &Container,
+    proxies: &[Arc<dyn Proxy>],
+) -> Result<ReadinessProbe, Error> {
+    let backend = Backend::from(container);
+    let proxy = proxies.iter().find(|p| p.routes_to(&backend));
+    let host = proxy.and_then(|p| p.host(container));
+    let target = ProbeTarget {
+        routed: proxy.is_some(),
+        port: proxy.and_then(|p| p.port(container)),
+        host: host.as_deref(),
+        container: proxy.map(|p| p.container()),
+        not_http: proxy.is_some_and(|p| !p.speaks_http(container)),
+    };
+    health::choose_probe(&service.name, service.settings.http.as_ref(), container, target)
 }

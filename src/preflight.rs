@@ -3,6 +3,7 @@
 
 mod connections;
 mod dependent_containers;
+pub mod serving;
 mod unknown_proxy;
 
 use std::path::Path;
@@ -497,9 +498,10 @@ pub fn proxy_down(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]
     let stopped = proxies.iter().map(AsRef::as_ref).find(|p| may_route_to(project, &services, *p));
     let own = project.services.values().find(|s| claimed && proxy::is_proxy_image(&s.image));
     match (fronting.first().copied().or(stopped), own) {
-        (Some(proxy), _) => {
-            down(format!("{} is {}", proxy.name(), proxy.container().state.status), remedy(proxy.container()))
-        }
+        (Some(proxy), _) => down(
+            format!("{} is {}", proxy.name(), proxy.container().state.status),
+            proxy.container().remedy(),
+        ),
         (None, Some(own)) => down(
             format!("the proxy `{}` of this project does not run", own.name),
             format!("start it with `docker compose up --detach --no-deps {}`", own.name),
@@ -514,16 +516,6 @@ fn may_route_to(project: &Project, services: &[&Service], proxy: &dyn Proxy) -> 
     let own = container.compose().is_some_and(|(name, _)| name == project.name);
     let reaches = |s: &&Service| s.networks.iter().any(|n| container.networks().any(|own| own == n));
     own && !container.is_running() && services.iter().any(reaches)
-}
-
-/// Command that starts a stopped container.
-pub fn remedy(container: &Container) -> String {
-    let name = container.name();
-    match container.state.status.as_str() {
-        "restarting" => format!("see why it crashes with `docker logs --tail 20 {name}`"),
-        "paused" => format!("start it with `docker unpause {name}`"),
-        _ => format!("start it with `docker start {name}`"),
-    }
 }
 
 /// Fails if Compose would stop running containers. It recreates a network whose definition changed, and stops

@@ -1,7 +1,5 @@
 //! Request: what a run puts in place, from the Compose file, a recorded release, or an unfinished run.
 
-pub mod prepared;
-
 use std::collections::BTreeMap;
 
 use anyhow::Result;

@@ -19,12 +19,11 @@ use crate::docker::inspect::Container;
 use crate::docker::{Docker, Exec};
 use crate::error::{Error, Exit};
 use crate::health::monitor::{Monitor, MonitorFailure};
-use crate::health::{self, ProbeTarget};
 use crate::model::{LifecycleHook, Project, Service};
 use crate::observed::{InstanceKey, Observed};
 use crate::plan::{Plan, Step};
 use crate::proxy::converge::Pursuit;
-use crate::proxy::{Backend, Endpoint, Goal, Proxy, Rotation, endpoints};
+use crate::proxy::{Endpoint, Goal, Proxy, Rotation, endpoints};
 use crate::report::event::Names;
 use crate::report::{Event, Report, StepEvent, Warning};
 use crate::wait::{RunPhase, StopSignal};
@@ -511,7 +510,7 @@ impl<'a> Rollout<'a> {
     }
 
     fn name(&self, key: &InstanceKey) -> String {
-        short_name(&self.context.project.name, &self.containers[key])
+        self.containers[key].short_name(&self.context.project.name)
     }
 
     fn names(&self, keys: &[InstanceKey]) -> Vec<String> {
@@ -531,40 +530,4 @@ fn is_cleaning(step: &Step) -> bool {
 fn hook_exec(container: &Container, hook: &LifecycleHook) -> Exec {
     let (options, variables) = (hook.exec_options(), hook.variables());
     Exec { options, variables, ..Exec::user_command(&container.id, hook.command.argv()) }
-}
-
-/// Compose's number of an instance, else the number at the end of its name.
-pub fn number(container: &Container) -> u32 {
-    let label = container.label("com.docker.compose.container-number");
-    let from_name = container.name().rsplit(['-', '_']).next();
-    label.or(from_name).and_then(|n| n.parse().ok()).unwrap_or(0)
-}
-
-/// Name of a container without its project.
-pub fn short_name(project: &str, container: &Container) -> String {
-    let name = container.name();
-    let short = name.strip_prefix(project).and_then(|n| n.strip_prefix('-'));
-    short.unwrap_or(name).to_string()
-}
-
-/// Readiness probe for an instance of a service.
-///
-/// # Errors
-/// A service without any probe.
-pub fn probe(
-    service: &Service,
-    container: &Container,
-    proxies: &[Arc<dyn Proxy>],
-) -> Result<health::ReadinessProbe, Error> {
-    let backend = Backend::from(container);
-    let proxy = proxies.iter().find(|p| p.routes_to(&backend));
-    let host = proxy.and_then(|p| p.host(container));
-    let target = ProbeTarget {
-        routed: proxy.is_some(),
-        port: proxy.and_then(|p| p.port(container)),
-        host: host.as_deref(),
-        container: proxy.map(|p| p.container()),
-        not_http: proxy.is_some_and(|p| !p.speaks_http(container)),
-    };
-    health::choose_probe(&service.name, service.settings.http.as_ref(), container, target)
 }

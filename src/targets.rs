@@ -55,7 +55,7 @@ pub fn select(
         let (name, container) = (proxy.name(), proxy.container());
         let status = &container.state.status;
         return Err(Error::unchanged(format!("{name} is {status}, so its routes cannot be read"))
-            .hint(crate::preflight::remedy(container))
+            .hint(container.remedy())
             .rule(&"proxy-down"));
     }
     if names.is_empty() {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::swarm_deploy;
 use crate::configuration::{connect, resolve_config};
 use crate::docker::Docker;
+use crate::engine::swarm::{compose_file_of_service, import_service, print_for_swarm};
 use crate::error::Error;
 use crate::init::files::{self, FileStatus};
 use crate::init::{self, ComposeFiles, InitOptions, NewFile, ProjectFacts, ProxiedService};
@@ -27,7 +27,7 @@ use crate::targets;
 /// A project that cannot be read or cannot have a proxy; a read-only folder; a proxy that the user has to add by hand.
 pub fn init(compose: &ComposeArgs, args: &InitArgs, report: Report) -> Result<()> {
     if args.swarm {
-        return swarm_deploy::print_for_swarm(compose, report);
+        return print_for_swarm(compose, report);
     }
     if let Some(name) = &args.from_service {
         return from_service(compose, args, name, report);
@@ -55,7 +55,7 @@ pub fn init(compose: &ComposeArgs, args: &InitArgs, report: Report) -> Result<()
 /// Writes a Compose file for a Swarm service, and turns the service into a stack of the same name.
 fn from_service(compose: &ComposeArgs, args: &InitArgs, name: &str, report: Report) -> Result<()> {
     let docker = connect(compose, report)?;
-    let text = swarm_deploy::compose_file_of_service(&docker, name)?;
+    let text = compose_file_of_service(&docker, name)?;
     let path = PathBuf::from("compose.yaml");
     if args.print {
         report.print_line(&format!("==> {} <==\n{text}", path.display()));
@@ -71,7 +71,7 @@ fn from_service(compose: &ComposeArgs, args: &InitArgs, name: &str, report: Repo
             .into());
     }
     files::write_all(&folder, &[(&file, status)])?;
-    swarm_deploy::import_service(&docker, name)?;
+    import_service(&docker, name)?;
     let program = program();
     report.print_line(&format!(
         "new  compose.yaml  the service `{name}`, now the stack `{name}`\nnext:\n  {program} deploy                       # \

@@ -245,6 +245,29 @@ impl Container {
         self.raw_name.trim_start_matches('/')
     }
 
+    /// Name without that of the project.
+    pub fn short_name(&self, project: &str) -> String {
+        let short = self.name().strip_prefix(project).and_then(|n| n.strip_prefix('-'));
+        short.unwrap_or(self.name()).to_string()
+    }
+
+    /// Compose's number, else the number at the end of the name.
+    pub fn number(&self) -> u32 {
+        let label = self.label("com.docker.compose.container-number");
+        let from_name = self.name().rsplit(['-', '_']).next();
+        label.or(from_name).and_then(|n| n.parse().ok()).unwrap_or(0)
+    }
+
+    /// Command that starts the stopped container.
+    pub fn remedy(&self) -> String {
+        let name = self.name();
+        match self.state.status.as_str() {
+            "restarting" => format!("see why it crashes with `docker logs --tail 20 {name}`"),
+            "paused" => format!("start it with `docker unpause {name}`"),
+            _ => format!("start it with `docker start {name}`"),
+        }
+    }
+
     pub fn label(&self, key: &str) -> Option<&str> {
         self.config.labels.get(key).map(String::as_str)
     }

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 
 use super::restart::{NEVER, policy_to_restore};
-use super::{RolloutContext, hook_exec, probe};
+use super::{RolloutContext, hook_exec};
 use crate::docker::inspect::Container;
 use crate::docker::{DockerCommand, Exec};
 use crate::model::Service;
+use crate::observe;
 use crate::observed::{InstanceKey, Observed};
 use crate::plan::{Plan, Step};
 use crate::proxy::{Discovery, Goal, Proxy, Rotation, endpoints};
@@ -93,7 +94,7 @@ impl<'a> Preview<'a> {
     fn ready(&mut self, keys: &[InstanceKey]) -> Result<Vec<PreviewLine>> {
         let service = self.service(&keys[0]);
         let pace = &service.settings.timing;
-        let probe = probe(service, &self.containers[&keys[0]], self.context.proxies)?;
+        let probe = observe::probe(service, &self.containers[&keys[0]], self.context.proxies)?;
         if self.context.proxies.is_empty() {
             self.inside.extend(keys.iter().cloned());
         }

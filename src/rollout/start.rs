@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Rollout, number, probe};
+use super::Rollout;
 use crate::docker::InitContainer;
 use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::health::{self, Candidate, ReadinessFailure};
+use crate::observe;
 use crate::observed::InstanceKey;
 use crate::proxy::Goal;
 use crate::report::event::Answer;
@@ -61,7 +62,7 @@ impl<'a> Rollout<'a> {
         let mut created_instances = self.context.docker.containers_of(&self.context.project.name, service)?;
         created_instances
             .retain(|c| c.state.status == "created" && c.compose().is_some() && !known_ids.contains(&&c.id));
-        created_instances.sort_by_key(number);
+        created_instances.sort_by_key(Container::number);
         Ok(created_instances)
     }
 
@@ -274,7 +275,7 @@ impl<'a> Rollout<'a> {
         Ok(Candidate {
             name: self.name(key),
             id: container.id.clone(),
-            probe: probe(service, container, self.context.proxies)?,
+            probe: observe::probe(service, container, self.context.proxies)?,
         })
     }
 }

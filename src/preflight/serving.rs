@@ -15,9 +15,8 @@ use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::health::{ProbeResult, Prober, ReadinessProbe};
 use crate::model::{Project, Service};
-use crate::observe::TargetReader;
+use crate::observe::{self, TargetReader};
 use crate::proxy::Proxy;
-use crate::rollout;
 
 /// Timeout for one answer: no deploy waits longer for it.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -59,9 +58,9 @@ impl<'a> ServingInstance<'a> {
         proxies: &[Arc<dyn Proxy>],
     ) -> Option<ServingInstance<'a>> {
         let service = project.services.get(container.compose()?.1)?;
-        let probe = rollout::probe(service, container, proxies).ok()?;
+        let probe = observe::probe(service, container, proxies).ok()?;
         let is_started = container.age().is_none_or(|age| age >= STARTING);
-        let name = rollout::short_name(&project.name, container);
+        let name = container.short_name(&project.name);
         let is_outside = matches!(probe, ReadinessProbe::Http(_) | ReadinessProbe::Connect(_));
         let is_judged = is_outside && is_started && container.is_running();
         is_judged.then_some(ServingInstance { service, container, name, probe })

@@ -19,10 +19,11 @@ use crate::docker::Docker;
 use crate::docker::inspect::Image;
 use crate::docker::swarm::ResolveImage;
 use crate::docker::types::SwarmNodes;
+use crate::engine::compose::probe_urls;
 use crate::error::{Error, Exit};
 use crate::finding::Finding;
 use crate::model::args::{DeployArgs, RolloutArgs, SwarmArgs};
-use crate::model::{ConfigError, EngineKind, Project};
+use crate::model::{ConfigError, Project};
 use crate::release::journal::{Journal, ReleaseDraft, RunResult};
 use crate::release::{ReleaseRecord, RolloutKind, ServiceRelease};
 use crate::report::{Event, Report, Warning};
@@ -40,42 +41,6 @@ use crate::witness::Witness;
 pub use imported_service::{compose_file_of_service, import_service, print_for_swarm};
 use prepare::PreparedStack;
 pub use prepare::refuse_if_any;
-
-/// Id of the Swarm, if the project is deployed to Swarm: requested by flag or file, or a stack already. None for a Compose
-/// project.
-///
-/// # Errors
-/// The engine does not answer, or Swarm is requested and the engine is no manager.
-pub fn swarm_id(docker: &Docker, requested: Option<EngineKind>, stack: &str) -> Result<Option<String>> {
-    let is_swarm = match requested {
-        Some(engine) => engine == EngineKind::Swarm,
-        None => docker.is_stack(stack)?,
-    };
-    is_swarm.then(|| docker.swarm_id()).transpose()
-}
-
-/// Refuses Swarm flags for a project that is not a stack.
-pub fn refuse_flags(args: &SwarmArgs) -> Result<(), Error> {
-    let flag = args.resolve_image.as_ref().map(|_| "--resolve-image");
-    match flag.or(args.prune.then_some("--prune")).or(args.push.then_some("--push")) {
-        Some(flag) => Err(Error::usage(format!("`{flag}` is for Swarm, and this project is not a stack"))
-            .hint(format!("remove `{flag}`, or deploy with `--engine swarm`"))),
-        None => Ok(()),
-    }
-}
-
-/// Adds a hint that the project can be deployed as a stack, if the engine manages a Swarm.
-pub fn hint_at_swarm(docker: &Docker, error: Error) -> Error {
-    match (docker.swarm_id(), &error.hint) {
-        (Ok(_), Some(hint)) => {
-            let hint = format!(
-                "{hint}; or deploy it as a stack, because this engine manages a Swarm: `compose-zd deploy --engine swarm`"
-            );
-            error.hint(hint)
-        }
-        _ => error,
-    }
-}
 
 /// Puts a request in place on a stack, and waits until the stack has converged.
 ///
@@ -373,7 +338,7 @@ impl SwarmDeploy<'_> {
         };
         drop(switch);
         let took = self.report.elapsed().saturating_sub(started);
-        let witness = super::probe_urls::report_all(self.witness.finish(), self.report);
+        let witness = probe_urls::report_all(self.witness.finish(), self.report);
         let (entry, error, paused) = match &result {
             Ok(stack) => (self.release_draft(prepared, Some(stack))?, None, false),
             Err((error, paused)) => (entry, Some(error), *paused),
@@ -391,11 +356,7 @@ impl SwarmDeploy<'_> {
                 self.prune(file);
                 self.remove_unused_objects();
                 self.report_deployed(&file.services, &stack, took);
-                Ok(super::probe_urls::refuse_losses(
-                    witness.as_ref(),
-                    self.rollout.witness.strict,
-                    self.number,
-                )?)
+                Ok(probe_urls::refuse_losses(witness.as_ref(), self.rollout.witness.strict, self.number)?)
             }
             Err((error, _)) => Err(error.into()),
         }

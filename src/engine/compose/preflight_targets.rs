@@ -4,22 +4,22 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 
+use super::ComposeRun;
 use super::desired;
-use super::pipeline::Pipeline;
-use super::serving::{self, ServingInstance};
 use super::target_rollout::TargetRollout;
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::finding::{self, Finding};
 use crate::health::ReadinessProbe;
 use crate::observe::{self, TargetReader};
 use crate::observed::{Generation, Instance, InstanceState};
+use crate::preflight::serving::{self, ServingInstance};
 use crate::preflight::{self, Surroundings};
 use crate::proxy::{RolloutShape, converge};
 use crate::release::RolloutKind;
 use crate::report::{Event, InitialInstance, Warning};
 use crate::targets::Target;
 
-impl<'a> Pipeline<'a> {
+impl<'a> ComposeRun<'a> {
     /// Preflight checks of a target: the first refusal is an error, and the rest are notes.
     pub fn findings(&self, rollout: &TargetRollout) -> Result<Vec<Finding>> {
         let found = preflight::engine(&Surroundings {
@@ -121,7 +121,7 @@ impl<'a> Pipeline<'a> {
         services.iter().map(|s| self.project().services[*s].image.as_str()).collect()
     }
 
-    /// Prefetches the queries that [`Pipeline::report_left_alone`] needs.
+    /// Prefetches the queries that [`ComposeRun::report_left_alone`] needs.
     pub fn prefetch_unnamed(&self) {
         self.docker().prefetch_images(&self.images_of(&self.unnamed_services()));
     }

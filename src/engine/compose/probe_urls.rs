@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::pipeline::Pipeline;
+use super::ComposeRun;
 use super::target_rollout::TargetRollout;
 use crate::docker::inspect::Container;
 use crate::error::{Error, Exit};
@@ -20,7 +20,7 @@ use crate::witness::UrlCandidates;
 /// Time that each URL has for its first answer, with `--strict`.
 const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-impl Pipeline<'_> {
+impl ComposeRun<'_> {
     /// Starts the witness. With `--strict` each URL has to answer first.
     ///
     /// # Errors

@@ -1,4 +1,13 @@
-//! Pipeline of one run: observes every target, plans, executes and records the result.
+//! Run on one host: observes every target, plans, executes and records the result.
+
+pub mod dependents;
+pub mod desired;
+pub mod import_running;
+mod preflight_targets;
+pub mod prepare;
+pub mod probe_urls;
+mod recovery;
+mod target_rollout;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -8,8 +17,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::desired;
-use super::target_rollout::{RolloutTerms, TargetRollout};
 use crate::context::Context;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
@@ -25,12 +32,13 @@ use crate::release::{RolloutKind, ServiceRelease, WitnessTotals};
 use crate::report::plan::PlannedCommand;
 use crate::report::{Event, Report, Warning};
 use crate::request::Request;
-use crate::request::prepared::Prepared;
 use crate::rollout::restart::{self, RestartPolicies};
 use crate::rollout::{RolloutContext, RolloutFailure};
 use crate::targets::Target;
 use crate::wait::{self, WaitResult};
 use crate::witness::Witness;
+use prepare::Prepared;
+use target_rollout::{RolloutTerms, TargetRollout};
 
 /// Rollouts of targets.
 type Rollouts<'a> = Vec<TargetRollout<'a>>;
@@ -41,8 +49,22 @@ const JOB_POLL: Duration = Duration::from_millis(200);
 /// Interval at which the job of a killed run is checked.
 const LAST_JOB_POLL: Duration = Duration::from_millis(500);
 
+/// End of a run that changed something.
+pub enum Outcome {
+    /// The request is in place; the witness counted these requests.
+    Done(Option<WitnessTotals>),
+    Failed(Error),
+    /// Failed, and what served before is gone or belonged to no single release. The last good release of these services
+    /// has to be restored.
+    Gone {
+        error: Error,
+        release: u32,
+        services: Vec<String>,
+    },
+}
+
 /// One run on a single host, once its release is decided.
-pub struct Pipeline<'a> {
+pub struct ComposeRun<'a> {
     pub request: &'a Request,
     pub prepared: &'a Prepared,
     pub context: &'a Context<'a>,
@@ -62,14 +84,14 @@ pub struct Pipeline<'a> {
     policies: RestartPolicies,
 }
 
-impl<'a> Pipeline<'a> {
-    pub fn new(context: &'a Context<'a>, request: &'a Request, prepared: &'a Prepared) -> Pipeline<'a> {
+impl<'a> ComposeRun<'a> {
+    pub fn new(context: &'a Context<'a>, request: &'a Request, prepared: &'a Prepared) -> ComposeRun<'a> {
         let journal = &context.journal;
         let restored = request.restored();
         let recorded = restored.iter().map(|(service, release)| (service.clone(), release.replicas as usize));
         let by_flag = request.args.scale.iter().map(|(service, n)| (service.clone(), *n as usize));
         let before = journal.in_progress.as_ref().map(|h| &h.restart);
-        Pipeline {
+        ComposeRun {
             request,
             prepared,
             context,
@@ -255,8 +277,11 @@ impl<'a> Pipeline<'a> {
         }
     }
 
-    /// Executes and records the rollout, and returns what the witness saw.
-    pub fn execute(&self, rollouts: &mut [TargetRollout], down: &[&str]) -> Result<Option<WitnessTotals>> {
+    /// Executes and records the rollouts.
+    ///
+    /// # Errors
+    /// A failure before any instance was changed.
+    pub fn execute(&self, rollouts: &mut [TargetRollout], down: &[&str]) -> Result<Outcome> {
         let draft = self.release_draft(rollouts)?;
         self.journal().begin_with_policies(&draft, &self.policies, self.report)?;
         // Unchanged targets run no jobs.
@@ -285,7 +310,10 @@ impl<'a> Pipeline<'a> {
         let error = outcome.as_ref().err().map(|(error, _)| error);
         if error.is_some_and(|error| error.exit == Exit::LostLock) {
             // The run that took the lock records the result.
-            return outcome.map(|()| witness).map_err(|(error, _)| error.into());
+            return Ok(match outcome {
+                Ok(()) => Outcome::Done(witness),
+                Err((error, _)) => Outcome::Failed(error),
+            });
         }
         let paused = outcome.as_ref().is_err_and(|(_, paused)| *paused);
         let result = RunResult::new(error, paused, took, cut);
@@ -298,15 +326,15 @@ impl<'a> Pipeline<'a> {
             self.project().keep,
             self.report,
         );
-        match outcome {
+        Ok(match outcome {
             Ok(()) => {
                 self.report.print_durations();
                 rollouts.iter().for_each(|rollout| self.report_deployed(rollout, took));
+                Outcome::Done(witness)
             }
-            Err((error, true)) => return Err(error.into()),
-            Err((error, false)) => return Err(self.restore_if_gone(rollouts, error).into()),
-        }
-        Ok(witness)
+            Err((error, true)) => Outcome::Failed(error),
+            Err((error, false)) => self.failure(rollouts, error),
+        })
     }
 
     fn report_deployed(&self, rollout: &TargetRollout, took: Duration) {

@@ -14,7 +14,7 @@ use crate::plan::{self, Cause, DesiredService, Plan, PlanPolicy, RotationState, 
 use crate::report::plan::{PlannedCommand, PlannedStep};
 use crate::report::{Event, Report, Warning};
 use crate::rollout::dry_run::{Preview, PreviewLine};
-use crate::rollout::{self, Rollout, RolloutContext, RolloutFailure, Tolerance};
+use crate::rollout::{Rollout, RolloutContext, RolloutFailure, Tolerance};
 use crate::wait::StopSignal;
 
 pub struct TargetRollout<'a> {
@@ -151,7 +151,7 @@ impl<'a> TargetRollout<'a> {
                 let last = bound
                     .values()
                     .filter(|c| c.compose().is_some_and(|(_, s)| s == service))
-                    .map(rollout::number);
+                    .map(Container::number);
                 let next = last.max().unwrap_or(0) + 1;
                 let new_containers = fresh
                     .iter()
@@ -182,7 +182,7 @@ impl<'a> TargetRollout<'a> {
     }
 
     fn short_name(&self, container: &Container) -> String {
-        rollout::short_name(&self.context.project.name, container)
+        container.short_name(&self.context.project.name)
     }
 
     /// Runs one stage of the plan. A tolerated failure leads to a new plan that keeps the old instance.

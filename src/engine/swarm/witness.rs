@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::prepare::PreparedStack;
 use super::{SwarmDeploy, stack_proxies};
-use crate::deploy::probe_urls::{configured_url, is_wanted, unknown_url};
 use crate::docker::types::Node;
+use crate::engine::compose::probe_urls::{configured_url, is_wanted, unknown_url};
 use crate::report::{Event, Warning};
 use crate::swarm::published_urls;
 use crate::witness::UrlCandidates;

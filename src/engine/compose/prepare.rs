@@ -5,20 +5,21 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::Request;
+use super::dependents::{self, Dependents};
+use super::import_running::Importer;
 use crate::configuration::Configuration;
 use crate::context::Context;
-use crate::deploy::dependents::{self, Dependents};
-use crate::deploy::{prefetch, swarm_deploy};
+use crate::context::prefetch;
+use crate::docker::Docker;
 use crate::docker::inspect::{Container, Image};
 use crate::error::Error;
-use crate::import_running::Importer;
 use crate::jobs::{self, Jobs};
 use crate::model::{Project, ResolvedProject, Service};
 use crate::observe::{self, DesiredVersion};
 use crate::preflight;
 use crate::proxy::Proxy;
 use crate::report::{Event, Warning};
+use crate::request::Request;
 use crate::targets::{self, Target};
 
 /// Request that is ready to be planned.
@@ -192,12 +193,21 @@ fn select_targets(request: &Request, proxies: &[Arc<dyn Proxy>]) -> Result<Vec<T
     let flagged = scaled.chain(args.image.iter().map(|(service, _)| ("--image", service.as_str())));
     let selected = targets::select(project, &args.services, &flagged.collect::<Vec<_>>(), proxies);
     Ok(selected.map_err(|error| {
-        if args.services.is_empty() {
-            swarm_deploy::hint_at_swarm(&request.config.docker, error)
-        } else {
-            error
-        }
+        if args.services.is_empty() { hint_at_swarm(&request.config.docker, error) } else { error }
     })?)
+}
+
+/// Adds a hint that the project can be deployed as a stack, if the engine manages a Swarm.
+fn hint_at_swarm(docker: &Docker, error: Error) -> Error {
+    match (docker.swarm_id(), &error.hint) {
+        (Ok(_), Some(hint)) => {
+            let hint = format!(
+                "{hint}; or deploy it as a stack, because this engine manages a Swarm: `compose-zd deploy --engine swarm`"
+            );
+            error.hint(hint)
+        }
+        _ => error,
+    }
 }
 
 /// Adds jobs whose profile is not active.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::pipeline::Pipeline;
+use super::ComposeRun;
 use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::model::{Order, Service, Update};
@@ -44,7 +44,7 @@ pub fn stop_first_for_fixed_ports(service: &Service, desired: &mut DesiredServic
     }
 }
 
-impl Pipeline<'_> {
+impl ComposeRun<'_> {
     /// `update_config` of a service, or its `rollback_config` for a rollback.
     pub fn policy<'s>(&self, service: &'s Service) -> &'s Update {
         match self.kind {

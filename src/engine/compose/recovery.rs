@@ -1,25 +1,22 @@
 //! Handling of a failed rollout: pause, undo or restore the last good release; and the messages for it.
 
-use std::time::Duration;
-
 use anyhow::Result;
 
-use super::pipeline::Pipeline;
 use super::target_rollout::TargetRollout;
+use super::{ComposeRun, Outcome};
 use crate::docker::inspect::Container;
+use crate::engine::compose::import_running;
 use crate::error::{Error, Exit};
-use crate::import_running;
-use crate::model::{FailureAction, FlagLayers, UpdateLayer};
+use crate::model::FailureAction;
 use crate::observed::InstanceKey;
 use crate::plan::RotationState;
 use crate::release::RolloutKind;
 use crate::report::{Event, Warning};
-use crate::request::Request;
 use crate::rollout::RolloutFailure;
 use crate::targets::Target;
-use crate::wait::{RunPhase, StopSignal};
+use crate::wait::RunPhase;
 
-impl Pipeline<'_> {
+impl ComposeRun<'_> {
     /// Handles a failure: pauses if the policy requires it, else undoes the rollout. The flag is true if it paused.
     pub fn handle_failure(
         &self,
@@ -161,29 +158,12 @@ impl Pipeline<'_> {
         )
     }
 
-    /// Restores the last good release of these services.
-    fn restore_last_good(&self, number: u32, services: &[String]) -> Result<()> {
-        let flags = &self.context.flags;
-        // The failed deploy has reported its losses already.
-        let mut args = self.context.args.clone();
-        args.witness.strict = false;
-        // The restored release was good before, so it needs no monitor.
-        let flags = FlagLayers {
-            witness: flags.witness.clone(),
-            rollback: UpdateLayer { monitor: Some(Duration::ZERO), ..UpdateLayer::default() },
-            ..FlagLayers::default()
-        };
-        let stop = StopSignal::default();
-        let mut context = self.context.for_return(&args, flags, &stop)?;
-        let request = Request::from_last_good(&context, number, services)?;
-        super::put_in_place(&mut context, request)
-    }
-
-    /// Restores the last good release, if the instances before belonged to no single release or are gone.
-    pub fn restore_if_gone(&self, rollouts: &[TargetRollout], error: Error) -> Error {
+    /// Failure of the run, after an undo. The last good release has to be restored if the instances before belonged to
+    /// no single release, or are gone.
+    pub fn failure(&self, rollouts: &[TargetRollout], error: Error) -> Outcome {
         let Some(record) = self.journal().history.current().filter(|_| self.kind == RolloutKind::Deploy)
         else {
-            return error;
+            return Outcome::Failed(error);
         };
         let is_gone = |rollout: &&TargetRollout| !rollout.rotation_state().gone.is_empty();
         let has_stray = |rollout: &&TargetRollout| {
@@ -191,27 +171,13 @@ impl Pipeline<'_> {
                 || rollout.served().iter().any(|c| import_running::is_stray(record, self.journal(), c))
         };
         let is_seen = error.exit != Exit::Outage || rollouts.iter().any(|rollout| is_gone(&rollout));
-        let services: Vec<String> = rollouts
-            .iter()
-            .filter(has_stray)
-            .flat_map(|p| p.reader.target.services())
-            .map(String::from)
-            .collect();
+        let strays = rollouts.iter().filter(has_stray).flat_map(|p| p.reader.target.services());
+        let services: Vec<String> = strays.map(String::from).collect();
         let is_left_running = rollouts.iter().any(|rollout| !rollout.left_running().is_empty());
         if services.is_empty() || is_left_running || !is_seen {
-            return error;
+            return Outcome::Failed(error);
         }
-        match self.restore_last_good(record.number, &services) {
-            Ok(()) => Error {
-                exit: if error.exit == Exit::Outage { Exit::StillServing } else { error.exit },
-                message: format!("{}; release {} is restored", error.message, record.number),
-                hint: error.hint.filter(|_| error.exit != Exit::Outage),
-                ..error
-            },
-            Err(cause) => {
-                error.detail(&format!("release {} could not be restored: {cause:#}", record.number))
-            }
-        }
+        Outcome::Gone { error, release: record.number, services }
     }
 }
 
