@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod convergence;
 pub mod convert;
+mod definition;
 pub mod diff;
 pub mod objects;
 pub mod observed;

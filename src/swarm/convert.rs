@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::diff::own_labels;
-use super::observed::ServiceSpec;
+use super::definition;
+use super::observed::{ServiceSpec, items};
 use super::stack_file::{StackFile, StackOverrides, is_empty};
 
 /// A converted project, and its changes, one line each.
@@ -245,165 +245,16 @@ pub fn folder_mounts(file: &StackFile, folder: &Path) -> Vec<(String, String)> {
 
 /// Project for a service that `docker service create` made.
 pub fn project_of_service(name: &str, spec: &ServiceSpec, networks: &BTreeMap<String, String>) -> Value {
-    let (spec, mut service) = (spec.value(), Map::new());
-    let (task, container) = (&spec["TaskTemplate"], &spec["TaskTemplate"]["ContainerSpec"]);
-    let doubled =
-        |value: &Value| serde_json::from_str(&value.to_string().replace('$', "$$")).unwrap_or_default();
-    let mut set = |key: &str, value: Value| {
-        if !is_empty(&value) {
-            service.insert(key.into(), value);
-        }
-    };
-    set("image", container["Image"].as_str().unwrap_or_default().split('@').next().into());
-    for (key, from) in [
-        ("command", "Args"),
-        ("entrypoint", "Command"),
-        ("user", "User"),
-        ("working_dir", "Dir"),
-        ("hostname", "Hostname"),
-        ("labels", "Labels"),
-        ("read_only", "ReadOnly"),
-        ("init", "Init"),
-        ("tty", "TTY"),
-        ("stop_signal", "StopSignal"),
-        ("environment", "Env"),
-        ("cap_add", "CapabilityAdd"),
-        ("cap_drop", "CapabilityDrop"),
-        ("sysctls", "Sysctls"),
-    ] {
-        set(key, doubled(&container[from]));
-    }
-    set("stop_grace_period", time(&container["StopGracePeriod"]));
-    let check = &container["Healthcheck"];
-    let check = [
-        ("test", doubled(&check["Test"])),
-        ("interval", time(&check["Interval"])),
-        ("timeout", time(&check["Timeout"])),
-        ("start_period", time(&check["StartPeriod"])),
-        ("retries", check["Retries"].clone()),
-    ];
-    set("healthcheck", table(check));
-    let mounts = container["Mounts"].as_array().into_iter().flatten().map(|m| {
-        let kind = [("type", "Type"), ("source", "Source"), ("target", "Target"), ("read_only", "ReadOnly")];
-        table(kind.map(|(key, from)| (key, m[from].clone())))
-    });
-    set("volumes", mounts.collect());
-    for (key, from, named) in [("configs", "Configs", "ConfigName"), ("secrets", "Secrets", "SecretName")] {
-        let all = container[from].as_array().into_iter().flatten();
-        set(key, all.map(|o| json!({ "source": o[named], "target": o["File"]["Name"] })).collect());
-    }
-    let ids = task["Networks"].as_array().into_iter().flatten().filter_map(|n| n["Target"].as_str());
-    let attached: Vec<String> =
-        ids.map(|id| networks.get(id).cloned().unwrap_or_else(|| id.into())).collect();
-    set("networks", attached.iter().map(|n| Value::from(n.as_str())).collect());
-    let ports = spec["EndpointSpec"]["Ports"].as_array().into_iter().flatten().map(|p| {
-        let keys = [
-            ("target", "TargetPort"),
-            ("published", "PublishedPort"),
-            ("protocol", "Protocol"),
-            ("mode", "PublishMode"),
-        ];
-        table(keys.map(|(key, from)| (key, p[from].clone())))
-    });
-    set("ports", ports.collect());
-    set(
-        "logging",
-        table([
-            ("driver", task["LogDriver"]["Name"].clone()),
-            ("options", task["LogDriver"]["Options"].clone()),
-        ]),
-    );
-    set("deploy", deploy(spec));
-    let mut project = json!({ "name": name, "x-zd": { "engine": "swarm" }, "services": { name: service } });
-    let external = |names: Vec<&str>| -> Value {
-        names.into_iter().map(|n| (n.to_string(), json!({ "name": n, "external": true }))).collect()
-    };
-    let names = |key: &str, named: &str| {
-        let all = container[key].as_array().into_iter().flatten();
-        external(all.filter_map(|o| o[named].as_str()).collect())
-    };
-    let volumes = container["Mounts"].as_array().into_iter().flatten().filter(|m| m["Type"] == "volume");
-    for (key, value) in [
-        ("networks", external(attached.iter().map(String::as_str).collect())),
-        ("volumes", external(volumes.filter_map(|m| m["Source"].as_str()).collect())),
-        ("configs", names("Configs", "ConfigName")),
-        ("secrets", names("Secrets", "SecretName")),
-    ] {
-        if !is_empty(&value) {
-            project[key] = value;
+    let service = definition::definition(spec, networks);
+    let mut project = json!({ "name": name, "x-zd": { "engine": "swarm" }, "services": {} });
+    for key in ["networks", "volumes", "configs", "secrets"] {
+        let shared = items(&service[key]).filter(|item| item["type"].as_str().is_none_or(|t| t == "volume"));
+        for name in shared.filter_map(|item| item["source"].as_str().or(item.as_str())) {
+            project[key][name] = json!({ "name": name, "external": true });
         }
     }
+    project["services"][name] = service;
     project
-}
-
-fn deploy(spec: &Value) -> Value {
-    let task = &spec["TaskTemplate"];
-    let mode = match spec["Mode"].as_object().and_then(|m| m.keys().next()).map(String::as_str) {
-        Some("Global") => Value::from("global"),
-        Some("ReplicatedJob") => "replicated-job".into(),
-        Some("GlobalJob") => "global-job".into(),
-        _ => Value::Null,
-    };
-    let replicas =
-        [&spec["Mode"]["Replicated"]["Replicas"], &spec["Mode"]["ReplicatedJob"]["TotalCompletions"]];
-    let update = |section: &Value| {
-        table([
-            (
-                "parallelism",
-                if section.is_object() {
-                    section["Parallelism"].as_u64().unwrap_or(0).into()
-                } else {
-                    Value::Null
-                },
-            ),
-            ("delay", time(&section["Delay"])),
-            ("failure_action", section["FailureAction"].clone()),
-            ("monitor", time(&section["Monitor"])),
-            ("max_failure_ratio", section["MaxFailureRatio"].clone()),
-            ("order", section["Order"].clone()),
-        ])
-    };
-    let resources = |section: &Value| {
-        let cpus = section["NanoCPUs"].as_f64().map(|n| (n / 1e9).to_string());
-        let memory = section["MemoryBytes"].as_u64().map(|n| n.to_string());
-        table([("cpus", json!(cpus)), ("memory", json!(memory)), ("pids", section["Pids"].clone())])
-    };
-    let restart = &task["RestartPolicy"];
-    let restart = [
-        ("condition", restart["Condition"].clone()),
-        ("delay", time(&restart["Delay"])),
-        ("max_attempts", restart["MaxAttempts"].clone()),
-        ("window", time(&restart["Window"])),
-    ];
-    let mode_of_endpoint = spec["EndpointSpec"]["Mode"].as_str().filter(|mode| *mode != "vip");
-    table([
-        ("mode", mode),
-        ("replicas", replicas.into_iter().find(|r| r.is_number()).cloned().unwrap_or_default()),
-        ("labels", own_labels(&spec["Labels"])),
-        ("update_config", update(&spec["UpdateConfig"])),
-        ("rollback_config", update(&spec["RollbackConfig"])),
-        ("restart_policy", table(restart)),
-        ("placement", table([("constraints", task["Placement"]["Constraints"].clone())])),
-        (
-            "resources",
-            table([
-                ("limits", resources(&task["Resources"]["Limits"])),
-                ("reservations", resources(&task["Resources"]["Reservations"])),
-            ]),
-        ),
-        ("endpoint_mode", json!(mode_of_endpoint)),
-    ])
-}
-
-/// Object without empty values.
-fn table<const N: usize>(pairs: [(&str, Value); N]) -> Value {
-    let remaining = pairs.into_iter().filter(|(_, value)| !is_empty(value));
-    remaining.map(|(key, value)| (key.to_string(), value)).collect()
-}
-
-/// Nanoseconds as a time in a file.
-fn time(value: &Value) -> Value {
-    value.as_u64().map_or(Value::Null, |nanoseconds| format!("{nanoseconds}ns").into())
 }
 
 #[cfg(test)]

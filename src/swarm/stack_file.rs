@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::objects::StackObject;
+use super::observed::items;
 use crate::docker::types::ObjectKind;
 use crate::model::{ConfigError, UpdateLayer, word};
 
@@ -142,7 +143,8 @@ impl StackFile {
         let version = version(&services);
         let mut stack = json!({ "version": version, "services": services });
         for (key, allowed) in SHARED_KEYS {
-            let used = referenced(&stack["services"], key);
+            let used: Vec<String> =
+                object(&stack["services"]).flat_map(|(_, service)| names_in(service, key)).collect();
             let mut section = Map::new();
             for (name, value) in object(&project[key]).filter(|(name, _)| used.contains(name)) {
                 section.insert(name.clone(), writer.shared(key, name, value, allowed));
@@ -194,18 +196,12 @@ fn version(services: &Map<String, Value>) -> &'static str {
     if has_newer_key { "3.13" } else { "3.9" }
 }
 
-/// Names of the networks, volumes, secrets or configs that services refer to.
-fn referenced(services: &Value, key: &str) -> Vec<String> {
-    let names = |service: &Value| -> Vec<String> {
-        match &service[key] {
-            Value::Object(map) => map.keys().cloned().collect(),
-            Value::Array(items) => {
-                items.iter().filter_map(|i| i["source"].as_str().or(i.as_str())).map(String::from).collect()
-            }
-            _ => Vec::new(),
-        }
-    };
-    object(services).flat_map(|(_, service)| names(service)).collect()
+/// Names of the networks, volumes, secrets or configs to which a service refers.
+pub(super) fn names_in(service: &Value, key: &str) -> Vec<String> {
+    match &service[key] {
+        Value::Object(map) => map.keys().cloned().collect(),
+        list => items(list).filter_map(|i| i["source"].as_str().or(i.as_str())).map(String::from).collect(),
+    }
 }
 
 fn object(value: &Value) -> impl Iterator<Item = (&String, &Value)> {

@@ -78,14 +78,6 @@ fn each_change_is_named_and_no_value_is_shown() {
 }
 
 #[test]
-fn sizes_are_read_as_docker_reads_them() {
-    assert_eq!(bytes(&json!("50m")), Some(50 << 20));
-    assert_eq!(bytes(&json!("52428800")), Some(50 << 20));
-    assert_eq!(bytes(&json!("1.5gb")), Some(3 << 29));
-    assert_eq!(bytes(&Value::Null), None);
-}
-
-#[test]
 fn a_new_service_is_created() {
     assert_eq!(describe(&service_definition("", Value::Null), None), "create 3 tasks of app:1");
     assert_eq!(
