@@ -30,24 +30,6 @@ const DEPLOY_LIMIT: Duration = Duration::from_secs(300);
 /// Limit for reading a task's log.
 const LOG_LIMIT: Duration = Duration::from_secs(5);
 
-/// Value of `--resolve-image`: when `docker stack deploy` looks images up in their registries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ResolveImage {
-    Always,
-    Changed,
-    Never,
-}
-
-impl ResolveImage {
-    pub fn flag_value(self) -> &'static str {
-        match self {
-            ResolveImage::Always => "always",
-            ResolveImage::Changed => "changed",
-            ResolveImage::Never => "never",
-        }
-    }
-}
-
 impl Docker {
     /// Ids of a stack's services; `None` if the engine is no manager of a Swarm.
     pub fn stack_services(&self, stack: &str) -> Result<Option<Vec<String>>> {
@@ -139,10 +121,9 @@ impl Docker {
     ///
     /// # Errors
     /// Docker or Swarm refuses the file; some services may have been updated by then.
-    pub fn stack_deploy(&self, stack: &str, file: &str, resolve: ResolveImage) -> Result<()> {
+    pub fn stack_deploy(&self, stack: &str, file: &str, resolve: &str) -> Result<()> {
         self.check_lease()?;
-        let mut words =
-            vec!["stack", "deploy", "--with-registry-auth", "--resolve-image", resolve.flag_value()];
+        let mut words = vec!["stack", "deploy", "--with-registry-auth", "--resolve-image", resolve];
         words.extend(["--compose-file", "-", stack]);
         let result = self.run_within(&self.docker_words(&words), Some(file.as_bytes()), DEPLOY_LIMIT)?;
         let result = result.ok_or_else(|| timeout_error(&words, DEPLOY_LIMIT))?;

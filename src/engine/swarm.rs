@@ -1,38 +1,31 @@
 //! Deploy on Swarm: observes the stack, writes the stack file, sends it, watches until it has converged, and rolls back if it
 //! does not. Swarm schedules the tasks.
 
+mod dry_run;
 mod imported_service;
 mod prepare;
 mod swarm_rollback;
 mod witness;
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::OnceCell;
 use std::time::Duration;
 
 use anyhow::Result;
-use serde_json::Value;
 
 use crate::configuration::Configuration;
 use crate::context::Context;
 use crate::docker::Docker;
-use crate::docker::inspect::Image;
-use crate::docker::swarm::ResolveImage;
-use crate::docker::types::SwarmNodes;
 use crate::engine::compose::probe_urls;
 use crate::error::{Error, Exit};
-use crate::finding::Finding;
-use crate::model::args::{DeployArgs, RolloutArgs, SwarmArgs};
-use crate::model::{ConfigError, Project};
+use crate::model::args::{DeployArgs, SwarmArgs};
+use crate::model::{ResolvedProject, word};
 use crate::release::journal::{Journal, ReleaseDraft, RunResult};
-use crate::release::{ReleaseRecord, RolloutKind, ServiceRelease};
+use crate::release::{ReleaseRecord, RolloutKind, ServiceRelease, WitnessTotals};
 use crate::report::{Event, Report, Warning};
 use crate::request::Request;
-use crate::swarm::audit::{self, ServiceFacts};
+use crate::swarm::audit;
 use crate::swarm::convergence::ServiceGoal;
-use crate::swarm::diff::ServiceDiff;
 use crate::swarm::observed::{ObservedStack, StackService};
-use crate::swarm::proxy_config::StackProxy;
 use crate::swarm::stack_file::{StackFile, StackOverrides};
 use crate::swarm::watch::{self, StackWatch, WatchResult};
 use crate::targets;
@@ -40,7 +33,8 @@ use crate::wait::StopSignal;
 use crate::witness::Witness;
 pub use imported_service::{compose_file_of_service, import_service, print_for_swarm};
 use prepare::PreparedStack;
-pub use prepare::refuse_if_any;
+pub use swarm_rollback::rollback_unrecorded;
+use swarm_rollback::{Failure, Reaction};
 
 /// Puts a request in place on a stack, and waits until the stack has converged.
 ///
@@ -49,29 +43,31 @@ pub use prepare::refuse_if_any;
 pub fn put_in_place(context: &Context, mut request: Request) -> Result<()> {
     let before = watch::observe(&request.config.docker, &request.config.project.name)?;
     let overrides = match &request.record {
-        Some(record) => release_overrides(&mut request.config, record, &request.args.services),
+        Some(record) => release_overrides(&mut request.config.snapshot, record, &request.args.services),
         None => next_version_overrides(&mut request.config, &request.args, &before)?,
     };
-    let swarm = SwarmDeploy {
-        journal: &context.journal,
-        before,
-        kind: request.kind,
-        number: request.number(context),
-        images_by_flag: request.args.image.iter().map(|(service, _)| service.clone()).collect(),
-        rollout: context.args,
-        report: context.report,
-        stop: context.stop,
-        witness: Witness::default(),
-        sent_goals: RefCell::default(),
-        request: &request.config,
-    };
-    if request.record.is_none() {
-        swarm.build(&request.args)?;
+    let number = request.number(context);
+    let (witness, sent_goals) = (Witness::default(), OnceCell::new());
+    let deploy = SwarmDeploy { context, request, overrides, number, before, witness, sent_goals };
+    if deploy.request.record.is_none() {
+        deploy.build()?;
     }
-    swarm.execute(&overrides, request.args.force)
+    let prepared = deploy.prepare()?;
+    deploy.refuse_partial_prune(&prepared.file)?;
+    deploy.warn_of_losses(&prepared)?;
+    if context.args.dry_run {
+        return deploy.report_plan(&prepared);
+    }
+    if let Some(signal) = context.stop.signal() {
+        return Err(Error::interrupted(signal).into());
+    }
+    deploy.create_objects(&prepared)?;
+    deploy.start_witness(&prepared)?;
+    deploy.execute(&prepared)
 }
 
-/// Sets the images of `--image`, and returns what else the flags of a deploy override.
+/// Sets the images of `--image`, and returns what else the flags of a deploy override. A service whose file sets no
+/// replicas keeps its current number.
 ///
 /// # Errors
 /// A flag or a name for an unknown service.
@@ -80,376 +76,238 @@ fn next_version_overrides(
     args: &DeployArgs,
     before: &ObservedStack,
 ) -> Result<StackOverrides, Error> {
+    let images = args.image.iter().map(|(service, _)| (service, Some("--image")));
+    let named = args.services.iter().map(|service| (service, None));
+    let scaled = args.scale.iter().map(|(service, _)| (service, Some("--scale")));
+    for (service, flag) in images.chain(named).chain(scaled) {
+        if !config.project.services.contains_key(service) {
+            return Err(targets::unknown_service(&config.project, service, flag));
+        }
+    }
     for (service, reference) in &args.image {
-        check_service(&config.project, service, Some("--image"))?;
         config.snapshot.set_image(service, reference);
     }
-    for service in &args.services {
-        check_service(&config.project, service, None)?;
-    }
+    let unset = config.project.services.values().filter(|s| s.replicas.is_none());
+    let current =
+        unset.filter_map(|s| Some((s.name.clone(), before.services.get(&s.name)?.spec.replicas()?)));
+    let by_flag = args.scale.iter().map(|(service, n)| (service.clone(), u64::from(*n)));
     Ok(StackOverrides {
         services: args.services.clone(),
-        replicas: replicas(&config.project, &args.scale, before)?,
+        replicas: current.chain(by_flag).collect(),
         update: config.flags.update.clone(),
         rollback: config.flags.rollback.clone(),
     })
 }
 
-/// Sets the images of a recorded release, and returns its numbers of instances.
+/// Sets the images of a recorded release, and returns its numbers of tasks for these services.
 fn release_overrides(
-    config: &mut Configuration,
+    snapshot: &mut ResolvedProject,
     record: &ReleaseRecord,
     services: &[String],
 ) -> StackOverrides {
-    let mut replicas = BTreeMap::new();
+    let mut overrides = StackOverrides { services: services.to_vec(), ..StackOverrides::default() };
     for (service, release) in &record.services {
         if is_pinned(&release.image_id) {
-            config.snapshot.set_image(service, &release.image_id);
+            snapshot.set_image(service, &release.image_id);
         }
         if release.replicas > 0 {
-            replicas.insert(service.clone(), u64::from(release.replicas));
+            overrides.replicas.insert(service.clone(), release.replicas.into());
         }
     }
-    StackOverrides { services: services.to_vec(), replicas, ..StackOverrides::default() }
-}
-
-/// Rolls a stack back to the previous specs that Swarm keeps, for a stack without a recorded release.
-///
-/// # Errors
-/// Swarm has no previous spec, or its rollback fails.
-pub fn rollback_unrecorded(context: &Context, named: &[String]) -> Result<()> {
-    let Context { docker, report, stop, .. } = context;
-    let (name, report, requested) = (context.journal.project.as_str(), *report, named);
-    let before = watch::observe(docker, name)?;
-    let named = |s: &&StackService| requested.is_empty() || requested.contains(&s.name);
-    let differs =
-        |s: &&StackService| !s.spec.is_job() && s.previous.as_ref().is_some_and(|p| !p.same_content(&s.spec));
-    let services: Vec<&StackService> = before.services.values().filter(named).filter(differs).collect();
-    let names: Vec<String> = services.iter().map(|s| s.name.clone()).collect();
-    if names.is_empty() {
-        return Err(Error::usage(format!("stack `{name}`: cannot roll back: no release is recorded, and Swarm has no previous spec"))
-            .hint("`compose-zd deploy` records releases; Swarm loses the previous spec with every update that changes nothing")
-            .into());
-    }
-    if context.args.dry_run {
-        let lines: Vec<String> = names.iter().map(|n| format!("`{n}`: restore the previous spec")).collect();
-        report.stack_plan(name, &lines);
-        return Ok(());
-    }
-    report.event(Event::SwarmRollback(names.clone().into()));
-    services.iter().try_for_each(|s| docker.roll_back_service(&s.id))?;
-    let (ready, stop) = (Duration::from_secs(60), (*stop).clone());
-    let now = watch::observe(docker, name)?;
-    let goals = names.iter().map(|service| ServiceGoal::without_monitor(&now, service)).collect();
-    let watch =
-        StackWatch { docker, stack: name, goals, before: &before, ready, rolling_back: true, report, stop };
-    match watch.run()? {
-        WatchResult::Converged(_) => {
-            report.swarm_rolled_back(name, &names);
-            Ok(())
-        }
-        WatchResult::Interrupted(signal) => {
-            Err(Error::interrupted(signal).hint("Swarm continues the rollback; see `docker stack ps`").into())
-        }
-        WatchResult::Lost(error) => Err(Error { exit: Exit::Outage, ..error }.into()),
-        WatchResult::Failed(failure) => {
-            let message = format!("`{}`: {}", failure.name, failure.convergence);
-            Err(Error::new(Exit::StillServing, message).detail(&failure.task_errors.join("\n")).into())
-        }
-    }
-}
-
-/// Risks of replacing each service of a stack. `project` is the text of the whole project, even if only some of its services
-/// are deployed; `image` queries a local image.
-pub fn risks(
-    name: &str,
-    project: &str,
-    file: &StackFile,
-    nodes: Option<&SwarmNodes>,
-    image: &dyn Fn(&str) -> Result<Option<Image>>,
-) -> Result<Vec<Finding>> {
-    let proxies = stack_proxies(project)?;
-    let mut all = nodes.map(|nodes| nodes.risks(file)).unwrap_or_default();
-    for (service, definition) in file.value["services"].as_object().into_iter().flatten() {
-        let in_front: Vec<&StackProxy> =
-            proxies.iter().filter(|p| p.routes_to(name, service, definition)).collect();
-        let others = in_front.iter().filter(|p| p.service != *service);
-        let of_proxies: Vec<Finding> = others.flat_map(|proxy| proxy.risks(service, definition)).collect();
-        let image = image(definition["image"].as_str().unwrap_or_default())?;
-        let facts = ServiceFacts {
-            image_has_healthcheck: image.is_some_and(|i| i.has_healthcheck()),
-            receives_requests: !in_front.is_empty(),
-            is_proxy: proxies.iter().any(|p| p.service == *service),
-        };
-        let own = audit::service_risks(service, definition, facts);
-        all.extend(own.into_iter().chain(of_proxies).map(|risk| risk.of_service(service)));
-    }
-    Ok(all)
-}
-
-fn stack_proxies(project: &str) -> Result<Vec<StackProxy>> {
-    let project: Value = serde_json::from_str(project)?;
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let services = project["services"].as_object().into_iter().flatten();
-    Ok(services.filter_map(|(name, service)| StackProxy::detect(name, service, &project, &read)).collect())
+    overrides
 }
 
 /// One deploy or rollback on Swarm.
 struct SwarmDeploy<'a> {
-    request: &'a Configuration,
-    journal: &'a Journal,
+    context: &'a Context<'a>,
+    request: Request,
+    overrides: StackOverrides,
+    /// Number of the release that the run makes.
+    number: u32,
     /// The stack before any change.
     before: ObservedStack,
-    kind: RolloutKind,
-    number: u32,
-    /// Services whose image was set by `--image`.
-    images_by_flag: BTreeSet<String>,
-    rollout: &'a RolloutArgs,
-    report: Report,
-    stop: &'a StopSignal,
     witness: Witness,
     /// Goals from the specs that Swarm accepted.
-    sent_goals: RefCell<Vec<ServiceGoal>>,
+    sent_goals: OnceCell<Vec<ServiceGoal>>,
 }
 
 impl SwarmDeploy<'_> {
     fn docker(&self) -> &Docker {
-        &self.request.docker
+        &self.request.config.docker
+    }
+
+    fn config(&self) -> &Configuration {
+        &self.request.config
+    }
+
+    fn journal(&self) -> &Journal {
+        &self.context.journal
+    }
+
+    fn report(&self) -> Report {
+        self.context.report
     }
 
     fn stack_name(&self) -> &str {
-        &self.request.project.name
+        &self.config().project.name
     }
 
     fn swarm_args(&self) -> &SwarmArgs {
-        &self.rollout.swarm
+        &self.context.args.swarm
+    }
+
+    fn observe(&self) -> Result<ObservedStack> {
+        watch::observe(self.docker(), self.stack_name())
+    }
+
+    /// Release that a rollback restores.
+    fn restored_release(&self) -> Option<u32> {
+        if let RolloutKind::Rollback { to } = self.request.kind { Some(to) } else { None }
     }
 
     /// Builds images here and pushes them, if requested.
-    fn build(&self, args: &DeployArgs) -> Result<()> {
-        let built = self.request.project.services.values().filter(|s| s.builds);
+    fn build(&self) -> Result<()> {
+        let args = &self.request.args;
+        let built = self.config().project.services.values().filter(|s| s.builds);
         let is_selected = |name: &String| args.services.is_empty() || args.services.contains(name);
         let names: Vec<String> = built.map(|s| s.name.clone()).filter(is_selected).collect();
-        if names.is_empty() || self.rollout.dry_run {
+        if names.is_empty() || self.context.args.dry_run {
             return Ok(());
         }
         if args.build {
-            self.report.event(Event::Building(names.clone().into()));
+            self.report().event(Event::Building(names.clone().into()));
             self.docker().build(&names)?;
         }
         if self.swarm_args().push { self.docker().push(&names) } else { Ok(()) }
     }
 
-    fn execute(&self, overrides: &StackOverrides, force: bool) -> Result<()> {
-        let prepared = self.prepare(overrides)?;
-        self.refuse_partial_prune(&prepared.file)?;
-        self.warn_of_losses(&prepared)?;
-        if self.rollout.dry_run {
-            return self.report_plan(&prepared, force);
-        }
-        if let Some(signal) = self.stop.signal() {
-            return Err(Error::interrupted(signal).into());
-        }
-        self.create_objects(&prepared)?;
-        self.start_witness(&prepared)?;
-        self.execute_and_record(&prepared, force)
-    }
-
     /// Warns of ignored keys, and of requests that the deploy will lose.
-    fn warn_of_losses(&self, prepared: &PreparedStack) -> Result<()> {
-        let PreparedStack { file, nodes, .. } = prepared;
+    fn warn_of_losses(&self, PreparedStack { file, nodes, .. }: &PreparedStack) -> Result<()> {
         for note in &file.notes {
-            self.report.warn(&Warning::Ignored(note.clone()));
+            self.report().warn(&Warning::Ignored(note.clone()));
         }
         let image = |reference: &str| self.docker().image(reference);
-        let text = self.request.snapshot.text();
-        for risk in risks(self.stack_name(), &text, file, Some(nodes), &image)? {
-            self.report.warn(&Warning::ExpectedLoss(risk.to_string()));
+        for risk in
+            audit::risks(self.stack_name(), &self.config().snapshot.text(), file, Some(nodes), &image)?
+        {
+            self.report().warn(&Warning::ExpectedLoss(risk.to_string()));
         }
-        Ok(())
-    }
-
-    /// Reports the changes of each service, and the exact commands.
-    fn report_plan(&self, prepared: &PreparedStack, force: bool) -> Result<()> {
-        let PreparedStack { file, resolve_image, missing_objects: missing, .. } = prepared;
-        let networks = self.docker().network_names()?;
-        let changes = file.services.iter().map(|name| {
-            let now = self.before.services.get(name);
-            let image = self.request.snapshot.image(name).unwrap_or_default();
-            let change = ServiceDiff {
-                stack: self.stack_name(),
-                file: &file.value,
-                service: name,
-                image,
-                networks: &networks,
-            };
-            format!("`{name}`: {}", change.describe(now))
-        });
-        let left = self.before.services.keys().filter(|name| !file.services.contains(name));
-        let action =
-            if self.swarm_args().prune { "remove it: it is no longer in the file" } else { "leave it alone" };
-        let left = left.map(|name| format!("`{name}`: {action}"));
-        let objects =
-            missing.iter().map(|(object, name)| format!("docker {} create {name} -", object.kind.noun()));
-        let (imported, others): (Vec<&String>, Vec<&String>) =
-            file.services.iter().partition(|n| self.before.services.get(*n).is_some_and(|s| s.is_imported));
-        let mut send = Vec::new();
-        for name in imported {
-            let flags = self.update_flags(file, &self.before.services[name])?.join(" ");
-            send.push(format!("docker service update --with-registry-auth {flags} {name}"));
-        }
-        if !others.is_empty() {
-            let (resolve, stack) = (resolve_image.flag_value(), self.stack_name());
-            send.push(format!(
-                "docker stack deploy --with-registry-auth --resolve-image {resolve} --compose-file - {stack}"
-            ));
-        }
-        let forced = file.services.iter().filter(|name| force && self.before.services.contains_key(*name));
-        let forced = forced.map(|name| {
-            format!(
-                "docker service update --force {}_{name}   # unless the deploy changes it",
-                self.stack_name()
-            )
-        });
-        let gone = self
-            .services_to_prune(file)
-            .into_iter()
-            .map(|s| format!("docker service rm {}_{}", self.stack_name(), s.name));
-        let commands = objects.chain(send).chain(forced).chain(gone).map(|line| format!("$ {line}"));
-        self.report.stack_plan(self.stack_name(), &changes.chain(left).chain(commands).collect::<Vec<_>>());
         Ok(())
     }
 
     /// Executes the deploy, and records the result.
-    fn execute_and_record(&self, prepared: &PreparedStack, force: bool) -> Result<()> {
-        let file = &prepared.file;
-        let entry = self.release_draft(prepared, None)?;
-        self.journal.begin(&entry, self.report)?;
-        self.journal.tag_images(self.docker(), &entry, self.report);
-        let started = self.report.elapsed();
+    fn execute(&self, prepared: &PreparedStack) -> Result<()> {
+        let draft = self.release_draft(prepared, None)?;
+        self.journal().begin(&draft, self.report())?;
+        self.journal().tag_images(self.docker(), &draft, self.report());
+        let started = self.report().elapsed();
         let switch = self.witness.rotation_change();
-        let result = match self.send_and_watch(prepared, force) {
-            Ok(WatchResult::Converged(stack)) => match self.witness.outage_at_end() {
-                None => Ok(stack),
-                Some(lost) => Err(self.handle_lost_url(file, lost)),
-            },
-            Ok(end) => Err(self.handle_watch_failure(file, end)),
-            Err(error) => Err(self.handle_send_failure(file, Error::from_error(error))),
-        };
+        let result = self.send_and_watch(prepared).map_err(|reaction| self.react(&prepared.file, reaction));
         drop(switch);
-        let took = self.report.elapsed().saturating_sub(started);
-        let witness = probe_urls::report_all(self.witness.finish(), self.report);
-        let (entry, error, paused) = match &result {
-            Ok(stack) => (self.release_draft(prepared, Some(stack))?, None, false),
-            Err((error, paused)) => (entry, Some(error), *paused),
+        let took = self.report().elapsed().saturating_sub(started);
+        let witness = probe_urls::report_all(self.witness.finish(), self.report());
+        let draft = match &result {
+            Ok(stack) => self.release_draft(prepared, Some(stack))?,
+            Err(_) => draft,
         };
-        if error.is_some_and(|f| f.exit == Exit::Unchanged) {
-            self.journal.discard(&entry);
-        } else {
-            let keep = self.request.project.keep;
-            let run_result = RunResult { witness: witness.clone(), ..RunResult::new(error, paused, took, 0) };
-            self.journal.write_config(entry.number, &entry.text)?;
-            self.journal.end(self.docker(), &entry, run_result, keep, self.report);
-        }
-        match result {
-            Ok(stack) => {
-                self.prune(file);
-                self.remove_unused_objects();
-                self.report_deployed(&file.services, &stack, took);
-                Ok(probe_urls::refuse_losses(witness.as_ref(), self.rollout.witness.strict, self.number)?)
-            }
-            Err((error, _)) => Err(error.into()),
-        }
+        self.record(&draft, result.as_ref().err(), took, witness.clone())?;
+        let stack = result.map_err(|failure| failure.error)?;
+        self.prune(&prepared.file);
+        self.remove_unused_objects();
+        self.report_deployed(&prepared.file.services, &stack, took);
+        let strict = self.context.args.witness.strict;
+        Ok(probe_urls::refuse_losses(witness.as_ref(), strict, self.number)?)
     }
 
-    /// Sends the change to Swarm, and watches until the services have converged or failed.
-    fn send_and_watch(&self, prepared: &PreparedStack, force: bool) -> Result<WatchResult> {
-        let services = &prepared.file.services;
-        let rollback_ids = self.ids_to_roll_back(services);
-        match &rollback_ids {
-            Some(ids) => self.roll_back_in_swarm(services, ids)?,
-            None => self.send(prepared, force)?,
+    fn record(
+        &self,
+        draft: &ReleaseDraft,
+        failure: Option<&Failure>,
+        took: Duration,
+        witness: Option<WitnessTotals>,
+    ) -> Result<()> {
+        let (error, paused) = (failure.map(|f| &f.error), failure.is_some_and(|f| f.paused));
+        if error.is_some_and(|e| e.exit == Exit::Unchanged) {
+            self.journal().discard(draft);
+            return Ok(());
         }
-        let now = watch::observe(self.docker(), self.stack_name())?;
-        let goal = if rollback_ids.is_some() { ServiceGoal::without_monitor } else { ServiceGoal::new };
-        let goals: Vec<ServiceGoal> = services.iter().map(|name| goal(&now, name)).collect();
-        self.sent_goals.replace(goals.clone());
-        self.watch(goals, &self.before, rollback_ids.is_some(), self.stop.clone())
-    }
-
-    /// Refuses `--prune` with named services: a part of the file does not show which services were removed.
-    fn refuse_partial_prune(&self, file: &StackFile) -> Result<(), Error> {
-        let is_whole = self.request.project.services.keys().all(|name| file.services.contains(name));
-        if self.swarm_args().prune && !is_whole {
-            let message = "`--prune` needs the whole stack, and only some of its services are deployed";
-            return Err(Error::usage(message).hint("remove `--prune`, or name no service"));
-        }
+        let result = RunResult { witness, ..RunResult::new(error, paused, took, 0) };
+        self.journal().write_config(draft.number, &draft.text)?;
+        self.journal().end(self.docker(), draft, result, self.config().project.keep, self.report());
         Ok(())
     }
 
-    /// Removes services that are no longer in the file. Runs last, because a rollback would need them.
-    fn prune(&self, file: &StackFile) {
-        let gone = self.services_to_prune(file);
-        if gone.is_empty() {
-            return;
-        }
-        let ids: Vec<String> = gone.iter().map(|s| s.id.clone()).collect();
-        let names = gone.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
-        match self.docker().remove_services(&ids) {
-            Ok(()) => self.report.event(Event::Removed(names.into())),
-            Err(error) => self.report.warn(&Warning::CleanupFailed(format!("{error:#}"))),
+    /// Sends the change to Swarm, and watches until the services have converged or failed.
+    fn send_and_watch(&self, prepared: &PreparedStack) -> Result<ObservedStack, Reaction> {
+        match self.try_send_and_watch(prepared) {
+            Ok(WatchResult::Converged(stack)) => match self.witness.outage_at_end() {
+                None => Ok(stack),
+                Some(lost) => Err(self.after_lost_url(lost)),
+            },
+            Ok(end) => Err(self.after_watch(end)),
+            Err(error) => Err(self.after_failed_send(&prepared.file, Error::from_error(error))),
         }
     }
 
-    /// Services that are no longer in the file, if `--prune` is given.
-    fn services_to_prune(&self, file: &StackFile) -> Vec<&StackService> {
-        let is_pruned = |s: &&StackService| self.swarm_args().prune && !file.services.contains(&s.name);
-        self.before.services.values().filter(is_pruned).collect()
-    }
-
-    fn roll_back_in_swarm(&self, services: &[String], ids: &[String]) -> Result<()> {
-        self.report.event(Event::SwarmRollback(services.to_vec().into()));
-        ids.iter().try_for_each(|id| self.docker().roll_back_service(id))
-    }
-
-    fn send(&self, PreparedStack { file, resolve_image, .. }: &PreparedStack, force: bool) -> Result<()> {
-        self.report.event(Event::DeployingStack {
-            stack: self.stack_name().into(),
-            services: file.services.clone(),
-        });
-        let stack = self.update_imported(file, &self.before)?;
-        if !stack.services.is_empty() {
-            self.docker().stack_deploy(self.stack_name(), &stack.text(), *resolve_image)?;
-        }
-        let is_unfinished =
-            |name: &String| self.before.services.get(name).is_some_and(StackService::has_unfinished_update);
-        if !force && !file.services.iter().any(is_unfinished) {
-            return Ok(());
-        }
-        // Swarm replaces the tasks of changed services by itself. But an update that changes nothing does not resume a
-        // paused update (seen with `stop-first`: the remaining slots stayed unchanged).
-        let now = watch::observe(self.docker(), self.stack_name())?;
-        // A job runs again, changed or not.
-        let is_unchanged = |s: &&StackService| {
-            let before = self.before.services.get(&s.name);
-            !s.spec.is_job() && before.is_some_and(|b| b.spec.same_tasks(&s.spec))
+    fn try_send_and_watch(&self, prepared: &PreparedStack) -> Result<WatchResult> {
+        let services = &prepared.file.services;
+        let rollback_ids = self.ids_to_roll_back(services);
+        let goal: fn(&ObservedStack, &str) -> ServiceGoal = match &rollback_ids {
+            Some(ids) => {
+                self.report().event(Event::SwarmRollback(services.clone().into()));
+                ids.iter().try_for_each(|id| self.docker().roll_back_service(id))?;
+                ServiceGoal::without_monitor
+            }
+            None => {
+                self.send(prepared)?;
+                ServiceGoal::new
+            }
         };
-        let is_selected =
-            |s: &&StackService| file.services.contains(&s.name) && (force || is_unfinished(&s.name));
-        let ids = now.services.values().filter(is_unchanged).filter(is_selected).map(|s| s.id.clone());
-        ids.collect::<Vec<_>>().iter().try_for_each(|id| self.docker().force_service_update(id))
+        let now = self.observe()?;
+        let goals: Vec<ServiceGoal> = services.iter().map(|name| goal(&now, name)).collect();
+        let goals = self.sent_goals.get_or_init(|| goals);
+        self.watch(goals.clone(), &self.before, rollback_ids.is_some(), self.context.stop.clone())
     }
 
     /// Ids of the services, if Swarm itself can roll back: the previous spec of each service is exactly the one to restore.
     fn ids_to_roll_back(&self, services: &[String]) -> Option<Vec<String>> {
-        let RolloutKind::Rollback { to } = self.kind else { return None };
-        let record = self.journal.history.get(to)?;
+        let record = self.journal().history.get(self.restored_release()?)?;
         let id = |name: &String| {
             let (service, release) = (self.before.services.get(name)?, record.services.get(name)?);
             let previous = service.previous.as_ref()?;
             (previous.fingerprint() == release.config_hash).then(|| service.id.clone())
         };
         services.iter().map(id).collect()
+    }
+
+    /// Sends the file, and has Swarm replace unchanged tasks where that is needed.
+    fn send(&self, PreparedStack { file, resolve_image, .. }: &PreparedStack) -> Result<()> {
+        self.report().event(Event::DeployingStack {
+            stack: self.stack_name().into(),
+            services: file.services.clone(),
+        });
+        let stack = self.update_imported(file, &self.before)?;
+        if !stack.services.is_empty() {
+            self.docker().stack_deploy(self.stack_name(), &stack.text(), &word(resolve_image))?;
+        }
+        // Swarm replaces the tasks of changed services by itself. But an update that changes nothing does not resume a
+        // paused update (seen with `stop-first`: the remaining slots stayed unchanged).
+        let is_unfinished =
+            |name: &String| self.before.services.get(name).is_some_and(StackService::has_unfinished_update);
+        let is_selected = |name: &&String| self.request.args.force || is_unfinished(name);
+        let selected: Vec<&String> = file.services.iter().filter(is_selected).collect();
+        if selected.is_empty() {
+            return Ok(());
+        }
+        let now = self.observe()?;
+        // A job runs again, changed or not.
+        let is_unchanged = |s: &&StackService| {
+            let before = self.before.services.get(&s.name);
+            !s.spec.is_job() && before.is_some_and(|b| b.spec.same_tasks(&s.spec))
+        };
+        let mut unchanged =
+            selected.into_iter().filter_map(|name| now.services.get(name)).filter(is_unchanged);
+        unchanged.try_for_each(|service| self.docker().force_service_update(&service.id))
     }
 
     /// Watches until all goals are reached, starting from the stack `before`.
@@ -460,10 +318,42 @@ impl SwarmDeploy<'_> {
         rolling_back: bool,
         stop: StopSignal,
     ) -> Result<WatchResult> {
-        let settings = goals.iter().filter_map(|goal| self.request.project.services.get(&goal.service));
+        let settings = goals.iter().filter_map(|goal| self.config().project.services.get(&goal.service));
         let ready = settings.map(|s| s.settings.timing.deadline).max().unwrap_or_default();
-        let (docker, stack, report) = (self.docker(), self.stack_name(), self.report);
+        let (docker, stack, report) = (self.docker(), self.stack_name(), self.report());
         StackWatch { docker, stack, goals, before, ready, rolling_back, report, stop }.run()
+    }
+
+    /// Refuses `--prune` with named services: a part of the file does not show which services were removed.
+    fn refuse_partial_prune(&self, file: &StackFile) -> Result<(), Error> {
+        let is_whole = self.config().project.services.keys().all(|name| file.services.contains(name));
+        if self.swarm_args().prune && !is_whole {
+            let message = "`--prune` needs the whole stack, and only some of its services are deployed";
+            return Err(Error::usage(message).hint("remove `--prune`, or name no service"));
+        }
+        Ok(())
+    }
+
+    /// Removes services that are no longer in the file. Runs last, because a rollback would need them.
+    fn prune(&self, file: &StackFile) {
+        let (ids, names): (Vec<String>, Vec<String>) =
+            self.services_to_prune(file).map(|s| (s.id.clone(), s.name.clone())).unzip();
+        if ids.is_empty() {
+            return;
+        }
+        match self.docker().remove_services(&ids) {
+            Ok(()) => self.report().event(Event::Removed(names.into())),
+            Err(error) => self.report().warn(&Warning::CleanupFailed(format!("{error:#}"))),
+        }
+    }
+
+    /// Services that are no longer in the file, if `--prune` is given.
+    fn services_to_prune(&self, file: &StackFile) -> impl Iterator<Item = &StackService> {
+        self.services_outside(file).filter(|_| self.swarm_args().prune)
+    }
+
+    fn services_outside(&self, file: &StackFile) -> impl Iterator<Item = &StackService> {
+        self.before.services.values().filter(|s| !file.services.contains(&s.name))
     }
 
     /// Draft of the release. Without `stack` the specs of Swarm are not known yet, so the draft has only names.
@@ -481,66 +371,56 @@ impl SwarmDeploy<'_> {
             }
             (name.to_string(), release)
         });
-        let services = releases.collect();
         Ok(ReleaseDraft {
             number: self.number,
-            kind: self.kind,
-            services,
-            text: self.journal.merged_config(&recorded.text(), &names)?,
+            kind: self.request.kind,
+            services: releases.collect(),
+            text: self.journal().merged_config(&recorded.text(), &names)?,
             replaced: Vec::new(),
-            folder: self.request.folder.clone(),
+            folder: self.config().folder.clone(),
         })
     }
 
     fn service_release(&self, name: &str, file: &StackFile, stack: Option<&ObservedStack>) -> ServiceRelease {
         let spec = stack.and_then(|s| s.services.get(name)).map(|s| &s.spec);
-        let sent = file.image(name).to_string();
-        let image_id = match spec {
-            Some(spec) => spec.image().to_string(),
-            None => Some(sent).filter(|image| is_pinned(image)).unwrap_or_default(),
-        };
+        let sent = || Some(file.image(name)).filter(|image| is_pinned(image)).unwrap_or_default();
+        let image_id = spec.map_or_else(sent, |spec| spec.image());
         ServiceRelease {
-            image: self.image_name(name, &image_id),
-            image_id,
+            image: self.image_name(name, image_id),
+            image_id: image_id.into(),
             digests: Vec::new(),
             config_hash: spec.map(|s| s.fingerprint()).unwrap_or_default(),
             replicas: spec.and_then(|s| s.replicas()).unwrap_or(0) as u32,
             since: self.number,
-            by_flag: self.images_by_flag.contains(name),
+            by_flag: self.request.args.image.iter().any(|(service, _)| service == name),
         }
     }
 
     /// Name of the image in the file, or in the file of the restored release.
     fn image_name(&self, service: &str, id: &str) -> String {
-        let image = self.request.snapshot.image(service).unwrap_or_default();
-        let recorded = self.journal.history.newest_first().filter_map(|r| r.services.get(service));
-        let recorded = || recorded.map(|p| (&p.image_id, &p.image)).find(|(known, _)| **known == id);
-        if is_pinned(image) {
-            recorded().map_or(image, |(_, image)| image).to_string()
-        } else {
-            image.to_string()
+        let image = self.config().snapshot.image(service).unwrap_or_default();
+        let mut recorded = self.journal().history.newest_first().filter_map(|r| r.services.get(service));
+        match recorded.find(|release| is_pinned(image) && release.image_id == id) {
+            Some(release) => release.image.clone(),
+            None => image.to_string(),
         }
     }
 
     fn report_deployed(&self, services: &[String], stack: &ObservedStack, took: Duration) {
-        for name in services {
-            let Some(service) = stack.services.get(name) else { continue };
+        for (name, service) in services.iter().filter_map(|name| stack.services.get_key_value(name)) {
             let (running, wanted) = (service.running_tasks(), service.desired_tasks());
             if service.spec.is_job() {
-                self.report.event(Event::SwarmJobDone { service: name.clone(), tasks: wanted });
+                self.report().event(Event::SwarmJobDone { service: name.clone(), tasks: wanted });
                 continue;
             }
             if service.tasks.iter().filter(|t| t.runs()).count() > wanted {
-                self.report.warn(&Warning::TooManyTasks(name.clone()));
+                self.report().warn(&Warning::TooManyTasks(name.clone()));
             }
-            self.report.deployed(Event::Deployed {
+            self.report().deployed(Event::Deployed {
                 target: name.clone(),
                 serving: vec![format!("{} of {wanted}", running.min(wanted))],
                 release: self.number,
-                restored_release: match self.kind {
-                    RolloutKind::Rollback { to } => Some(to),
-                    _ => None,
-                },
+                restored_release: self.restored_release(),
                 in_service: took,
                 seconds: took,
             });
@@ -548,53 +428,7 @@ impl SwarmDeploy<'_> {
     }
 }
 
-/// Replicas by flag, else the current replicas of each service whose file sets none.
-fn replicas(
-    project: &Project,
-    scale: &[(String, u32)],
-    before: &ObservedStack,
-) -> Result<BTreeMap<String, u64>, Error> {
-    for (service, _) in scale {
-        check_service(project, service, Some("--scale"))?;
-    }
-    let unset = project.services.values().filter(|s| s.replicas.is_none());
-    let current =
-        unset.filter_map(|s| Some((s.name.clone(), before.services.get(&s.name)?.spec.replicas()?)));
-    let by_flag = scale.iter().map(|(service, n)| (service.clone(), u64::from(*n)));
-    Ok(current.chain(by_flag).collect())
-}
-
-fn check_service(project: &Project, service: &str, flag: Option<&str>) -> Result<(), Error> {
-    if project.services.contains_key(service) {
-        Ok(())
-    } else {
-        Err(targets::unknown_service(project, service, flag))
-    }
-}
-
-/// Refusals of jobs: Swarm would skip them, and a migration must not be skipped silently.
-pub fn job_refusals(project: &Project) -> Vec<ConfigError> {
-    let has = |s: &&crate::model::Service| s.settings.before.is_some() || s.settings.after.is_some();
-    let refusal = |service: &crate::model::Service| ConfigError {
-        message: format!("`services.{}.x-zd`: jobs (`before`, `after`) do not run on Swarm", service.name),
-        hint:
-            "run the command before the deploy, or as a separate service with `deploy.mode: replicated-job`"
-                .into(),
-    };
-    project.services.values().filter(has).map(refusal).collect()
-}
-
 /// The reference means the same image for ever.
 fn is_pinned(reference: &str) -> bool {
     reference.starts_with("sha256:") || reference.contains("@sha256:")
-}
-
-impl ResolveImage {
-    fn parse(word: &str) -> ResolveImage {
-        match word {
-            "changed" => ResolveImage::Changed,
-            "never" => ResolveImage::Never,
-            _ => ResolveImage::Always,
-        }
-    }
 }

@@ -319,8 +319,16 @@ pub struct SwarmArgs {
     pub push: bool,
     /// Swarm: resolve images in their registry: always, changed, or never, for images that every node has already
     /// [default: always, except for images that were built on this machine]
-    #[arg(long, value_name = "WHEN", value_parser = ["always", "changed", "never"])]
-    pub resolve_image: Option<String>,
+    #[arg(long, value_name = "WHEN")]
+    pub resolve_image: Option<ResolveImage>,
+}
+
+/// When `docker stack deploy` looks images up in their registries.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResolveImage {
+    Always,
+    Changed,
+    Never,
 }
 
 fn wait_duration(text: &str) -> Result<Duration, String> {

@@ -1,8 +1,14 @@
 //! Settings of a service with which an update by Swarm loses requests, each with its fix. Pure.
 
+use anyhow::Result;
 use serde_json::Value;
 
+use super::proxy_config::StackProxy;
+use super::stack_file::StackFile;
+use crate::docker::inspect::Image;
+use crate::docker::types::SwarmNodes;
 use crate::finding::Finding;
+use crate::model::{ConfigError, Project, Service};
 
 /// Facts about a service that its definition does not hold.
 #[derive(Debug, Clone, Copy, Default)]
@@ -13,6 +19,46 @@ pub struct ServiceFacts {
     pub receives_requests: bool,
     /// The service is itself a proxy of the stack.
     pub is_proxy: bool,
+}
+
+/// Risks of replacing each service of a stack. `project` is the text of the whole project, even if only some of its services
+/// are deployed; `image` queries a local image.
+pub fn risks(
+    stack: &str,
+    project: &str,
+    file: &StackFile,
+    nodes: Option<&SwarmNodes>,
+    image: &dyn Fn(&str) -> Result<Option<Image>>,
+) -> Result<Vec<Finding>> {
+    let proxies = StackProxy::detect_all(&serde_json::from_str(project)?);
+    let mut all = nodes.map(|nodes| nodes.risks(file)).unwrap_or_default();
+    for (service, definition) in file.value["services"].as_object().into_iter().flatten() {
+        let in_front: Vec<&StackProxy> =
+            proxies.iter().filter(|p| p.routes_to(stack, service, definition)).collect();
+        let others = in_front.iter().filter(|p| p.service != *service);
+        let of_proxies = others.flat_map(|proxy| proxy.risks(service, definition));
+        let image = image(definition["image"].as_str().unwrap_or_default())?;
+        let facts = ServiceFacts {
+            image_has_healthcheck: image.is_some_and(|i| i.has_healthcheck()),
+            receives_requests: !in_front.is_empty(),
+            is_proxy: proxies.iter().any(|p| p.service == *service),
+        };
+        let own = service_risks(service, definition, facts);
+        all.extend(own.into_iter().chain(of_proxies).map(|risk| risk.of_service(service)));
+    }
+    Ok(all)
+}
+
+/// Refusals of jobs: Swarm would skip them, and a migration must not be skipped silently.
+pub fn job_refusals(project: &Project) -> Vec<ConfigError> {
+    let has_job = |s: &&Service| s.settings.before.is_some() || s.settings.after.is_some();
+    let refusal = |service: &Service| ConfigError {
+        message: format!("`services.{}.x-zd`: jobs (`before`, `after`) do not run on Swarm", service.name),
+        hint:
+            "run the command before the deploy, or as a separate service with `deploy.mode: replicated-job`"
+                .into(),
+    };
+    project.services.values().filter(has_job).map(refusal).collect()
 }
 
 /// Risks of replacing a service, by its definition in a stack file.

@@ -55,6 +55,13 @@ const IMAGE_NAMES: [(ProxyKind, &str); 5] = [
 ];
 
 impl StackProxy {
+    /// Proxies of a project. Reads their files on this machine.
+    pub fn detect_all(project: &Value) -> Vec<StackProxy> {
+        let read = |path: &str| std::fs::read_to_string(path).ok();
+        let services = project["services"].as_object().into_iter().flatten();
+        services.filter_map(|(name, service)| StackProxy::detect(name, service, project, &read)).collect()
+    }
+
     /// Recognises a proxy by its image or by the name of a mounted file. `read` reads a file of this machine.
     pub fn detect(
         name: &str,

@@ -8,50 +8,58 @@ use super::proxy_config::StackProxy;
 use crate::proxy::public_route::PublicRoute;
 use crate::witness::UrlCandidates;
 
-/// Looks up the nodes that publish a port of a service. The arguments are the service, and true for a port of mode
-/// `host`. The result has the addresses of each node, best first.
-pub type NodeAddresses<'a> = dyn Fn(&str, bool) -> Vec<Vec<IpAddr>> + 'a;
+/// Public ports of a stack, and where they are published.
+pub struct PublishedPorts<'a> {
+    pub project: &'a Value,
+    pub stack: &'a str,
+    pub proxies: &'a [StackProxy],
+    /// Looks up the nodes that publish a port of a service. The arguments are the service, and true for a port of mode
+    /// `host`. The result has the addresses of each node, best first.
+    pub addresses: &'a dyn Fn(&str, bool) -> Vec<Vec<IpAddr>>,
+    /// Host and path that replace those of the proxy.
+    pub host: Option<&'a str>,
+    pub path: Option<&'a str>,
+}
 
-/// Candidate URLs of `services`, each once: at every proxy in front of a service, on every node that publishes a port of the
-/// proxy, or at the service's own port. `overrides` is `(host, path)`, which replace those of the proxy.
-pub fn url_candidates(
-    project: &Value,
-    stack: &str,
-    services: &[String],
-    proxies: &[StackProxy],
-    addresses: &NodeAddresses,
-    overrides: (Option<&str>, Option<&str>),
-) -> Vec<UrlCandidates> {
-    let mut candidates: Vec<UrlCandidates> = Vec::new();
-    for name in services {
-        let definition = &project["services"][name];
-        let in_front: Vec<&StackProxy> =
-            proxies.iter().filter(|p| p.service != *name && p.routes_to(stack, name, definition)).collect();
-        let mut all = Vec::new();
-        for proxy in &in_front {
-            let ports = published_ports(&project["services"][&proxy.service]);
-            let routes = proxy.public_routes(stack, name, definition);
-            let published =
-                routes.iter().find_map(|r| Some((r, *ports.iter().find(|p| p.target == r.port)?)));
-            all.extend(published.map(|(route, port)| (route.clone(), port, proxy.service.as_str())));
-        }
-        if in_front.is_empty() {
-            let port = published_ports(definition).first().copied();
-            all.extend(port.map(|port| (PublicRoute::at(port.target, false), port, name.as_str())));
-        }
-        for (route, port, owner) in all {
-            for node_addresses in addresses(owner, port.is_host_mode) {
+impl PublishedPorts<'_> {
+    /// Candidate URLs of `services`, each once: at every proxy in front of a service, on every node that publishes a port of
+    /// the proxy, or at the service's own port.
+    pub fn url_candidates(&self, services: &[String]) -> Vec<UrlCandidates> {
+        let mut candidates: Vec<UrlCandidates> = Vec::new();
+        for (route, port, owner) in services.iter().flat_map(|name| self.routes_to(name)) {
+            for addresses in (self.addresses)(&owner, port.is_host_mode) {
                 let at = |ip: &IpAddr| {
-                    route.witness_url_at(SocketAddr::new(*ip, port.published), overrides.0, overrides.1)
+                    route.witness_url_at(SocketAddr::new(*ip, port.published), self.host, self.path)
                 };
-                let urls: UrlCandidates = node_addresses.iter().filter_map(at).collect();
+                let urls: UrlCandidates = addresses.iter().filter_map(at).collect();
                 if !urls.is_empty() && !candidates.contains(&urls) {
                     candidates.push(urls);
                 }
             }
         }
+        candidates
     }
-    candidates
+
+    /// Routes to a service: each with the published port that leads to it, and the service that publishes that port.
+    fn routes_to(&self, name: &str) -> Vec<(PublicRoute, PublishedPort, String)> {
+        let definition = &self.project["services"][name];
+        let is_in_front = |p: &&StackProxy| p.service != *name && p.routes_to(self.stack, name, definition);
+        let in_front: Vec<&StackProxy> = self.proxies.iter().filter(is_in_front).collect();
+        if in_front.is_empty() {
+            let port = published_ports(definition).first().copied();
+            let own = |port: PublishedPort| (PublicRoute::at(port.target, false), port, name.to_string());
+            return port.map(own).into_iter().collect();
+        }
+        let through = |proxy: &&StackProxy| {
+            let ports = published_ports(&self.project["services"][&proxy.service]);
+            let mut routes = proxy.public_routes(self.stack, name, definition).into_iter();
+            routes.find_map(|route| {
+                let port = *ports.iter().find(|p| p.target == route.port)?;
+                Some((route, port, proxy.service.clone()))
+            })
+        };
+        in_front.iter().filter_map(through).collect()
+    }
 }
 
 /// A TCP port of a service, and the port of the nodes that leads to it.
@@ -91,7 +99,15 @@ mod tests {
         let proxies: Vec<StackProxy> =
             all.filter_map(|(n, s)| StackProxy::detect(n, s, project, &read)).collect();
         let services: Vec<String> = services.iter().map(|s| s.to_string()).collect();
-        let candidates = url_candidates(project, "p", &services, &proxies, &node_addresses, (None, None));
+        let ports = PublishedPorts {
+            project,
+            stack: "p",
+            proxies: &proxies,
+            addresses: &node_addresses,
+            host: None,
+            path: None,
+        };
+        let candidates = ports.url_candidates(&services);
         candidates.iter().flatten().map(|c| c.url.to_string()).collect()
     }
 

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::objects::StackObject;
 use super::observed::items;
 use crate::docker::types::ObjectKind;
+use crate::error::Error;
 use crate::model::{ConfigError, UpdateLayer, word};
 
 /// Settings of a deploy that override the file.
@@ -155,6 +156,25 @@ impl StackFile {
         }
         let StackFileWriter { notes, objects, refusals, .. } = writer;
         Ok(StackFile { value: stack, notes, objects, services: names, refusals })
+    }
+
+    /// The file, unless Swarm cannot honour it.
+    ///
+    /// # Errors
+    /// All refusals, each with its fix.
+    pub fn without_refusals(self, source: &str) -> Result<StackFile, Error> {
+        match &self.refusals[..] {
+            [] => Ok(self),
+            [refusal] => Err(Error::from(refusal.clone())),
+            all => {
+                let message = format!(
+                    "{source}: Swarm cannot run this project, for {} reasons; nothing was changed",
+                    all.len()
+                );
+                let lines = all.iter().flat_map(|e| [e.message.clone(), format!("  fix: {}", e.hint)]);
+                Err(lines.fold(Error::usage(message), |error, line| error.detail(&line)))
+            }
+        }
     }
 
     /// Text of the file: JSON, which is YAML too.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -61,6 +62,13 @@ pub struct ServiceFailure {
     pub task_errors: Vec<String>,
     /// The newest task that failed.
     pub task: Option<Task>,
+}
+
+/// The service and its convergence.
+impl fmt::Display for ServiceFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`: {}", self.name, self.convergence)
+    }
 }
 
 /// Events reported so far, and the time of the last progress.

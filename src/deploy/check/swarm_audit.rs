@@ -9,11 +9,11 @@ use crate::check::service::{self, ProxyPresence, ServiceContext};
 use crate::check::{AuditReport, Verdict, VerdictRow, version};
 use crate::configuration::Configuration;
 use crate::docker::inspect::Image;
-use crate::engine::swarm;
 use crate::error::Error;
 use crate::finding::Finding;
 use crate::model::args::CheckArgs;
 use crate::model::{ConfigError, Project, Service};
+use crate::swarm::audit;
 use crate::swarm::convert::folder_mounts;
 use crate::swarm::placement::LocalImage;
 use crate::swarm::stack_file::{StackFile, StackOverrides};
@@ -35,10 +35,10 @@ pub fn audit(
     let image = |reference: &str| -> Result<Option<Image>> {
         if engine { docker.image(reference) } else { Ok(None) }
     };
-    let risks = swarm::risks(&project.name, &text, &file, nodes.as_ref(), &image)?;
+    let risks = audit::risks(&project.name, &text, &file, nodes.as_ref(), &image)?;
     audit_report.findings.extend(risks);
     let mut refusals = std::mem::take(&mut file.refusals);
-    refusals.extend(swarm::job_refusals(project));
+    refusals.extend(audit::job_refusals(project));
     if let Some(nodes) = &nodes {
         let folder = request.folder.canonicalize().unwrap_or_default();
         refusals.extend(nodes.refusals(&file, &local_images(&file, &image)?, &folder));

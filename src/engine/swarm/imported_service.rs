@@ -62,21 +62,39 @@ pub fn import_service(docker: &Docker, name: &str) -> Result<()> {
     docker.update_service(&service.id, &["--label-add".into(), format!("{NAMESPACE}={name}")])
 }
 
+/// Services of the file that existed before the stack.
+pub fn imported_services<'s>(
+    file: &'s StackFile,
+    now: &'s ObservedStack,
+) -> impl Iterator<Item = &'s StackService> {
+    file.services.iter().filter_map(|name| now.services.get(name)).filter(|service| service.is_imported)
+}
+
 impl SwarmDeploy<'_> {
     /// Updates the imported services, and returns the rest of the file for `docker stack deploy`.
     ///
     /// # Errors
     /// A change has no flag of `docker service update`; nothing was changed then.
     pub fn update_imported(&self, file: &StackFile, now: &ObservedStack) -> Result<StackFile> {
-        let imported = |name: &String| now.services.get(name).filter(|s| s.is_imported);
         let mut changes = Vec::new();
-        for service in file.services.iter().filter_map(imported) {
+        for service in imported_services(file, now) {
             changes.push((service, self.update_flags(file, service)?));
         }
         for (service, flags) in changes.iter().filter(|(_, flags)| !flags.is_empty()) {
             self.docker().update_service(&service.id, flags)?;
         }
-        Ok(file.with_services(|name| imported(name).is_none()))
+        Ok(file.with_services(|name| !changes.iter().any(|(service, _)| service.name == *name)))
+    }
+
+    /// Changes of a service; `networks` has names by id.
+    pub fn diff<'d>(
+        &'d self,
+        file: &'d StackFile,
+        service: &'d str,
+        networks: &'d BTreeMap<String, String>,
+    ) -> ServiceDiff<'d> {
+        let image = self.config().snapshot.image(service).unwrap_or_default();
+        ServiceDiff { stack: self.stack_name(), file: &file.value, service, image, networks }
     }
 
     /// Flags of `docker service update` for an imported service.
@@ -85,14 +103,7 @@ impl SwarmDeploy<'_> {
     /// As [`SwarmDeploy::update_imported`].
     pub fn update_flags(&self, file: &StackFile, service: &StackService) -> Result<Vec<String>> {
         let networks = self.docker().network_names()?;
-        let change = ServiceDiff {
-            stack: self.stack_name(),
-            file: &file.value,
-            service: &service.name,
-            image: self.request.snapshot.image(&service.name).unwrap_or_default(),
-            networks: &networks,
-        };
-        change.update_flags(service).map_err(|others| {
+        self.diff(file, &service.name, &networks).update_flags(service).map_err(|others| {
             let name = &service.name;
             Error::unchanged(format!(
                 "`{name}`: cannot update {} of a service made by `docker service create`; nothing was changed",

@@ -7,16 +7,15 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::{SwarmDeploy, is_pinned};
-use crate::docker::Docker;
-use crate::docker::swarm::ResolveImage;
 use crate::docker::types::{ObjectKind, SwarmNodes};
-use crate::error::{Error, Exit};
-use crate::model::{ConfigError, ResolvedProject};
-use crate::release::RolloutKind;
+use crate::error::Error;
+use crate::model::ResolvedProject;
+use crate::model::args::ResolveImage;
 use crate::report::Warning;
+use crate::swarm::audit;
 use crate::swarm::objects::StackObject;
 use crate::swarm::placement::LocalImage;
-use crate::swarm::stack_file::{StackFile, StackOverrides};
+use crate::swarm::stack_file::StackFile;
 
 /// A stack that is ready to send, and the project to record.
 pub struct PreparedStack {
@@ -35,11 +34,10 @@ impl SwarmDeploy<'_> {
     ///
     /// # Errors
     /// Swarm would refuse the project, or fail on a node.
-    pub fn prepare(&self, overrides: &StackOverrides) -> Result<PreparedStack> {
-        let source = &self.request.source;
-        let mut file =
-            StackFile::from_project(&self.request.snapshot.text(), source, overrides).map_err(Error::from)?;
-        if matches!(self.kind, RolloutKind::Rollback { .. }) {
+    pub fn prepare(&self) -> Result<PreparedStack> {
+        let (source, text) = (&self.config().source, self.config().snapshot.text());
+        let mut file = StackFile::from_project(&text, source, &self.overrides).map_err(Error::from)?;
+        if self.restored_release().is_some() {
             file = file.without_jobs();
         }
         if file.services.is_empty() {
@@ -47,13 +45,12 @@ impl SwarmDeploy<'_> {
         }
         let nodes = self.docker().inspect_swarm_nodes()?;
         let local = self.pin_images(&mut file, &nodes)?;
-        let folder = self.request.folder.canonicalize().unwrap_or_default();
-        let mut refusals = std::mem::take(&mut file.refusals);
-        refusals.extend(super::job_refusals(&self.request.project));
-        refusals.extend(nodes.refusals(&file, &local, &folder));
-        refuse_if_any(source, refusals)?;
+        let folder = self.config().folder.canonicalize().unwrap_or_default();
+        file.refusals.extend(audit::job_refusals(&self.config().project));
+        file.refusals.extend(nodes.refusals(&file, &local, &folder));
+        let mut file = file.without_refusals(source)?;
         self.warn_of_moved_tags(&file)?;
-        let missing = name_objects(self.docker(), &mut file)?;
+        let missing = self.name_objects(&mut file)?;
         Ok(PreparedStack {
             recorded: self.project_to_record(&file),
             resolve_image: self.resolve_mode(&file),
@@ -67,7 +64,7 @@ impl SwarmDeploy<'_> {
     /// itself pins images of a registry by digest. Returns the services whose image is in no known registry, each with the
     /// nodes that ran the image.
     fn pin_images(&self, file: &mut StackFile, nodes: &SwarmNodes) -> Result<Vec<LocalImage>> {
-        let mode = self.swarm_args().resolve_image.as_deref().map(ResolveImage::parse);
+        let mode = self.swarm_args().resolve_image;
         let mut local = Vec::new();
         if mode.is_some_and(|mode| mode != ResolveImage::Never) {
             return Ok(local);
@@ -109,7 +106,7 @@ impl SwarmDeploy<'_> {
             let Some(image) = image else { continue };
             let containers = self.docker().inspect(&ids.collect::<Vec<_>>())?;
             if containers.iter().any(|container| container.image_id != image.id) {
-                self.report.warn(&Warning::ExpectedLoss(format!(
+                self.report().warn(&Warning::ExpectedLoss(format!(
                     "`{tag}` was moved after `{name}` was deployed, and Swarm knows the running image only by that tag: a rollback \
                      of this deploy would start the new image of the tag; to make rollbacks exact, give the running image a tag \
                      of its own and deploy it once"
@@ -120,10 +117,7 @@ impl SwarmDeploy<'_> {
     }
 
     fn image_missing_error(&self, service: &str, id: &str) -> Error {
-        let number = match self.kind {
-            RolloutKind::Rollback { to } => to,
-            _ => self.number,
-        };
+        let number = self.request.record.as_ref().map_or(self.number, |record| record.number);
         Error::unchanged(format!(
             "`{service}`: the image of release {number} no longer exists on this engine, and no registry has it; nothing was changed"
         ))
@@ -133,20 +127,20 @@ impl SwarmDeploy<'_> {
 
     /// Value of `--resolve-image`. By default, Swarm does not look for pinned images in a registry.
     pub fn resolve_mode(&self, file: &StackFile) -> ResolveImage {
-        match &self.swarm_args().resolve_image {
-            Some(word) => ResolveImage::parse(word),
+        match self.swarm_args().resolve_image {
+            Some(mode) => mode,
             None if file.services.iter().all(|s| is_pinned(file.image(s))) => ResolveImage::Never,
             None => ResolveImage::Always,
         }
     }
 
     fn project_to_record(&self, file: &StackFile) -> ResolvedProject {
-        let mut recorded = self.request.snapshot.clone();
+        let mut recorded = self.config().snapshot.clone();
         for name in file.services.iter().filter(|name| is_pinned(file.image(name))) {
             recorded.set_image(name, file.image(name));
         }
-        let current = self.journal.history.current();
-        let before = current.and_then(|record| self.journal.snapshot(record.number).ok());
+        let current = self.journal().history.current();
+        let before = current.and_then(|record| self.journal().snapshot(record.number).ok());
         for kind in ObjectKind::ALL {
             for key in recorded.keys(kind.key()) {
                 let sent = file.value[kind.key()].get(&key);
@@ -173,14 +167,14 @@ impl SwarmDeploy<'_> {
     /// Removes configs and secrets of this stack to which neither a service nor a recorded release refers.
     pub fn remove_unused_objects(&self) {
         if let Err(error) = self.try_remove_unused_objects() {
-            self.report
+            self.report()
                 .warn(&Warning::CleanupFailed(format!("cannot remove configs of older releases: {error:#}")));
         }
     }
 
     fn try_remove_unused_objects(&self) -> Result<()> {
         let mut needed: BTreeSet<String> = BTreeSet::new();
-        let journal = self.journal.reopen()?;
+        let journal = self.journal().reopen()?;
         if journal.history.unreadable_records().next().is_some() {
             return Ok(()); // The unreadable release may refer to any of them.
         }
@@ -192,7 +186,7 @@ impl SwarmDeploy<'_> {
                 needed.extend(names.map(String::from));
             }
         }
-        let now = crate::swarm::watch::observe(self.docker(), self.stack_name())?;
+        let now = self.observe()?;
         for service in now.services.values() {
             let specs = [Some(&service.spec), service.previous.as_ref()];
             needed.extend(specs.into_iter().flatten().flat_map(|s| s.object_names().map(String::from)));
@@ -206,40 +200,24 @@ impl SwarmDeploy<'_> {
         }
         Ok(())
     }
-}
 
-/// Names every config and secret by its content. Returns those that do not exist yet, with their names.
-fn name_objects(docker: &Docker, file: &mut StackFile) -> Result<Vec<(StackObject, String)>> {
-    let mut missing = Vec::new();
-    for object in std::mem::take(&mut file.objects) {
-        let existing = docker.existing_object(object.kind, &object.name)?;
-        let name = object.unique_name(existing.as_ref());
-        let exists = if name == object.name {
-            existing.is_some()
-        } else {
-            docker.existing_object(object.kind, &name)?.is_some()
-        };
-        file.value[object.kind.key()][&object.key] = json!({ "name": name, "external": true });
-        if !exists {
-            missing.push((object, name));
+    /// Names every config and secret by its content. Returns those that do not exist yet, with their names.
+    fn name_objects(&self, file: &mut StackFile) -> Result<Vec<(StackObject, String)>> {
+        let mut missing = Vec::new();
+        for object in std::mem::take(&mut file.objects) {
+            let existing = self.docker().existing_object(object.kind, &object.name)?;
+            let name = object.unique_name(existing.as_ref());
+            let exists = if name == object.name {
+                existing.is_some()
+            } else {
+                self.docker().existing_object(object.kind, &name)?.is_some()
+            };
+            file.value[object.kind.key()][&object.key] = json!({ "name": name, "external": true });
+            if !exists {
+                missing.push((object, name));
+            }
         }
-    }
-    Ok(missing)
-}
-
-/// Fails with all refusals, each with its fix.
-pub fn refuse_if_any(source: &str, mut refusals: Vec<ConfigError>) -> Result<(), Error> {
-    match refusals.len() {
-        0 => Ok(()),
-        1 => Err(Error::from(refusals.remove(0))),
-        count => {
-            let error = Error::new(
-                Exit::Usage,
-                format!("{source}: Swarm cannot run this project, for {count} reasons; nothing was changed"),
-            );
-            let lines = refusals.iter().flat_map(|e| [e.message.clone(), format!("  fix: {}", e.hint)]);
-            Err(lines.fold(error, |error, line| error.detail(&line)))
-        }
+        Ok(missing)
     }
 }
 

@@ -1,124 +1,145 @@
-//! Failed deploy on Swarm: compose-zd rolls every service back, or leaves the deploy paused.
+//! Failed deploy on Swarm: compose-zd rolls every service back, or leaves the deploy paused. Also the rollback of a stack
+//! without releases, which Swarm itself rolls back.
 
 use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{SwarmDeploy, is_pinned, refuse_if_any};
+use super::{SwarmDeploy, release_overrides};
+use crate::context::Context;
 use crate::error::{Error, Exit};
-use crate::model::FailureAction;
-use crate::release::RolloutKind;
+use crate::model::{FailureAction, word};
 use crate::report::Event;
 use crate::swarm::convergence::{Convergence, ServiceGoal, is_port_taken};
 use crate::swarm::observed::{ObservedStack, ServiceSpec, StackService};
-use crate::swarm::stack_file::{StackFile, StackOverrides};
-use crate::swarm::watch::{self, ServiceFailure, WatchResult};
+use crate::swarm::stack_file::StackFile;
+use crate::swarm::watch::{self, ServiceFailure, StackWatch, WatchResult};
 use crate::wait::StopSignal;
 
-/// Error of a failed deploy; the flag is true if Swarm's update stays paused.
-type ErrorAndPaused = (Error, bool);
+/// Reaction to a failed update.
+pub enum Reaction {
+    /// Rolls back every changed service.
+    RollBack(Error),
+    /// Rolls back the other services; does not create the removed service again.
+    RollBackOthers { removed: String, error: Error },
+    /// Leaves Swarm's update paused.
+    Pause(Error),
+    /// Changes nothing.
+    Report(Error),
+}
+
+/// Failed deploy.
+pub struct Failure {
+    pub error: Error,
+    /// Swarm's update stays paused.
+    pub paused: bool,
+}
 
 impl SwarmDeploy<'_> {
-    /// Handles a failed send; Swarm may have changed some services already.
-    pub fn handle_send_failure(&self, file: &StackFile, error: Error) -> ErrorAndPaused {
-        match watch::observe(self.docker(), self.stack_name()) {
-            Ok(now) if self.changed_services(file, &now).is_empty() => (error, false),
-            Ok(_) => self.roll_back(file, error),
-            Err(cause) => (self.unknown_result_error(error, &cause.to_string()), false),
+    pub fn react(&self, file: &StackFile, reaction: Reaction) -> Failure {
+        let paused = matches!(reaction, Reaction::Pause(_));
+        let error = match reaction {
+            Reaction::RollBack(error) => self.roll_back(file, error),
+            Reaction::RollBackOthers { removed, error } => self.roll_back_others(file, error, &removed),
+            Reaction::Pause(error) | Reaction::Report(error) => error,
+        };
+        Failure { error, paused }
+    }
+
+    /// Reaction to a failed send; Swarm may have changed some services already.
+    pub fn after_failed_send(&self, file: &StackFile, error: Error) -> Reaction {
+        match self.observe() {
+            Ok(now) if self.changed_services(file, &now).is_empty() => Reaction::Report(error),
+            Ok(_) => Reaction::RollBack(error),
+            Err(cause) => Reaction::Report(self.unknown_result_error(error, &cause.to_string())),
         }
     }
 
-    /// Handles a watch that ended before every service converged.
-    pub fn handle_watch_failure(&self, file: &StackFile, end: WatchResult) -> ErrorAndPaused {
+    /// Reaction to a watch that ended before every service converged.
+    pub fn after_watch(&self, end: WatchResult) -> Reaction {
         match end {
             WatchResult::Converged(_) => unreachable!("the watch has not failed"),
             WatchResult::Lost(error) => {
                 let message = error.message.clone();
-                (self.unknown_result_error(error, &message), false)
+                Reaction::Report(self.unknown_result_error(error, &message))
             }
             WatchResult::Interrupted(signal) => {
-                self.report.event(Event::Interrupted);
-                self.roll_back(file, Error::interrupted(signal))
+                self.report().event(Event::Interrupted);
+                Reaction::RollBack(Error::interrupted(signal))
             }
-            WatchResult::Failed(failure) => self.handle_service_failure(file, &failure),
+            WatchResult::Failed(failure) => self.after_failure(&failure),
         }
     }
 
-    /// Handles a public URL that fails although every task runs.
-    pub fn handle_lost_url(&self, file: &StackFile, lost: Error) -> ErrorAndPaused {
+    /// Reaction to a public URL that fails although every task runs.
+    pub fn after_lost_url(&self, lost: Error) -> Reaction {
         let message = format!("every task runs, but {}", lost.message);
         let error = Error { message, ..lost };
-        match self.kind {
-            RolloutKind::Rollback { .. } => {
-                let broken = Error { exit: Exit::Outage, ..error };
-                (broken.hint("act now: `compose-zd rollback` restores the previous release"), false)
-            }
-            _ => self.roll_back(file, error),
+        if self.restored_release().is_none() {
+            return Reaction::RollBack(error);
         }
+        let hint = "act now: `compose-zd rollback` restores the previous release";
+        Reaction::Report(Error { exit: Exit::Outage, ..error }.hint(hint))
     }
 
-    fn handle_service_failure(&self, file: &StackFile, failure: &ServiceFailure) -> ErrorAndPaused {
-        let service = &failure.name;
+    fn after_failure(&self, failure: &ServiceFailure) -> Reaction {
         let error = |message: String| {
-            self.with_complaints(Error::new(Exit::StillServing, format!("`{service}`: {message}")), failure)
+            let message = format!("`{}`: {message}", failure.name);
+            self.with_complaints(Error::new(Exit::StillServing, message), failure)
         };
         match &failure.convergence {
-            Convergence::Paused(why) if !self.rolls_back_automatically(service) => {
-                (self.paused_error(error(format!("Swarm paused the update: {why}")), failure), true)
-            }
             Convergence::Paused(why) => {
-                self.roll_back(file, error(format!("Swarm paused the update: {why}")))
+                self.roll_back_or_pause(error(format!("Swarm paused the update: {why}")), failure)
             }
+            Convergence::Stuck(after) => self.roll_back_or_pause(self.stuck_error(failure, *after), failure),
             Convergence::RolledBack(why) => {
-                self.roll_back(file, error(format!("Swarm rolled the update back: {why}")))
+                Reaction::RollBack(error(format!("Swarm rolled the update back: {why}")))
             }
+            Convergence::JobFailed => Reaction::RollBack(error("the job failed".into())),
             Convergence::RollbackPaused(why) => {
                 let error = error(format!("Swarm paused the rollback: {why}"));
-                match self.kind {
+                if self.restored_release().is_some() {
                     // Never roll back a rollback.
-                    RolloutKind::Rollback { .. } => (self.paused_error(error, failure), true),
-                    _ => (self.not_restored_error(error, "the rollback is paused"), false),
-                }
-            }
-            Convergence::Gone => self.handle_removed_service(
-                file,
-                error("the service was removed during the deploy".into()),
-                service,
-            ),
-            Convergence::Overwritten => (self.overwritten_error(failure), false),
-            Convergence::JobFailed => self.roll_back(file, error("the job failed".into())),
-            Convergence::Stuck(after) => {
-                let error = self.stuck_error(failure, *after);
-                if self.rolls_back_automatically(service) {
-                    self.roll_back(file, error)
+                    Reaction::Pause(self.paused_error(error, failure))
                 } else {
-                    (self.paused_error(error, failure), true)
+                    Reaction::Report(self.not_restored_error(error, "the rollback is paused"))
                 }
             }
+            Convergence::Gone => {
+                let error = error("the service was removed during the deploy".into());
+                Reaction::RollBackOthers { removed: failure.name.clone(), error }
+            }
+            Convergence::Overwritten => Reaction::Report(self.overwritten_error(failure)),
             Convergence::Underway | Convergence::Converged => {
-                (error("the update makes no progress".into()), false)
+                Reaction::Report(error("the update makes no progress".into()))
             }
         }
     }
 
-    /// Rolls back the other services. Does not create the removed service again.
-    fn handle_removed_service(&self, file: &StackFile, error: Error, service: &str) -> ErrorAndPaused {
-        let removed = error.message.clone();
-        let (error, _) = self.roll_back(file, error);
-        if self.before.running_tasks(service) == 0 || error.exit != Exit::StillServing {
-            return (error, false);
+    fn roll_back_or_pause(&self, error: Error, failure: &ServiceFailure) -> Reaction {
+        if self.rolls_back_automatically(&failure.name) {
+            Reaction::RollBack(error)
+        } else {
+            Reaction::Pause(self.paused_error(error, failure))
+        }
+    }
+
+    fn roll_back_others(&self, file: &StackFile, error: Error, removed: &str) -> Error {
+        let message = error.message.clone();
+        let error = self.roll_back(file, error);
+        if self.before.running_tasks(removed) == 0 || error.exit != Exit::StillServing {
+            return error;
         }
         let message =
-            format!("{removed}; it served before and does not now; the other services are rolled back");
-        let hint = format!("act now: `compose-zd deploy {service}` creates the service again");
-        (Error { exit: Exit::Outage, message, ..error }.hint(hint), false)
+            format!("{message}; it served before and does not now; the other services are rolled back");
+        let hint = format!("act now: `compose-zd deploy {removed}` creates the service again");
+        Error { exit: Exit::Outage, message, ..error }.hint(hint)
     }
 
     /// Error for a service that another update changed. compose-zd rolls back neither that update nor the other services.
     fn overwritten_error(&self, failure: &ServiceFailure) -> Error {
         let (name, service) = (self.stack_name(), &failure.name);
-        let sent = self.sent_goals.borrow();
-        let goal = sent.iter().find(|goal| goal.service == *service);
+        let goal = self.sent_goals().iter().find(|goal| goal.service == *service);
         let sent_image = goal
             .and_then(|goal| goal.sent.as_ref())
             .map(|spec| short_image(spec.image()))
@@ -141,14 +162,18 @@ impl SwarmDeploy<'_> {
         ))
     }
 
+    fn sent_goals(&self) -> &[ServiceGoal] {
+        self.sent_goals.get().map_or(&[], Vec::as_slice)
+    }
+
     /// True if compose-zd rolls back a failed update of the service. `failure_action: pause` in the file or a flag prevents
     /// that; Swarm's default, which is also `pause`, does not.
     fn rolls_back_automatically(&self, service: &str) -> bool {
-        let file = self.request.project.services.get(service).and_then(|s| s.update_in_file.action);
-        let action = self.request.flags.update.action.or(file);
+        let file = self.config().project.services.get(service).and_then(|s| s.update_in_file.action);
+        let action = self.config().flags.update.action.or(file);
         // A resumed deploy has paused before, because `failure_action: pause` was set.
-        let paused = self.journal.in_progress.as_ref().is_some_and(|h| h.paused && h.number == self.number);
-        !matches!(self.kind, RolloutKind::Rollback { .. }) && !paused && action != Some(FailureAction::Pause)
+        let paused = self.journal().in_progress.as_ref().is_some_and(|h| h.paused && h.number == self.number);
+        self.restored_release().is_none() && !paused && action != Some(FailureAction::Pause)
     }
 
     fn stuck_error(&self, failure: &ServiceFailure, after: Duration) -> Error {
@@ -157,23 +182,22 @@ impl SwarmDeploy<'_> {
             None => (0, 0, false),
         };
         let after = after.as_secs_f64();
-        let reason = match (is_job, running >= desired) {
-            (true, _) => {
-                format!("{running} of {desired} tasks completed; no progress for {after:.0}s")
-            }
-            (false, true) if desired > 0 => format!("tasks keep stopping after their start, for {after:.0}s"),
-            (false, _) if desired == 0 => format!("no node has accepted a task for {after:.0}s"),
-            (false, _) => {
-                format!("{running} of {desired} tasks run the new version; no progress for {after:.0}s")
-            }
+        let reason = if is_job {
+            format!("{running} of {desired} tasks completed; no progress for {after:.0}s")
+        } else if desired == 0 {
+            format!("no node has accepted a task for {after:.0}s")
+        } else if running >= desired {
+            format!("tasks keep stopping after their start, for {after:.0}s")
+        } else {
+            format!("{running} of {desired} tasks run the new version; no progress for {after:.0}s")
         };
         let hint = if failure.task_errors.iter().any(|complaint| is_port_taken(complaint)) {
             "free the port on that node (`ss -ltnp` shows its owner), or publish another one"
         } else {
             "give tasks more time to get ready with `--health-deadline`"
         };
-        self.with_complaints(Error::new(Exit::StillServing, format!("`{}`: {reason}", failure.name)), failure)
-            .hint(hint)
+        let message = format!("`{}`: {reason}", failure.name);
+        self.with_complaints(Error::new(Exit::StillServing, message), failure).hint(hint)
     }
 
     /// Adds the complaints of Swarm and the last log lines of a failed task. Adds the newest complaint to the message itself,
@@ -199,9 +223,9 @@ impl SwarmDeploy<'_> {
     /// Services of the file that this deploy changed or created. Leaves out services that another update has changed since,
     /// and jobs, which do not run again.
     fn changed_services<'s>(&self, file: &StackFile, now: &'s ObservedStack) -> Vec<&'s StackService> {
-        let sent = self.sent_goals.borrow();
-        let is_overwritten =
-            |s: &StackService| sent.iter().any(|goal| goal.service == s.name && goal.is_overwritten(s));
+        let is_overwritten = |s: &StackService| {
+            self.sent_goals().iter().any(|goal| goal.service == s.name && goal.is_overwritten(s))
+        };
         let is_sent = |s: &&StackService| file.services.contains(&s.name) && !is_overwritten(s);
         let differs = |s: &&StackService| match self.before.services.get(&s.name) {
             Some(_) if s.spec.is_job() => false,
@@ -219,7 +243,7 @@ impl SwarmDeploy<'_> {
     /// is the spec of the last good release.
     fn is_rollback_target(&self, service: &str, spec: &ServiceSpec) -> bool {
         let Some(before) = self.before.services.get(service) else { return false };
-        let last_good = self.journal.history.current().and_then(|r| r.services.get(service));
+        let last_good = self.journal().history.current().and_then(|r| r.services.get(service));
         match last_good.filter(|_| before.has_unfinished_update()) {
             Some(release) => spec.fingerprint() == release.config_hash,
             None => spec.same_content(&before.spec),
@@ -227,84 +251,76 @@ impl SwarmDeploy<'_> {
     }
 
     /// Rolls back every changed service, not only the failed one. Swarm may have rolled some back already.
-    fn roll_back(&self, file: &StackFile, error: Error) -> ErrorAndPaused {
-        let result = watch::observe(self.docker(), self.stack_name()).and_then(|now| {
-            let changed = self.changed_services(file, &now);
-            if changed.is_empty() {
-                return Ok(());
-            }
-            self.try_roll_back(&now, changed)
-        });
+    fn roll_back(&self, file: &StackFile, error: Error) -> Error {
+        let failed = self.try_roll_back(file).err().map(|error| error.to_string());
         let lost = || self.witness.outage_at_end().map(|lost| lost.message);
-        match result.err().map(|error| error.to_string()).or_else(lost) {
-            None => (self.restored_error(error), false),
-            Some(rollback_error) => (self.not_restored_error(error, &rollback_error), false),
+        match failed.or_else(lost) {
+            None => self.restored_error(error),
+            Some(rollback_error) => self.not_restored_error(error, &rollback_error),
         }
     }
 
-    fn try_roll_back(&self, now: &ObservedStack, changed: Vec<&StackService>) -> Result<()> {
-        let (old, new): (Vec<&StackService>, Vec<&StackService>) =
-            changed.into_iter().partition(|s| self.before.services.contains_key(&s.name));
+    fn try_roll_back(&self, file: &StackFile) -> Result<()> {
+        let now = self.observe()?;
+        let (old, new): (Vec<&StackService>, Vec<&StackService>) = self
+            .changed_services(file, &now)
+            .into_iter()
+            .partition(|s| self.before.services.contains_key(&s.name));
         if !old.is_empty() {
-            self.report.event(Event::RollingBack);
+            self.report().event(Event::RollingBack);
         }
         if !new.is_empty() {
             self.docker().remove_services(&new.iter().map(|s| s.id.clone()).collect::<Vec<_>>())?;
-            self.report.event(Event::Removed(new.iter().map(|s| s.name.clone()).collect::<Vec<_>>().into()));
+            self.report()
+                .event(Event::Removed(new.iter().map(|s| s.name.clone()).collect::<Vec<_>>().into()));
+        }
+        if old.is_empty() && new.is_empty() {
+            return Ok(());
         }
         for service in &old {
-            let previous_is_target =
-                service.previous.as_ref().is_some_and(|p| self.is_rollback_target(&service.name, p));
-            match (self.is_rollback_target(&service.name, &service.spec), previous_is_target) {
-                (true, _) => {}
-                (false, true) => self.docker().roll_back_service(&service.id)?,
-                (false, false) => self.send_last_good(&service.name)?,
+            let is_target = |spec: &ServiceSpec| self.is_rollback_target(&service.name, spec);
+            if is_target(&service.spec) {
+                continue;
+            }
+            match &service.previous {
+                Some(previous) if is_target(previous) => self.docker().roll_back_service(&service.id)?,
+                _ => self.send_last_good(&service.name)?,
             }
         }
-        let now_stack = watch::observe(self.docker(), self.stack_name())?;
-        let goals = old.iter().map(|s| ServiceGoal::without_monitor(&now_stack, &s.name)).collect();
+        let then = self.observe()?;
+        let goals = old.iter().map(|s| ServiceGoal::without_monitor(&then, &s.name)).collect();
         // A signal must not interrupt a rollback.
-        match self.watch(goals, now, true, StopSignal::default())? {
-            WatchResult::Converged(_) => Ok(()),
-            WatchResult::Failed(failure) => Err(match failure.convergence {
+        Err(match self.watch(goals, &now, true, StopSignal::default())? {
+            WatchResult::Converged(_) => return Ok(()),
+            WatchResult::Failed(failure) => match failure.convergence {
                 Convergence::Stuck(after) => self.stuck_error(&failure, after),
-                _ => {
-                    let error = Error::unchanged(format!("`{}`: {}", failure.name, failure.convergence));
-                    self.with_complaints(error, &failure)
-                }
-            }
-            .into()),
-            WatchResult::Lost(error) => Err(error.into()),
-            WatchResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
+                _ => self.with_complaints(Error::unchanged(failure.to_string()), &failure),
+            },
+            WatchResult::Lost(error) => error,
+            WatchResult::Interrupted(signal) => Error::interrupted(signal),
         }
+        .into())
     }
 
     /// Deploys the recorded last good release of a service that Swarm itself cannot roll back.
     fn send_last_good(&self, service: &str) -> Result<()> {
-        let Some(record) = self.journal.history.current().filter(|r| r.services.contains_key(service)) else {
+        let Some(record) = self.journal().history.current().filter(|r| r.services.contains_key(service))
+        else {
             return Err(Error::unchanged(format!(
                 "Swarm has no previous spec of `{service}`, and no release of it is recorded"
             ))
             .into());
         };
-        let mut overrides = StackOverrides { services: vec![service.into()], ..StackOverrides::default() };
-        let mut snapshot = self.journal.snapshot(record.number)?;
-        if let Some(release) = record.services.get(service) {
-            if is_pinned(&release.image_id) {
-                snapshot.set_image(service, &release.image_id);
-            }
-            overrides
-                .replicas
-                .extend((release.replicas > 0).then(|| (service.into(), release.replicas.into())));
-        }
+        let mut snapshot = self.journal().snapshot(record.number)?;
+        let overrides = release_overrides(&mut snapshot, record, &[service.into()]);
         let source = format!("release {}", record.number);
-        let mut file = StackFile::from_project(&snapshot.text(), &source, &overrides).map_err(Error::from)?;
-        refuse_if_any(&source, std::mem::take(&mut file.refusals))?;
-        let stack = self.update_imported(&file, &watch::observe(self.docker(), self.stack_name())?)?;
+        let file = StackFile::from_project(&snapshot.text(), &source, &overrides).map_err(Error::from)?;
+        let file = file.without_refusals(&source)?;
+        let stack = self.update_imported(&file, &self.observe()?)?;
         if stack.services.is_empty() {
             return Ok(());
         }
-        self.docker().stack_deploy(self.stack_name(), &stack.text(), self.resolve_mode(&stack))
+        self.docker().stack_deploy(self.stack_name(), &stack.text(), &word(&self.resolve_mode(&stack)))
     }
 
     /// Error after a successful rollback: adds what serves now.
@@ -313,7 +329,7 @@ impl SwarmDeploy<'_> {
             Exit::Interrupted(signal) => Exit::Interrupted(signal),
             _ => Exit::StillServing,
         };
-        let serves = match (self.served_before(), self.journal.history.current()) {
+        let serves = match (self.served_before(), self.journal().history.current()) {
             (false, _) if self.before.services.is_empty() => {
                 "nothing served before, and no new service remains".to_string()
             }
@@ -380,4 +396,49 @@ fn short_image(image: &str) -> String {
         Some(id) => format!("image {}", id.chars().take(12).collect::<String>()),
         None => format!("`{}`", image.split('@').next().unwrap_or_default()),
     }
+}
+
+/// Rolls a stack back to the previous specs that Swarm keeps, for a stack without a recorded release.
+///
+/// # Errors
+/// Swarm has no previous spec, or its rollback fails.
+pub fn rollback_unrecorded(context: &Context, requested: &[String]) -> Result<()> {
+    let Context { docker, report, .. } = context;
+    let name = context.journal.project.as_str();
+    let before = watch::observe(docker, name)?;
+    let differs = |s: &&StackService| s.previous.as_ref().is_some_and(|p| !p.same_content(&s.spec));
+    let is_named = |s: &&StackService| requested.is_empty() || requested.contains(&s.name);
+    let services = before.services.values().filter(|s| !s.spec.is_job()).filter(is_named).filter(differs);
+    let (names, ids): (Vec<String>, Vec<String>) = services.map(|s| (s.name.clone(), s.id.clone())).unzip();
+    if names.is_empty() {
+        return Err(Error::usage(format!("stack `{name}`: cannot roll back: no release is recorded, and Swarm has no previous spec"))
+            .hint("`compose-zd deploy` records releases; Swarm loses the previous spec with every update that changes nothing")
+            .into());
+    }
+    if context.args.dry_run {
+        let lines: Vec<String> = names.iter().map(|n| format!("`{n}`: restore the previous spec")).collect();
+        report.stack_plan(name, &lines);
+        return Ok(());
+    }
+    report.event(Event::SwarmRollback(names.clone().into()));
+    ids.iter().try_for_each(|id| docker.roll_back_service(id))?;
+    let (ready, report, stop) = (Duration::from_secs(60), *report, context.stop.clone());
+    let now = watch::observe(docker, name)?;
+    let goals = names.iter().map(|service| ServiceGoal::without_monitor(&now, service)).collect();
+    let watch =
+        StackWatch { docker, stack: name, goals, before: &before, ready, rolling_back: true, report, stop };
+    Err(match watch.run()? {
+        WatchResult::Converged(_) => {
+            report.swarm_rolled_back(name, &names);
+            return Ok(());
+        }
+        WatchResult::Interrupted(signal) => {
+            Error::interrupted(signal).hint("Swarm continues the rollback; see `docker stack ps`")
+        }
+        WatchResult::Lost(error) => Error { exit: Exit::Outage, ..error },
+        WatchResult::Failed(failure) => {
+            Error::new(Exit::StillServing, failure.to_string()).detail(&failure.task_errors.join("\n"))
+        }
+    }
+    .into())
 }

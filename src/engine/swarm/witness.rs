@@ -7,12 +7,13 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::Value;
 
+use super::SwarmDeploy;
 use super::prepare::PreparedStack;
-use super::{SwarmDeploy, stack_proxies};
 use crate::docker::types::Node;
 use crate::engine::compose::probe_urls::{configured_url, is_wanted, unknown_url};
 use crate::report::{Event, Warning};
-use crate::swarm::published_urls;
+use crate::swarm::proxy_config::StackProxy;
+use crate::swarm::published_urls::PublishedPorts;
 use crate::witness::UrlCandidates;
 
 /// Limit for the first answer of every URL with `--strict`.
@@ -28,40 +29,46 @@ impl SwarmDeploy<'_> {
     /// # Errors
     /// With `--strict`: no URL is known, or one does not answer.
     pub fn start_witness(&self, prepared: &PreparedStack) -> Result<()> {
-        let file = &prepared.file;
-        let (settings, strict) = (&self.request.project.witness, self.rollout.witness.strict);
+        let (settings, strict) = (&self.config().project.witness, self.context.args.witness.strict);
         if !is_wanted(settings, strict)? {
             return Ok(());
         }
-        if !file.services.iter().any(|s| self.before.services.contains_key(s)) {
-            self.report.event(Event::NoWitness { reason: "no service of the stack runs yet".into() });
+        if !prepared.file.services.iter().any(|s| self.before.services.contains_key(s)) {
+            self.no_witness("no service of the stack runs yet".into());
             return Ok(());
         }
-        let urls: Vec<UrlCandidates> = match configured_url(settings) {
+        let urls = match configured_url(settings) {
             Some(url) => vec![vec![url]],
             None => self.derive_urls(prepared)?,
         };
-        match (urls.is_empty(), strict) {
-            (true, true) => return Err(unknown_url().into()),
-            (true, false) => {
-                let why = "the public URL is not known (`x-zd.witness.url` or `--witness-url` names it)";
-                self.report.event(Event::NoWitness { reason: why.into() });
-                return Ok(());
-            }
-            _ => {}
+        if !urls.is_empty() {
+            return self.probe(&urls);
         }
-        let report = self.report;
-        let on_count = move |count| report.probe_count(count);
-        self.witness.start(&urls, settings, self.report.elapsed(), on_count)?;
-        let limit = if strict { STRICT_FIRST_ANSWER } else { OPTIONAL_FIRST_ANSWER };
-        let answered = self.witness.wait_for_answers(limit, self.stop);
         if strict {
-            answered?;
+            return Err(unknown_url().into());
+        }
+        self.no_witness(
+            "the public URL is not known (`x-zd.witness.url` or `--witness-url` names it)".into(),
+        );
+        Ok(())
+    }
+
+    fn no_witness(&self, reason: String) {
+        self.report().event(Event::NoWitness { reason });
+    }
+
+    fn probe(&self, urls: &[UrlCandidates]) -> Result<()> {
+        let (settings, report) = (&self.config().project.witness, self.report());
+        self.witness.start(urls, settings, report.elapsed(), move |count| report.probe_count(count))?;
+        if self.context.args.witness.strict {
+            self.witness.wait_for_answers(STRICT_FIRST_ANSWER, self.context.stop)?;
+        } else {
+            let _ = self.witness.wait_for_answers(OPTIONAL_FIRST_ANSWER, self.context.stop);
         }
         for (url, outcome) in self.witness.dismiss_silent() {
             match settings.url {
-                Some(_) => self.report.warn(&Warning::WitnessSilent { url, outcome }),
-                None => self.report.event(Event::NoWitness { reason: outcome }),
+                Some(_) => report.warn(&Warning::WitnessSilent { url, outcome }),
+                None => self.no_witness(outcome),
             }
         }
         Ok(())
@@ -69,19 +76,16 @@ impl SwarmDeploy<'_> {
 
     /// Public URLs, derived from the published ports and the proxies of the stack.
     fn derive_urls(&self, PreparedStack { file, nodes, .. }: &PreparedStack) -> Result<Vec<UrlCandidates>> {
-        let settings = &self.request.project.witness;
-        let text = self.request.snapshot.text();
-        let project: Value = serde_json::from_str(&text)?;
-        let overrides = (settings.host.as_deref(), settings.path.as_deref());
-        let is_here = !self.docker().is_remote();
-        let local = is_here.then_some(IpAddr::from(Ipv4Addr::LOCALHOST));
+        let settings = &self.config().project.witness;
+        let project: Value = serde_json::from_str(&self.config().snapshot.text())?;
+        let local = (!self.docker().is_remote()).then_some(IpAddr::from(Ipv4Addr::LOCALHOST));
         let addresses_of = |node: &Node| -> Vec<IpAddr> {
             let address = node.address().and_then(|a| a.parse().ok());
             address.into_iter().chain(local.filter(|_| node.id == nodes.this_id)).collect()
         };
         let addresses = |service: &str, is_host_mode: bool| {
-            let runs_on = |node: &&Node| {
-                let service = self.before.services.get(service);
+            let service = self.before.services.get(service);
+            let runs_on = |node: &Node| {
                 service.is_some_and(|s| s.tasks.iter().any(|t| t.runs() && t.node_id == node.id))
             };
             // Every node publishes a port of the ingress mesh.
@@ -90,13 +94,14 @@ impl SwarmDeploy<'_> {
             let by_node = nodes.all.iter().filter(is_probed).map(addresses_of);
             by_node.filter(|addresses| !addresses.is_empty()).collect()
         };
-        Ok(published_urls::url_candidates(
-            &project,
-            self.stack_name(),
-            &file.services,
-            &stack_proxies(&text)?,
-            &addresses,
-            overrides,
-        ))
+        let ports = PublishedPorts {
+            project: &project,
+            stack: self.stack_name(),
+            proxies: &StackProxy::detect_all(&project),
+            addresses: &addresses,
+            host: settings.host.as_deref(),
+            path: settings.path.as_deref(),
+        };
+        Ok(ports.url_candidates(&file.services))
     }
 }
