@@ -434,13 +434,13 @@ pub fn probe(
 ) -> Result<ReadinessProbe, Error> {
     let backend = Backend::from(container);
     let proxy = proxies.iter().find(|p| p.routes_to(&backend));
-    let host = proxy.and_then(|p| p.host(container));
+    let route = proxy.map(|p| p.route_to(&backend)).unwrap_or_default();
     let target = ProbeTarget {
         routed: proxy.is_some(),
-        port: proxy.and_then(|p| p.port(container)),
-        host: host.as_deref(),
+        port: route.port,
+        host: route.host.as_deref(),
         container: proxy.map(|p| p.container()),
-        not_http: proxy.is_some_and(|p| !p.speaks_http(container)),
+        not_http: route.not_http,
     };
     health::choose_probe(&service.name, service.settings.http.as_ref(), container, target)
 }

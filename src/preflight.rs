@@ -308,12 +308,14 @@ fn on_same_route(
     containers: &[Container],
     is_meant: impl Fn(&Container) -> bool,
 ) -> Vec<(Container, String)> {
-    let to_come: Vec<Container> = reader.target.services().iter().map(|s| reader.preview(s)).collect();
+    let to_come: Vec<Backend> =
+        reader.target.services().iter().map(|s| Backend::from(&reader.preview(s))).collect();
     let route = |container: &Container| {
-        let fronting = reader.proxies.iter().filter(|p| p.routes_to(&Backend::from(container)));
+        let backend = Backend::from(container);
+        let fronting = reader.proxies.iter().filter(|p| p.routes_to(&backend));
         let shared = fronting.into_iter().find_map(|proxy| {
-            let routes: Vec<_> = to_come.iter().flat_map(|c| proxy.entrances(c)).collect();
-            proxy.entrances(container).into_iter().find(|entrance| routes.contains(entrance))
+            let routes: Vec<_> = to_come.iter().flat_map(|b| proxy.route_to(b).public).collect();
+            proxy.route_to(&backend).public.into_iter().find(|entrance| routes.contains(entrance))
         })?;
         Some(format!("{}{}", shared.host.unwrap_or_else(|| "any host".into()), shared.path))
     };
@@ -399,7 +401,7 @@ fn per_replica(name: &str, n: usize) -> Error {
 }
 
 fn unknown_kind(service: &Service) -> Option<Error> {
-    let known = |kind: &&str| *kind == "none" || proxy::KINDS.contains(kind);
+    let known = |kind: &&str| *kind == "none" || proxy::ADAPTERS.iter().any(|adapter| adapter.kind == *kind);
     let kind = service.settings.proxy.kind.as_deref().filter(|kind| !known(kind))?;
     Some(proxy::unknown_kind(kind).rule(&"unknown-proxy-kind"))
 }

@@ -11,6 +11,7 @@ mod tcp_migrate;
 pub mod traefik;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -78,7 +79,7 @@ pub fn endpoints<'c>(proxy: &dyn Proxy, containers: impl Iterator<Item = &'c Con
         names: c.names(),
         service: c.compose().map(|(_, service)| service.to_string()).unwrap_or_default(),
         addresses: c.addresses_reached_from(proxy.container()),
-        port: proxy.port(c),
+        port: proxy.route_to(&Backend::from(c)).port,
         labels: c.config.labels.clone(),
         unhealthy: c.is_unhealthy(),
     };
@@ -339,12 +340,22 @@ pub struct Backend {
     pub labels: BTreeMap<String, String>,
     /// Network names.
     pub networks: Vec<String>,
+    pub addresses: Vec<IpAddr>,
+    /// Exposed TCP ports.
+    pub exposed: Vec<u16>,
     /// True for a running container, false for a future one.
     pub is_running: bool,
     /// True if the image or the Compose file defines a healthcheck.
     pub has_healthcheck: bool,
     /// True if `x-zd.drain.command` can take the instance out of rotation.
     pub has_drain_command: bool,
+}
+
+impl Backend {
+    /// Value of an environment variable.
+    pub fn env(&self, name: &str) -> Option<&str> {
+        self.environment.get(name).map(String::as_str)
+    }
 }
 
 impl From<&Container> for Backend {
@@ -358,6 +369,8 @@ impl From<&Container> for Backend {
             environment: pairs.map(|(k, v)| (k.into(), v.into())).collect(),
             labels: container.config.labels.clone(),
             networks: container.networks().map(String::from).collect(),
+            addresses: container.addresses().collect(),
+            exposed: container.exposed_tcp(),
             is_running: container.is_running(),
             has_healthcheck: container.healthcheck().is_some(),
             has_drain_command: false,
@@ -365,30 +378,77 @@ impl From<&Container> for Backend {
     }
 }
 
-/// Adapter of a proxy in front of some services.
-pub trait Proxy: Send + Sync {
-    /// Kind and container name, for messages.
-    fn name(&self) -> String;
+/// Container of a proxy. Its networks decide which instances the proxy can reach.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Place {
+    /// Kind of the proxy, for messages.
+    pub title: &'static str,
+    pub container: Container,
+}
 
-    /// Container of the proxy. Its networks decide which instances the proxy can reach.
-    fn container(&self) -> &Container;
+impl Place {
+    pub fn new(title: &'static str, container: &Container) -> Self {
+        Place { title, container: container.clone() }
+    }
+
+    /// Kind and container name, for messages.
+    pub fn name(&self) -> String {
+        format!("{} `{}`", self.title, self.container.name())
+    }
+
+    /// Script in the container.
+    pub fn sh(&self, script: impl Into<String>) -> Exec {
+        Exec::sh(&self.container.id, script)
+    }
+
+    /// Error about the proxy, before anything was changed.
+    pub fn refused(&self, why: impl Display, hint: impl Into<String>) -> Error {
+        Error::unchanged(format!("{}: {why}", self.name())).hint(hint)
+    }
+
+    /// True if the container shares a network with a backend.
+    pub fn reaches(&self, backend: &Backend) -> bool {
+        backend.networks.iter().any(|n| self.container.networks().any(|own| own == n))
+    }
+
+    /// Like [`Place::reaches`]; a container on the host's own network reaches all.
+    pub fn reaches_via_host(&self, backend: &Backend) -> bool {
+        let is_on_host = self.container.networks().any(|own| own == "host");
+        self.reaches(backend) || (is_on_host && !backend.networks.is_empty())
+    }
+}
+
+/// Route of a proxy to a backend.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RouteInfo {
+    /// Port that the proxy sends requests to.
+    pub port: Option<u16>,
+    /// Host name by which the proxy routes to the backend.
+    pub host: Option<String>,
+    /// True if the proxy sends FastCGI, uwsgi or gRPC, not HTTP.
+    pub not_http: bool,
+    /// Public routes, the simplest first; empty if the proxy's configuration does not name them.
+    pub public: Vec<PublicRoute>,
+}
+
+/// Proxy in front of some services, with its configuration.
+pub trait Proxy: Send + Sync {
+    fn place(&self) -> &Place;
+
+    /// Kind and container name, for messages.
+    fn name(&self) -> String {
+        self.place().name()
+    }
+
+    fn container(&self) -> &Container {
+        &self.place().container
+    }
 
     /// True if the proxy's discovery routes to this backend.
     fn routes_to(&self, backend: &Backend) -> bool;
 
-    /// Port that the proxy sends requests to.
-    fn port(&self, container: &Container) -> Option<u16>;
-
-    /// True if the proxy sends HTTP to the container, not FastCGI, uwsgi or gRPC.
-    fn speaks_http(&self, _container: &Container) -> bool {
-        true
-    }
-
-    /// Host name by which the proxy routes to the container.
-    fn host(&self, container: &Container) -> Option<String>;
-
-    /// Public routes to the container, the simplest first; empty if the proxy's configuration does not name them.
-    fn entrances(&self, container: &Container) -> Vec<PublicRoute>;
+    /// The route to a backend.
+    fn route_to(&self, backend: &Backend) -> RouteInfo;
 
     /// Command that prints the proxy's own configuration; `None` if the settings of the container have it all.
     fn introduction(&self) -> Option<Exec> {
@@ -466,60 +526,58 @@ pub trait Proxy: Send + Sync {
     }
 }
 
-/// Proxy kinds that have an adapter.
-pub const KINDS: [&str; 5] = ["nginx-proxy", "haproxy", "dockercloud", "caddy", "traefik"];
+/// Kind of proxies.
+pub struct Adapter {
+    pub kind: &'static str,
+    /// True if an image name is that of such a proxy.
+    pub is_image: fn(&str) -> bool,
+    /// Setting by which a service requests a route, also without a running proxy.
+    pub route_setting: fn(&Backend) -> Option<&'static str>,
+    /// Recognises a container, running or not, among all others.
+    pub detect: fn(&Container, &[Container]) -> Option<Box<dyn Proxy>>,
+    /// Proxy whose kind the user has set.
+    pub declared: fn(&Container) -> Box<dyn Proxy>,
+}
 
-/// Adapters of all proxies among these containers, running or not.
+/// All adapters; the first that recognises a container gets it.
+pub const ADAPTERS: [Adapter; 5] =
+    [nginx_proxy::ADAPTER, dockercloud::ADAPTER, haproxy::ADAPTER, caddy::ADAPTER, traefik::ADAPTER];
+
+/// All proxies among these containers, running or not.
 pub fn detect(containers: &[Container]) -> Vec<Box<dyn Proxy>> {
-    let proxy = |c: &Container| {
-        boxed(nginx_proxy::detect(c, containers))
-            .or_else(|| boxed(dockercloud::detect(c)))
-            .or_else(|| boxed(haproxy::detect(c)))
-            .or_else(|| boxed(caddy::detect(c)))
-            .or_else(|| boxed(traefik::detect(c)))
-    };
+    let proxy = |c: &Container| ADAPTERS.iter().find_map(|adapter| (adapter.detect)(c, containers));
     containers.iter().filter_map(proxy).collect()
 }
 
-fn boxed<P: Proxy + 'static>(proxy: Option<P>) -> Option<Box<dyn Proxy>> {
-    proxy.map(|p| Box::new(p) as Box<dyn Proxy>)
+fn boxed<P: Proxy + 'static>(proxy: P) -> Box<dyn Proxy> {
+    Box::new(proxy)
 }
 
-/// Adapter for a container whose proxy kind the user has set.
+/// Proxy in a container whose kind the user has set.
 ///
 /// # Errors
 /// A kind without an adapter.
 pub fn declared(kind: &str, container: &Container) -> Result<Box<dyn Proxy>, Error> {
-    match kind {
-        "nginx-proxy" => Ok(Box::new(nginx_proxy::NginxProxy::single_container(container))),
-        "haproxy" => Ok(Box::new(haproxy::Haproxy::new(container))),
-        "dockercloud" => Ok(Box::new(dockercloud::Dockercloud::new(container))),
-        "traefik" => Ok(Box::new(traefik::Traefik::new(container))),
-        "caddy" => Ok(Box::new(caddy::Caddy::new(container))),
-        other => Err(unknown_kind(other)),
-    }
+    let adapter = ADAPTERS.iter().find(|a| a.kind == kind).ok_or_else(|| unknown_kind(kind))?;
+    Ok((adapter.declared)(container))
 }
 
 /// Error for a proxy kind without an adapter.
 pub fn unknown_kind(kind: &str) -> Error {
-    let kinds: Vec<String> = KINDS.iter().chain(&["none"]).map(|k| format!("`{k}`")).collect();
+    let kinds: Vec<String> =
+        ADAPTERS.iter().map(|a| a.kind).chain(["none"]).map(|k| format!("`{k}`")).collect();
     Error::usage(format!("`x-zd.proxy.kind`: unknown proxy kind `{kind}`"))
         .hint(format!("set `x-zd.proxy.kind` (or `--proxy-kind`) to {}", kinds.join(" or ")))
 }
 
 /// True if the image name is that of a proxy with an adapter.
 pub fn is_proxy_image(image: &str) -> bool {
-    let tests =
-        [nginx_proxy::is_image, dockercloud::is_image, haproxy::is_image, caddy::is_image, traefik::is_image];
-    tests.iter().any(|is_proxy| is_proxy(image))
+    ADAPTERS.iter().any(|adapter| (adapter.is_image)(image))
 }
 
 /// Environment variable or labels by which a service requests a route, also without a running proxy.
 pub fn route_setting(backend: &Backend) -> Option<&'static str> {
-    let has_caddy_labels = || caddy::caddy_label(backend).is_some();
-    None.or(nginx_proxy::requests_route(&backend.environment).then_some("`VIRTUAL_HOST`"))
-        .or_else(|| traefik::requests_route(&backend.labels).then_some("the labels `traefik.…`"))
-        .or_else(|| has_caddy_labels().then_some("the labels `caddy…`"))
+    ADAPTERS.iter().find_map(|adapter| (adapter.route_setting)(backend))
 }
 
 /// Address in the form of /proc/net/tcp and /proc/net/tcp6: words of four bytes, each in host byte order
@@ -613,6 +671,6 @@ mod tests {
     #[test]
     fn an_unknown_kind_of_proxy_is_refused_with_the_kinds_there_are() {
         let error = declared("apache", &Container::default()).err().unwrap();
-        assert!(KINDS.iter().all(|k| error.to_string().contains(&format!("`{k}`"))), "{error}");
+        assert!(ADAPTERS.iter().all(|a| error.to_string().contains(&format!("`{}`", a.kind))), "{error}");
     }
 }

@@ -135,6 +135,8 @@ pub fn backend(project: &Project, service: &Service) -> Backend {
         environment: service.environment.clone(),
         labels: service.labels.clone(),
         networks: service.networks.clone(),
+        addresses: Vec::new(),
+        exposed: Vec::new(),
         is_running: false,
         has_healthcheck: service.healthcheck.as_ref().is_some_and(|t| t.first().is_some_and(|w| w != "NONE")),
         has_drain_command: service.settings.drain_command.is_some(),

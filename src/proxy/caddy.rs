@@ -14,10 +14,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::public_route::PublicRoute;
 use super::{
-    Abilities, Backend, Change, Endpoint, FileLookup, Goal, Next, Proxy, ProxyState, RolloutShape, Rotation,
-    tcp_migrate,
+    Abilities, Adapter, Backend, Change, Endpoint, FileLookup, Goal, Next, Place, Proxy, ProxyState,
+    RolloutShape, Rotation, RouteInfo, boxed, tcp_migrate,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -36,7 +35,7 @@ const SHORT_REFRESH: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Caddy {
-    container: Container,
+    place: Place,
     /// True for caddy-docker-proxy, which generates its configuration from the labels of the running containers.
     by_labels: bool,
     settings: CaddyConfig,
@@ -57,7 +56,15 @@ struct CaddyConfig {
     is_planned: bool,
 }
 
-/// Adapter of a container with an official or derived image, or with the process `caddy`.
+pub const ADAPTER: Adapter = Adapter {
+    kind: "caddy",
+    is_image,
+    route_setting: |backend| caddy_label(backend).map(|_| "the labels `caddy…`"),
+    detect: |container, _| detect(container).map(boxed),
+    declared: |container| boxed(Caddy::new(container)),
+};
+
+/// Proxy in a container with an official or derived image, or with the process `caddy`.
 pub fn detect(container: &Container) -> Option<Caddy> {
     let is_process = container.programs().any(|program| program == "caddy");
     let is_caddy =
@@ -76,12 +83,12 @@ impl Caddy {
     pub fn new(container: &Container) -> Self {
         let by_labels = container.args.iter().any(|a| a == "docker-proxy")
             || container.config.image.contains("caddy-docker-proxy");
-        Caddy { container: container.clone(), by_labels, settings: CaddyConfig::default() }
+        Caddy { place: Place::new("caddy", container), by_labels, settings: CaddyConfig::default() }
     }
 
     /// Configuration file, which `--config` may name.
     fn config_file(&self) -> &str {
-        let args = &self.container.args;
+        let args = &self.place.container.args;
         let separate = args.windows(2).find(|w| ["--config", "-c"].contains(&w[0].as_str())).map(|w| &w[1]);
         let joined = || args.iter().find_map(|a| a.strip_prefix("--config="));
         separate.map(String::as_str).or_else(joined).unwrap_or(DEFAULT_CONFIG_FILE)
@@ -135,14 +142,6 @@ impl Caddy {
         self.handlers_of(&names).iter().all(|h| h.retries)
     }
 
-    fn sh(&self, script: impl Into<String>) -> Exec {
-        Exec::sh(&self.container.id, script)
-    }
-
-    fn refusal(&self, why: String, hint: impl Into<String>) -> Error {
-        Error::unchanged(format!("{}: {why}", self.name())).hint(hint)
-    }
-
     fn unreachable_error(&self) -> Error {
         let hint = match (self.by_labels, self.settings.api_error.contains("executable file not found")) {
             (true, true) => {
@@ -161,8 +160,8 @@ impl Caddy {
     }
 
     fn no_answer_error(&self, output: &CommandResult) -> Error {
-        let why = "its admin API does not answer, so compose-zd cannot switch its routes".into();
-        self.refusal(why, "look at its log").detail(output.stderr_or_stdout())
+        let why = "its admin API does not answer, so compose-zd cannot switch its routes";
+        self.place.refused(why, "look at its log").detail(output.stderr_or_stdout())
     }
 }
 
@@ -192,7 +191,8 @@ impl Caddy {
         let upstreams: Vec<&Upstream> = handlers.iter().flat_map(|h| h.upstreams_of(&names)).collect();
         if let Some(replaced) = upstreams.iter().find(|u| !future_names.contains(&u.host)) {
             return Err(self
-                .refusal(
+                .place
+                .refused(
                     format!("it routes to `{}`, a single instance that the deploy replaces", replaced.host),
                     format!(
                         "route to the service instead: `reverse_proxy {}:…`; {WITHOUT_PROXY_HINT}",
@@ -203,7 +203,8 @@ impl Caddy {
         }
         match upstreams.iter().find(|u| u.port.is_none()) {
             Some(upstream) => Err(self
-                .refusal(
+                .place
+                .refused(
                     format!("it does not name the port of `{}`", upstream.host),
                     format!(
                         "write the port, or use `dynamic a` instead of `dynamic srv`; {WITHOUT_PROXY_HINT}"
@@ -223,7 +224,7 @@ impl Caddy {
                 .into_iter()
                 .find_map(|h| Some(h.upstreams_of(&other_names).next()?.host.clone()));
             if let Some(other) = shared {
-                return Err(self.refusal(
+                return Err(self.place.refused(
                     format!("one `reverse_proxy` routes to `{service}` and to `{other}`, so they cannot be switched separately"),
                     format!("deploy them one after the other, or as one: `x-zd.pairs: {{web: [{service}, {other}]}}`"),
                 )
@@ -243,7 +244,8 @@ impl Caddy {
             if let Some(other) = backends.iter().find(|b| !routes_to(b)) {
                 let own = handler.upstreams.first().map(|u| u.host.clone()).unwrap_or_default();
                 return Err(self
-                    .refusal(
+                    .place
+                    .refused(
                         format!(
                             "it routes to `{own}` and not to `{}`, which takes over from it",
                             other.service
@@ -305,44 +307,31 @@ fn mentions(file: &str, names: &[String]) -> bool {
 }
 
 impl Proxy for Caddy {
-    fn name(&self) -> String {
-        format!("caddy `{}`", self.container.name())
-    }
-
-    fn container(&self) -> &Container {
-        &self.container
+    fn place(&self) -> &Place {
+        &self.place
     }
 
     fn routes_to(&self, backend: &Backend) -> bool {
-        let reaches = |n: &String| self.container.networks().any(|own| own == n);
-        backend.networks.iter().any(reaches) && self.has_route_to(backend)
+        self.place.reaches(backend) && self.has_route_to(backend)
     }
 
-    fn port(&self, container: &Container) -> Option<u16> {
-        let names = container.names();
-        let set = names.iter().cloned().collect();
-        let port = self.handlers_of(&names).iter().find_map(|h| h.upstreams_of(&set).find_map(|u| u.port));
-        port.or_else(|| labelled_port(&container.config.labels).filter(|_| self.by_labels))
-    }
-
-    /// False with `php_fastcgi` or `transport fastcgi`.
-    fn speaks_http(&self, container: &Container) -> bool {
-        !self.handlers_of(&container.names()).iter().any(|handler| handler.fastcgi)
-    }
-
-    fn host(&self, container: &Container) -> Option<String> {
-        self.handlers_of(&container.names()).into_iter().find_map(|h| h.public_host)
-    }
-
-    /// Public routes, also those of caddy-docker-proxy, by the loaded configuration.
-    fn entrances(&self, container: &Container) -> Vec<PublicRoute> {
-        let addresses = container.addresses_reached_from(&self.container);
-        let names = container.names().into_iter().chain(addresses.iter().map(ToString::to_string));
-        public_route::public_routes(&self.settings.config, &names.collect())
+    /// Public routes, also those of caddy-docker-proxy, are those of the loaded configuration. A handler is no HTTP with
+    /// `php_fastcgi` or `transport fastcgi`.
+    fn route_to(&self, backend: &Backend) -> RouteInfo {
+        let names: BTreeSet<String> = backend.names.iter().cloned().collect();
+        let handlers = self.handlers_of(&backend.names);
+        let port = handlers.iter().find_map(|h| h.upstreams_of(&names).find_map(|u| u.port));
+        let by_address = names.into_iter().chain(backend.addresses.iter().map(ToString::to_string));
+        RouteInfo {
+            port: port.or_else(|| labelled_port(&backend.labels).filter(|_| self.by_labels)),
+            not_http: handlers.iter().any(|handler| handler.fastcgi),
+            public: public_route::public_routes(&self.settings.config, &by_address.collect()),
+            host: handlers.into_iter().find_map(|h| h.public_host),
+        }
     }
 
     fn introduction(&self) -> Option<Exec> {
-        Some(self.sh(scripts::config_script(self.config_file())))
+        Some(self.place.sh(scripts::config_script(self.config_file())))
     }
 
     fn learn(&mut self, output: &CommandResult) {
@@ -369,7 +358,7 @@ impl Proxy for Caddy {
     }
 
     fn doubt(&self, backends: &[Backend]) -> Option<String> {
-        let variable = |name: &str| self.container.env(name).map(String::from);
+        let variable = |name: &str| self.place.container.env(name).map(String::from);
         let names: BTreeSet<String> = backends.iter().flat_map(|b| b.names.clone()).collect();
         if let Some(route) = config::unknown_route(&self.settings.config, &names, &variable) {
             return Some(route);
@@ -423,13 +412,13 @@ impl Proxy for Caddy {
     }
 
     fn diagnose(&self) -> Exec {
-        self.sh(scripts::diagnosis_script(self.features()))
+        self.place.sh(scripts::diagnosis_script(self.features()))
     }
 }
 
 impl Caddy {
     fn inspect(&self) -> Vec<Exec> {
-        vec![self.question(&[]), tcp_migrate::query(&self.container)]
+        vec![self.question(&[]), tcp_migrate::query(&self.place)]
     }
 
     fn prepare(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Change>, Error> {
@@ -440,7 +429,7 @@ impl Caddy {
         let snapshot = snapshot.ok_or_else(|| self.no_answer_error(&output))?;
         let switch = self.switch_patch(&snapshot, shape.tune);
         let setting = outputs.get(1).filter(|_| shape.tune && switch.is_some());
-        let migrate = setting.and_then(|output| tcp_migrate::patch(&self.container, &self.name(), output));
+        let migrate = setting.and_then(|output| tcp_migrate::patch(&self.place, output));
         Ok(migrate.into_iter().chain(switch).collect())
     }
 
@@ -461,7 +450,7 @@ impl Caddy {
     }
 
     fn question(&self, _endpoints: &[Endpoint]) -> Exec {
-        self.sh(scripts::state_script(self.api_address(), self.features()))
+        self.place.sh(scripts::state_script(self.api_address(), self.features()))
     }
 
     fn read(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {

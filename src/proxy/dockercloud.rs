@@ -12,8 +12,8 @@ use super::haproxy::config::HaproxyConfig;
 use super::haproxy::server::Server;
 use super::public_route::{PublicRoute, is_plain};
 use super::{
-    Abilities, Backend, Change, Endpoint, FileLookup, Goal, InFlight, Next, Proxy, ProxyState, RolloutShape,
-    Rotation, tcp_migrate,
+    Abilities, Adapter, Backend, Change, Endpoint, FileLookup, Goal, InFlight, Next, Place, Proxy,
+    ProxyState, RolloutShape, Rotation, RouteInfo, boxed, tcp_migrate,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -38,9 +38,17 @@ const LATE_REQUEST_GRACE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dockercloud {
-    container: Container,
+    place: Place,
     config: HaproxyConfig,
 }
+
+pub const ADAPTER: Adapter = Adapter {
+    kind: "dockercloud",
+    is_image,
+    route_setting: |_| None,
+    detect: |container, _| detect(container).map(boxed),
+    declared: |container| boxed(Dockercloud::new(container)),
+};
 
 pub fn detect(container: &Container) -> Option<Dockercloud> {
     let mut words = std::iter::once(&container.path).chain(&container.args);
@@ -61,13 +69,13 @@ pub fn is_image(image: &str) -> bool {
 
 impl Dockercloud {
     pub fn new(container: &Container) -> Self {
-        Dockercloud { container: container.clone(), config: HaproxyConfig::default() }
+        Dockercloud { place: Place::new("dockercloud/haproxy", container), config: HaproxyConfig::default() }
     }
 
     /// Runs an action of the script, for a rollout of `project`.
     fn run_script(&self, action: &str, project: &str, commands: &[String]) -> Exec {
         let words = ["python", "-c", AGENT_SCRIPT, action, project, &commands.join("; ")];
-        Exec::new(&self.container.id, words.map(String::from).to_vec())
+        Exec::new(&self.place.container.id, words.map(String::from).to_vec())
     }
 
     /// Command that freezes the manager once it has no servers but these.
@@ -80,12 +88,12 @@ impl Dockercloud {
     /// `ADDITIONAL_SERVICES` names the service.
     fn is_additional(&self, backend: &Backend) -> bool {
         let name = (backend.project.as_str(), backend.service.as_str());
-        let mut pairs = self.container.env(ADDITIONAL).unwrap_or("").split(',');
+        let mut pairs = self.place.container.env(ADDITIONAL).unwrap_or("").split(',');
         pairs.any(|pair| pair.trim().split_once(':') == Some(name))
     }
 
     fn is_linked(&self, backend: &Backend) -> bool {
-        self.container.links().any(|name| is_instance(name, backend))
+        self.place.container.links().any(|name| is_instance(name, backend))
     }
 
     fn has_server(&self, backend: &Backend) -> bool {
@@ -98,13 +106,9 @@ impl Dockercloud {
         slot.set(if self.config.sticky.contains(&slot.backend) { "maint" } else { "drain" })
     }
 
-    fn refused(&self, why: &str, hint: String) -> Error {
-        Error::unchanged(format!("{}: {why}", self.name())).hint(hint)
-    }
-
     /// A link names a container as Compose v2 does (`p-app-1`), which the manager does not understand.
     fn has_unusable_links(&self, project: &str) -> bool {
-        self.container.links().any(|l| l.starts_with(&format!("{project}-")))
+        self.place.container.links().any(|l| l.starts_with(&format!("{project}-")))
     }
 
     fn no_server(&self, backend: &Backend) -> Error {
@@ -121,7 +125,7 @@ impl Dockercloud {
             "give it the environment `{ADDITIONAL}: {project}:{service}`; on Docker Engine 29 or later the engine also \
              needs `DOCKER_MIN_API_VERSION=1.24`"
         );
-        self.refused(&why, fix).rule(&"dockercloud-links")
+        self.place.refused(&why, fix).rule(&"dockercloud-links")
     }
 }
 
@@ -136,40 +140,28 @@ fn is_instance(name: &str, backend: &Backend) -> bool {
 }
 
 impl Proxy for Dockercloud {
-    fn name(&self) -> String {
-        format!("dockercloud/haproxy `{}`", self.container.name())
-    }
-
-    fn container(&self) -> &Container {
-        &self.container
+    fn place(&self) -> &Place {
+        &self.place
     }
 
     fn routes_to(&self, backend: &Backend) -> bool {
-        let reaches = |n: &String| self.container.networks().any(|own| own == n);
         let is_known = self.is_additional(backend) || self.is_linked(backend) || self.has_server(backend);
-        is_known && backend.networks.iter().any(reaches)
-    }
-
-    fn port(&self, container: &Container) -> Option<u16> {
-        let backend = Backend::from(container);
-        let line = self.config.static_servers.iter().find(|f| is_instance(&f.name, &backend));
-        line.and_then(|f| f.port).or(container.exposed_tcp().first().copied())
-    }
-
-    fn host(&self, _container: &Container) -> Option<String> {
-        None
+        is_known && self.place.reaches(backend)
     }
 
     /// Without `VIRTUAL_HOST`, any host matches at port 80.
-    fn entrances(&self, container: &Container) -> Vec<PublicRoute> {
-        match container.env("VIRTUAL_HOST") {
+    fn route_to(&self, backend: &Backend) -> RouteInfo {
+        let line = self.config.static_servers.iter().find(|f| is_instance(&f.name, backend));
+        let public = match backend.env("VIRTUAL_HOST") {
             None => vec![PublicRoute::at(80, false)],
             Some(hosts) => hosts.split(',').filter_map(|h| virtual_host(h.trim())).collect(),
-        }
+        };
+        let port = line.and_then(|f| f.port).or(backend.exposed.first().copied());
+        RouteInfo { port, public, ..RouteInfo::default() }
     }
 
     fn introduction(&self) -> Option<Exec> {
-        Some(Exec::new(&self.container.id, ["cat", CONFIG].map(String::from).to_vec()))
+        Some(Exec::new(&self.place.container.id, ["cat", CONFIG].map(String::from).to_vec()))
     }
 
     fn learn(&mut self, output: &CommandResult) {
@@ -181,7 +173,7 @@ impl Proxy for Dockercloud {
         if let Some(backend) = running.find(|b| !self.has_server(b)) {
             return Err(self.no_server(backend));
         }
-        let cuts_requests = self.container.env("RELOAD_TIMEOUT") == Some("-1");
+        let cuts_requests = self.place.container.env("RELOAD_TIMEOUT") == Some("-1");
         Ok(cuts_requests.then(|| self.reload_timeout_risk()).into_iter().collect())
     }
 
@@ -233,13 +225,13 @@ impl Proxy for Dockercloud {
         let frozen_by = format!(
             "sed 's/^\\([^ ]*\\) .*/its manager is frozen for a deploy of project \\1/' {MARK} 2>/dev/null"
         );
-        Exec::sh(&self.container.id, format!("haproxy -c -f {CONFIG} 2>&1 | tail -n 4; {frozen_by}"))
+        self.place.sh(format!("haproxy -c -f {CONFIG} 2>&1 | tail -n 4; {frozen_by}"))
     }
 }
 
 impl Dockercloud {
     fn inspect(&self) -> Vec<Exec> {
-        vec![tcp_migrate::query(&self.container)]
+        vec![tcp_migrate::query(&self.place)]
     }
 
     /// Change of the kernel setting, while the manager is frozen. The helper container that changes the setting
@@ -253,7 +245,7 @@ impl Dockercloud {
             failure_note: String::new(),
         };
         let output = outputs.first().filter(|_| shape.tune);
-        let patch = output.and_then(|output| tcp_migrate::patch(&self.container, &self.name(), output));
+        let patch = output.and_then(|output| tcp_migrate::patch(&self.place, output));
         Ok(patch.map(|patch| vec![unreported("freeze"), patch, unreported("release")]).unwrap_or_default())
     }
 
@@ -301,11 +293,9 @@ impl Dockercloud {
 
     fn read(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
         let state = DockercloudState::parse(&output.stdout).ok_or_else(|| {
-            self.refused(
-                "cannot read the state of its HAProxy",
-                "look at the container's `docker logs`".into(),
-            )
-            .detail(output.stderr_or_stdout())
+            self.place
+                .refused("cannot read the state of its HAProxy", "look at the container's `docker logs`")
+                .detail(output.stderr_or_stdout())
         })?;
         let ids = |is: &dyn Fn(&Endpoint) -> bool| -> BTreeSet<String> {
             endpoints.iter().filter(|e| is(e)).map(|e| e.id.clone()).collect()

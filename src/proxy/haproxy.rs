@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::public_route::PublicRoute;
 use super::{
-    Abilities, Backend, Change, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Proxy, ProxyState,
-    RolloutShape, Rotation,
+    Abilities, Adapter, Backend, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Place, Proxy,
+    ProxyState, RolloutShape, Rotation, RouteInfo, boxed,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -47,9 +47,17 @@ const SLOTS_FIX: &str = "raise the number of its `server-template` to at least t
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Haproxy {
-    container: Container,
+    place: Place,
     config: HaproxyConfig,
 }
+
+pub const ADAPTER: Adapter = Adapter {
+    kind: "haproxy",
+    is_image,
+    route_setting: |_| None,
+    detect: |container, _| detect(container).map(boxed),
+    declared: |container| boxed(Haproxy::new(container)),
+};
 
 /// The official image, or a container whose process is haproxy; not dockercloud's image, which writes its own
 /// configuration.
@@ -76,13 +84,14 @@ pub fn public_routes_from(configuration: &str, names: &[String]) -> Vec<PublicRo
 
 impl Haproxy {
     pub fn new(container: &Container) -> Self {
-        Haproxy { container: container.clone(), config: HaproxyConfig::default() }
+        Haproxy { place: Place::new("haproxy", container), config: HaproxyConfig::default() }
     }
 
     /// The configuration files that `-f` names.
     fn files(&self) -> Vec<String> {
         // A shell script may start HAProxy, too.
-        let words: Vec<&str> = self.container.args.iter().flat_map(|arg| arg.split_whitespace()).collect();
+        let words: Vec<&str> =
+            self.place.container.args.iter().flat_map(|arg| arg.split_whitespace()).collect();
         let named = words.windows(2).filter(|w| w[0] == "-f").map(|w| w[1].to_string());
         let files: Vec<String> = named.collect();
         if files.is_empty() { vec![CONFIG.into()] } else { files }
@@ -94,7 +103,7 @@ impl Haproxy {
     }
 
     fn socket_command(&self, commands: &str) -> Exec {
-        Exec::sh(&self.container.id, socket::script(self.socket().unwrap_or(""), commands))
+        self.place.sh(socket::script(self.socket().unwrap_or(""), commands))
     }
 
     /// Runs commands that print nothing when they succeed. A later step sends the commands that do not fit into
@@ -103,13 +112,13 @@ impl Haproxy {
         (!commands.is_empty()).then(|| {
             let line = fit_in_one_line(commands);
             let script = socket::script(self.socket().unwrap_or(""), &line);
-            Exec::sh(&self.container.id, script.replace("\nsend\n", &format!("\n{STRICT}\n")))
+            self.place.sh(script.replace("\nsend\n", &format!("\n{STRICT}\n")))
         })
     }
 
     /// Variables of the container, overridden by those of its process.
     fn environment<'a>(&'a self, of_process: impl Iterator<Item = &'a str>) -> BTreeMap<String, String> {
-        let of_container = self.container.config.env.iter().map(String::as_str);
+        let of_container = self.place.container.config.env.iter().map(String::as_str);
         let pairs = of_container.chain(of_process).filter_map(|pair| pair.split_once('='));
         pairs.map(|(name, value)| (name.into(), value.into())).collect()
     }
@@ -146,15 +155,13 @@ impl Haproxy {
     }
 
     fn public_routes_to(&self, names: &[String]) -> Vec<PublicRoute> {
-        let templates = self.templates_of(names).map(|t| t.backend.as_str());
-        let backends = templates.chain(self.static_servers_of(names).map(|f| f.backend.as_str())).collect();
-        frontend::public_routes(&self.config.frontends, &backends)
+        frontend::public_routes(&self.config.frontends, &self.backends_of(names))
     }
 
-    /// The backends that must have a server for an instance.
-    fn backends_of<'a>(&'a self, endpoint: &'a Endpoint) -> BTreeSet<&'a str> {
-        let templates = self.templates_of(&endpoint.names).map(|t| t.backend.as_str());
-        templates.chain(self.static_servers_of(&endpoint.names).map(|f| f.backend.as_str())).collect()
+    /// The backends that must have a server for an instance with these DNS names.
+    fn backends_of<'a>(&'a self, names: &'a [String]) -> BTreeSet<&'a str> {
+        let templates = self.templates_of(names).map(|t| t.backend.as_str());
+        templates.chain(self.static_servers_of(names).map(|f| f.backend.as_str())).collect()
     }
 
     /// The servers that hold, or may get, these instances.
@@ -184,7 +191,7 @@ impl Haproxy {
     }
 
     fn refused(&self, rule: Rule, why: String, hint: &str) -> Error {
-        Error::unchanged(format!("{}: {why}", self.name())).hint(hint).rule(rule)
+        self.place.refused(why, hint).rule(rule)
     }
 
     /// Finding of a template without `resolvers`: HAProxy queries DNS only when it starts, so no new instance gets
@@ -252,33 +259,22 @@ fn fit_in_one_line(commands: &[String]) -> String {
 }
 
 impl Proxy for Haproxy {
-    fn name(&self) -> String {
-        format!("haproxy `{}`", self.container.name())
-    }
-
-    fn container(&self) -> &Container {
-        &self.container
+    fn place(&self) -> &Place {
+        &self.place
     }
 
     fn routes_to(&self, backend: &Backend) -> bool {
-        let reaches = |n: &String| self.container.networks().any(|own| own == n);
-        let has_template = self.templates_of(&backend.names).next().is_some();
-        let has_server = has_template || self.static_servers_of(&backend.names).next().is_some();
-        has_server && backend.networks.iter().any(reaches)
+        !self.backends_of(&backend.names).is_empty() && self.place.reaches(backend)
     }
 
-    fn port(&self, container: &Container) -> Option<u16> {
-        let names = container.names();
-        let template = self.templates_of(&names).find_map(|t| t.port);
-        template.or(self.static_servers_of(&names).find_map(|f| f.port))
-    }
-
-    fn host(&self, _container: &Container) -> Option<String> {
-        None
-    }
-
-    fn entrances(&self, container: &Container) -> Vec<PublicRoute> {
-        self.public_routes_to(&container.names())
+    fn route_to(&self, backend: &Backend) -> RouteInfo {
+        let names = &backend.names;
+        let port = self.templates_of(names).find_map(|t| t.port);
+        RouteInfo {
+            port: port.or_else(|| self.static_servers_of(names).find_map(|f| f.port)),
+            public: self.public_routes_to(names),
+            ..RouteInfo::default()
+        }
     }
 
     fn introduction(&self) -> Option<Exec> {
@@ -288,7 +284,7 @@ impl Proxy for Haproxy {
         // The environment of the process, which an entrypoint may have extended.
         let variables = "tr '\\0\\n' '\\n ' </proc/1/environ 2>/dev/null | sed 's/^/@variable /'";
         let script = format!("{variables}\nfor f in {}; {each}\n{version}", files.join(" "));
-        Some(Exec::sh(&self.container.id, script))
+        Some(self.place.sh(script))
     }
 
     fn learn(&mut self, output: &CommandResult) {
@@ -379,7 +375,7 @@ impl Proxy for Haproxy {
 
     fn queries(&self, goal: &Goal) -> Vec<Exec> {
         match goal {
-            Goal::Patched(_) => self.inspect(),
+            Goal::Patched(_) => vec![self.socket_command(&format!("{STATE}; show info"))],
             _ => vec![self.question(&goal.endpoints())],
         }
     }
@@ -390,7 +386,7 @@ impl Proxy for Haproxy {
             if goal.needs_state() { self.read(&output, &goal.endpoints())? } else { ProxyState::default() };
         let next = match goal {
             Goal::Observed(_) => Next::Done,
-            Goal::Patched(shape) => Next::Finish(self.prepare(answers, shape)?),
+            Goal::Patched(shape) => self.check_room(&output, shape).map(|()| Next::Done)?,
             Goal::Gated(rotation) => self.gate(&output, rotation).map_or(Next::Done, Next::run),
             Goal::Rotation(rotation) => Next::run_or_wait(self.route(&output, rotation)),
             Goal::HandedBack(discovery) => self.hand_back(&output, discovery),
@@ -413,15 +409,10 @@ impl Proxy for Haproxy {
 }
 
 impl Haproxy {
-    fn inspect(&self) -> Vec<Exec> {
-        vec![self.socket_command(&format!("{STATE}; show info"))]
-    }
-
     /// Checks that each template has a free slot for every instance that starts.
-    fn prepare(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Change>, Error> {
-        let output = outputs.first().cloned().unwrap_or_default();
-        let slots = Server::parse(&output.stdout).ok_or_else(|| self.no_answer(&output))?;
-        static_servers::check(self, &output, shape)?;
+    fn check_room(&self, output: &CommandResult, shape: &RolloutShape) -> Result<(), Error> {
+        let slots = Server::parse(&output.stdout).ok_or_else(|| self.no_answer(output))?;
+        static_servers::check(self, output, shape)?;
         for template in shape.names().flat_map(|n| self.templates_of(n)) {
             let is_in_template = |s: &&Server| template.contains(&s.backend, &s.name);
             let free = slots.iter().filter(is_in_template).filter(|s| s.is_free()).count();
@@ -433,7 +424,7 @@ impl Haproxy {
                 return Err(self.refused(&"haproxy-room", why, SLOTS_FIX));
             }
         }
-        Ok(Vec::new())
+        Ok(())
     }
 
     /// Drains every free slot of the service, so that an instance that gets one is out of rotation.
@@ -480,7 +471,7 @@ impl Haproxy {
         };
         let is_settled = |e: &Endpoint, s: &Server| s.serves(e) || (is_preexisting(e, s) && is_failing(s));
         let serves = |e: &Endpoint, b: &str| inside.iter().any(|s| s.backend == b && is_settled(e, s));
-        if !rotation.inside.iter().all(|e| self.backends_of(e).iter().all(|b| serves(e, b))) {
+        if !rotation.inside.iter().all(|e| self.backends_of(&e.names).iter().all(|b| serves(e, b))) {
             return None;
         }
         let drain = slots_of(&rotation.outside).into_iter().filter(|s| !s.is_out());
@@ -490,7 +481,7 @@ impl Haproxy {
     fn question(&self, endpoints: &[Endpoint]) -> Exec {
         let script = socket::script(self.socket().unwrap_or(""), STATE);
         let (head, rest) = script.split_once('\n').unwrap_or_default();
-        Exec::sh(&self.container.id, format!("{head}\n{}{rest}", retired::process_script(endpoints)))
+        self.place.sh(format!("{head}\n{}{rest}", retired::process_script(endpoints)))
     }
 
     fn read(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {

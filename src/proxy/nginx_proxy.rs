@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use super::public_route::{PublicRoute, is_plain};
 use super::{
-    Abilities, Backend, Change, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Proxy, ProxyState,
-    RolloutShape, Rotation, matches_proc_net, proc_net_hex,
+    Abilities, Adapter, Backend, Change, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Place, Proxy,
+    ProxyState, RolloutShape, Rotation, RouteInfo, boxed, matches_proc_net, proc_net_hex,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -38,12 +38,23 @@ const KEEPALIVE_MIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 const KEEPALIVE_SINCE: (u32, u32, u32) = (1, 27, 4);
 
+const TITLE: &str = "nginx-proxy";
+
+pub const ADAPTER: Adapter = Adapter {
+    kind: TITLE,
+    is_image,
+    route_setting: |backend| requests_route(&backend.environment).then_some("`VIRTUAL_HOST`"),
+    detect: |container, all| detect(container, all).map(boxed),
+    declared: |container| boxed(NginxProxy::single_container(container)),
+};
+
 /// Seconds by which a worker that has read a file may seem older than the file: clocks tick in 10 ms.
 const CLOCK_SLACK: f64 = 0.02;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct NginxProxy {
-    nginx: Container,
+    /// Container of nginx.
+    place: Place,
     /// Id of docker-gen's container: nginx's own, or a separate one.
     generator: String,
     template: String,
@@ -160,7 +171,7 @@ impl NginxProxy {
     /// nginx and docker-gen in one container.
     pub fn single_container(container: &Container) -> Self {
         NginxProxy {
-            nginx: container.clone(),
+            place: Place::new(TITLE, container),
             generator: container.id.clone(),
             template: "/app/nginx.tmpl".into(),
             config: "/etc/nginx/conf.d/default.conf".into(),
@@ -176,21 +187,49 @@ impl NginxProxy {
         let nginx = all.iter().find(|c| c.id != generator.id && arguments.notifies(c))?;
         let [template, config] = &arguments.files[..] else { return None };
         let (template, config) = (template.clone(), config.clone());
-        Some(NginxProxy { nginx: nginx.clone(), generator: generator.id.clone(), template, config })
+        Some(NginxProxy {
+            place: Place::new(TITLE, nginx),
+            generator: generator.id.clone(),
+            template,
+            config,
+        })
     }
 
     /// Version of nginx-proxy, where the image tells it.
     fn version(&self) -> Option<(u32, u32, u32)> {
-        self.nginx.env("NGINX_PROXY_VERSION").and_then(parse_numbers)
+        self.place.container.env("NGINX_PROXY_VERSION").and_then(parse_numbers)
     }
 
     fn reads_multiports(&self) -> bool {
         self.version().is_none_or(|version| version >= multiports::SINCE)
     }
 
+    /// Two routes for each plain host name. The answers of port 80 tell whether it only redirects to the TLS
+    /// port.
+    fn public_routes(&self, backend: &Backend, routes: Option<&[HostPath]>) -> Vec<PublicRoute> {
+        let nginx = &self.place.container;
+        let port = |key: &str, default| nginx.env(key).and_then(|p| p.parse().ok()).unwrap_or(default);
+        let ports = [port("HTTP_PORT", 80), port("HTTPS_PORT", 443)];
+        let public_routes = |host: &str, path: &str, external: [Option<u16>; 2]| {
+            [0, 1].map(|n| PublicRoute {
+                port: external[n].unwrap_or(ports[n]),
+                tls: n == 1,
+                host: Some(host.into()),
+                path: path.into(),
+            })
+        };
+        if let Some(routes) = routes {
+            let plain = routes.iter().filter(|route| is_plain(&route.host));
+            return plain.flat_map(|r| public_routes(&r.host, &r.path, r.external)).collect();
+        }
+        let path = backend.env("VIRTUAL_PATH").filter(|p| p.starts_with('/')).unwrap_or("/");
+        let plain = hosts(backend).filter(|h| is_plain(h));
+        plain.flat_map(|host| public_routes(host, path, [None, None])).collect()
+    }
+
     /// Routes of `VIRTUAL_HOST_MULTIPORTS`, which replace those of `VIRTUAL_HOST`; none where it is not set.
-    fn multiports(&self, container: &Container) -> Option<Vec<HostPath>> {
-        let text = container.env(multiports::KEY).filter(|text| !text.trim().is_empty())?;
+    fn multiports(&self, backend: &Backend) -> Option<Vec<HostPath>> {
+        let text = backend.env(multiports::KEY).filter(|text| !text.trim().is_empty())?;
         self.reads_multiports().then(|| multiports::parse(text).unwrap_or_default())
     }
 
@@ -313,7 +352,7 @@ impl NginxProxy {
     fn keepalive_patch(&self, state: &PreflightState) -> Option<Change> {
         let is_supported = state.nginx_version.is_some_and(|v| v >= KEEPALIVE_SINCE);
         (is_supported && !state.keeps_alive).then(|| Change {
-            exec: Exec::sh(&self.nginx.id, keepalive_script()),
+            exec: self.place.sh(keepalive_script()),
             note: format!(
                 "{}: set `keepalive_min_timeout {}s` in {KEEPALIVE_FILE}, so that a reload does not cut idle clients",
                 self.name(),
@@ -325,77 +364,49 @@ impl NginxProxy {
     }
 }
 
-impl Proxy for NginxProxy {
-    fn name(&self) -> String {
-        format!("nginx-proxy `{}`", self.nginx.name())
-    }
+/// Host names of `VIRTUAL_HOST`.
+fn hosts(backend: &Backend) -> impl Iterator<Item = &str> {
+    backend.env("VIRTUAL_HOST").unwrap_or_default().split(',').map(str::trim)
+}
 
-    fn container(&self) -> &Container {
-        &self.nginx
+/// True for a host name that is neither a wildcard nor a regular expression.
+fn is_plain_host(host: &str) -> bool {
+    !host.is_empty() && !host.contains(['*', '~', ' '])
+}
+
+impl Proxy for NginxProxy {
+    fn place(&self) -> &Place {
+        &self.place
     }
 
     fn routes_to(&self, backend: &Backend) -> bool {
-        let reaches = |n: &String| self.nginx.networks().any(|own| own == n || own == "host");
-        requests_route(&backend.environment) && backend.networks.iter().any(reaches)
+        requests_route(&backend.environment) && self.place.reaches_via_host(backend)
     }
 
-    /// Port of the main route, else the only exposed port, else 80.
-    fn port(&self, container: &Container) -> Option<u16> {
-        let configured = match self.multiports(container) {
-            Some(routes) => multiports::main_route(&routes).and_then(|route| route.port),
-            None => container.env("VIRTUAL_PORT").and_then(|p| p.parse().ok()),
-        };
-        let exposed = container.exposed_tcp();
-        let only = (exposed.len() == 1).then(|| exposed[0]);
-        configured.or(only).or(Some(80))
-    }
-
-    /// Protocol of the main route is `http` or `https`; a gRPC server does not answer HTTP/1.
+    /// Port, protocol and host of the main route; without a port the only exposed one, else 80. A gRPC server does not
+    /// answer HTTP/1.
     /// Source: nginx-proxy's docs, "Upstream (backend) features" and "Multiple ports".
-    fn speaks_http(&self, container: &Container) -> bool {
-        let routes = self.multiports(container);
-        let protocol = match &routes {
-            Some(routes) => multiports::main_route(routes).map_or("", |route| &route.protocol),
-            None => container.env("VIRTUAL_PROTO").unwrap_or_default(),
-        };
-        !["fastcgi", "uwsgi", "grpc", "grpcs"].contains(&protocol.trim())
-    }
-
-    /// First plain host name: neither a wildcard nor a regular expression.
-    fn host(&self, container: &Container) -> Option<String> {
-        let plain = |h: &&str| !h.is_empty() && !h.contains(['*', '~', ' ']);
-        match self.multiports(container) {
-            Some(routes) => {
-                let main = multiports::main_route(&routes)?;
-                plain(&main.host.as_str()).then(|| main.host.clone())
+    fn route_to(&self, backend: &Backend) -> RouteInfo {
+        let only = backend.exposed.first().filter(|_| backend.exposed.len() == 1).copied();
+        let routes = self.multiports(backend);
+        let main = routes.as_deref().and_then(multiports::main_route);
+        let (port, protocol, host) = match (&routes, main) {
+            (Some(_), main) => {
+                let protocol = main.map_or("", |route| &route.protocol);
+                (main.and_then(|route| route.port), protocol, main.map(|route| route.host.as_str()))
             }
-            None => {
-                let hosts = container.env("VIRTUAL_HOST")?;
-                hosts.split(',').map(str::trim).find(plain).map(String::from)
-            }
-        }
-    }
-
-    /// Two routes for each plain host name. The answers of port 80 tell whether it only redirects to the TLS
-    /// port.
-    fn entrances(&self, container: &Container) -> Vec<PublicRoute> {
-        let port = |key: &str, default| self.nginx.env(key).and_then(|p| p.parse().ok()).unwrap_or(default);
-        let ports = [port("HTTP_PORT", 80), port("HTTPS_PORT", 443)];
-        let public_routes = |host: &str, path: &str, external: [Option<u16>; 2]| {
-            [0, 1].map(|n| PublicRoute {
-                port: external[n].unwrap_or(ports[n]),
-                tls: n == 1,
-                host: Some(host.into()),
-                path: path.into(),
-            })
+            (None, _) => (
+                backend.env("VIRTUAL_PORT").and_then(|p| p.parse().ok()),
+                backend.env("VIRTUAL_PROTO").unwrap_or_default(),
+                hosts(backend).find(|h| is_plain_host(h)),
+            ),
         };
-        if let Some(routes) = self.multiports(container) {
-            let plain = routes.iter().filter(|route| is_plain(&route.host));
-            return plain.flat_map(|r| public_routes(&r.host, &r.path, r.external)).collect();
+        RouteInfo {
+            port: port.or(only).or(Some(80)),
+            host: host.filter(|h| is_plain_host(h)).map(String::from),
+            not_http: ["fastcgi", "uwsgi", "grpc", "grpcs"].contains(&protocol.trim()),
+            public: self.public_routes(backend, routes.as_deref()),
         }
-        let hosts = container.env("VIRTUAL_HOST").unwrap_or_default().split(',').map(str::trim);
-        let path = container.env("VIRTUAL_PATH").filter(|p| p.starts_with('/')).unwrap_or("/");
-        hosts.filter(|h| is_plain(h)).flat_map(|host| public_routes(host, path, [None, None])).collect()
     }
 
     fn check(&self, backends: &[Backend]) -> Result<Vec<Finding>, Error> {
@@ -416,7 +427,8 @@ impl Proxy for NginxProxy {
         _present: usize,
     ) -> Result<Vec<Finding>, Error> {
         let mounted = files(&self.template);
-        let version = self.nginx.env("NGINX_VERSION").and_then(|v| parse_version(&format!("nginx/{v}")));
+        let version =
+            self.place.container.env("NGINX_VERSION").and_then(|v| parse_version(&format!("nginx/{v}")));
         let state = PreflightState {
             writable: mounted.as_ref().is_none_or(|file| !file.read_only),
             template: mounted.as_ref().map(|file| file.text.clone()).unwrap_or_default(),
@@ -463,7 +475,7 @@ impl Proxy for NginxProxy {
     }
 
     fn diagnose(&self) -> Exec {
-        Exec::sh(&self.nginx.id, "nginx -t 2>&1 | tail -n 4")
+        self.place.sh("nginx -t 2>&1 | tail -n 4")
     }
 }
 
@@ -473,7 +485,7 @@ impl NginxProxy {
         let template = format!("[ -w {file} ] && echo '@writable yes'\necho @template\ncat {file}");
         let nginx = "nginx -v 2>&1 | sed 's/^/@version /'\n\
                      grep -rlsE '^[^#]*keepalive_min_timeout' /etc/nginx | head -n 1 | sed 's/^/@keepalive /'";
-        vec![Exec::sh(&self.generator, template), Exec::sh(&self.nginx.id, nginx)]
+        vec![Exec::sh(&self.generator, template), self.place.sh(nginx)]
     }
 
     fn prepare(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Change>, Error> {
@@ -498,7 +510,7 @@ impl NginxProxy {
     fn route(&self, rotation: &Rotation) -> Exec {
         let markers = |set: &[Endpoint]| set.iter().map(Self::marker).collect::<Vec<_>>();
         if rotation.urgent {
-            let config = (self.generator == self.nginx.id).then_some(self.config.as_str());
+            let config = (self.generator == self.place.container.id).then_some(self.config.as_str());
             let script =
                 urgent_route_script(&markers(&rotation.inside), config, &replacement_servers(rotation));
             return Exec::sh(&self.generator, script);
@@ -510,7 +522,7 @@ impl NginxProxy {
     fn question(&self, endpoints: &[Endpoint]) -> Exec {
         let addresses = endpoints.iter().flat_map(|e| &e.addresses);
         let remotes: Vec<String> = addresses.map(proc_net_hex).collect();
-        Exec::sh(&self.nginx.id, state_script(&self.config, &remotes))
+        self.place.sh(state_script(&self.config, &remotes))
     }
 
     fn read(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {

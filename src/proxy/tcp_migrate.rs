@@ -12,20 +12,20 @@
 //!
 //! Caddy 2.11 listens with MPTCP, for which the kernel does not migrate connections.
 
-use super::Change;
-use crate::docker::inspect::Container;
+use super::{Change, Place};
 use crate::docker::{CommandResult, Exec};
 
 const SETTING: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
 
 /// Command that reads the setting in the container's network namespace.
-pub fn query(container: &Container) -> Exec {
-    Exec::sh(&container.id, format!("cat {SETTING} 2>/dev/null; true"))
+pub fn query(place: &Place) -> Exec {
+    place.sh(format!("cat {SETTING} 2>/dev/null; true"))
 }
 
 /// Change that turns the setting on. `None` if the setting is on already or does not exist, or if the container uses
 /// the network of the host.
-pub fn patch(container: &Container, name: &str, output: &CommandResult) -> Option<Change> {
+pub fn patch(place: &Place, output: &CommandResult) -> Option<Change> {
+    let (container, name) = (&place.container, place.name());
     let is_off = output.stdout.trim() == "0";
     let own_network = container.networks().all(|n| n != "host");
     (is_off && own_network).then(|| Change {
@@ -47,9 +47,9 @@ mod tests {
         let json = format!(
             r#"{{"Id": "lb", "Image": "sha256:i", "NetworkSettings": {{"Networks": {{"{network}": {{}}}}}}}}"#
         );
-        let container: Container = serde_json::from_str(&json).unwrap();
+        let container: crate::docker::inspect::Container = serde_json::from_str(&json).unwrap();
         let output = CommandResult { code: Some(0), stdout: setting.into(), stderr: String::new() };
-        patch(&container, "p", &output).is_some()
+        patch(&Place::new("p", &container), &output).is_some()
     }
 
     #[test]

@@ -17,10 +17,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::public_route::PublicRoute;
 use super::{
-    Abilities, Backend, Change, Endpoint, FileLookup, Goal, InFlight, Next, Proxy, ProxyState, RolloutShape,
-    Rotation, proc_net_hex,
+    Abilities, Adapter, Backend, Change, Endpoint, FileLookup, Goal, InFlight, Next, Place, Proxy,
+    ProxyState, RolloutShape, Rotation, RouteInfo, boxed, proc_net_hex,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -44,7 +43,7 @@ const OTHER_SERVERS_WAIT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Traefik {
-    container: Container,
+    place: Place,
     config: TraefikStaticConfig,
     /// Query for the version of our file that is in force.
     version_check: Option<VersionCheck>,
@@ -53,6 +52,14 @@ pub struct Traefik {
     /// HTTP client in the image.
     tool: Option<String>,
 }
+
+pub const ADAPTER: Adapter = Adapter {
+    kind: "traefik",
+    is_image,
+    route_setting: |backend| requests_route(&backend.labels).then_some("the labels `traefik.…`"),
+    detect: |container, _| detect(container).map(boxed),
+    declared: |container| boxed(Traefik::new(container)),
+};
 
 /// The official image, a derived one, or a container whose process is traefik.
 pub fn detect(container: &Container) -> Option<Traefik> {
@@ -89,7 +96,7 @@ pub fn request_from_labels(labels: &Labels) -> Option<(Option<String>, String)> 
 impl Traefik {
     pub fn new(container: &Container) -> Self {
         let mut traefik = Traefik {
-            container: container.clone(),
+            place: Place::new("traefik", container),
             config: TraefikStaticConfig::default(),
             version_check: None,
             api: None,
@@ -102,10 +109,6 @@ impl Traefik {
     fn configure(&mut self, settings: TraefikStaticConfig) {
         (self.version_check, self.api) = (VersionCheck::find(&settings), Api::without_password(&settings));
         self.config = settings;
-    }
-
-    fn display_name(&self) -> String {
-        format!("traefik `{}`", self.container.name())
     }
 
     fn has_route_directory(&self) -> bool {
@@ -126,10 +129,6 @@ impl Traefik {
         Some((OverrideFile { directory, name }, self.version_check.as_ref()?))
     }
 
-    fn sh(&self, script: String) -> Exec {
-        Exec::sh(&self.container.id, script)
-    }
-
     /// The API, and the host by which it answers.
     fn api(&self, name: &str) -> Option<(Api, String)> {
         let without_password = self.api.clone().map(|api| (api, "localhost".into()));
@@ -145,7 +144,7 @@ impl Traefik {
     fn parse_state(&self, output: &CommandResult) -> Result<TraefikState, Error> {
         let state = TraefikState::parse(&output.stdout).filter(|s| self.has_route_directory() || s.has_api);
         state.ok_or_else(|| {
-            Error::unchanged(format!("{}: cannot read its routes", self.display_name()))
+            Error::unchanged(format!("{}: cannot read its routes", self.name()))
                 .detail(output.stderr_or_stdout())
         })
     }
@@ -156,7 +155,7 @@ impl Traefik {
         let name = override_file::name(&rotation.all())?;
         let (file, _) = self.override_file(&name)?;
         (state.file.as_deref() != Some(&text)).then(|| {
-            let exec = self.sh(scripts::write_script(&file, &remotes(&rotation.all())));
+            let exec = self.place.sh(scripts::write_script(&file, &remotes(&rotation.all())));
             Exec { stdin: Some(text), ..exec }
         })
     }
@@ -231,44 +230,35 @@ fn remotes(endpoints: &[Endpoint]) -> Vec<String> {
 }
 
 impl Proxy for Traefik {
-    fn name(&self) -> String {
-        self.display_name()
-    }
-
-    fn container(&self) -> &Container {
-        &self.container
+    fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Backends that request a route and that Traefik accepts. With `exposedByDefault` Traefik routes to
     /// everything with a port; only backends whose labels name a route count.
     fn routes_to(&self, backend: &Backend) -> bool {
-        let reaches = |n: &String| self.container.networks().any(|own| own == n || own == "host");
-        let is_proxy = self.container.compose() == Some((&backend.project, &backend.service));
+        let is_proxy = self.place.container.compose() == Some((&backend.project, &backend.service));
         let enabled = labels::enabled(&backend.labels);
         let has_labels = enabled == Some(true) || labels::mention_a_route(&backend.labels);
         let is_exposed = enabled.unwrap_or(self.config.exposes_by_default());
         let is_accepted = || self.matches_constraints(backend) != Some(false);
         let requests_route = self.config.has("providers.docker") && has_labels && is_exposed;
-        requests_route && !is_proxy && is_accepted() && backend.networks.iter().any(reaches)
+        requests_route && !is_proxy && is_accepted() && self.place.reaches_via_host(backend)
     }
 
-    fn port(&self, container: &Container) -> Option<u16> {
-        HttpLabels::parse(&container.config.labels).port().or(container.exposed_tcp().first().copied())
-    }
-
-    fn host(&self, container: &Container) -> Option<String> {
-        let labels = &container.config.labels;
-        let http = HttpLabels::parse(labels);
-        let default = labels::default_rule(self.config.default_rule(), labels);
-        http.rules().find_map(labels::host).or_else(|| labels::host(&default?))
-    }
-
-    fn entrances(&self, container: &Container) -> Vec<PublicRoute> {
-        public_route::public_routes(&self.config, &container.config.labels)
+    fn route_to(&self, backend: &Backend) -> RouteInfo {
+        let http = HttpLabels::parse(&backend.labels);
+        let default = labels::default_rule(self.config.default_rule(), &backend.labels);
+        RouteInfo {
+            port: http.port().or(backend.exposed.first().copied()),
+            host: http.rules().find_map(labels::host).or_else(|| labels::host(&default?)),
+            not_http: false,
+            public: public_route::public_routes(&self.config, &backend.labels),
+        }
     }
 
     fn introduction(&self) -> Option<Exec> {
-        Some(self.sh(scripts::config_script(&static_config::files(&self.container))))
+        Some(self.place.sh(scripts::config_script(&static_config::files(&self.place.container))))
     }
 
     fn learn(&mut self, output: &CommandResult) {
@@ -277,16 +267,16 @@ impl Proxy for Traefik {
             None => (output.stdout.as_str(), None),
         };
         self.tool = head.trim().strip_prefix("@tool ").map(String::from);
-        self.configure(TraefikStaticConfig::read(&self.container, file));
+        self.configure(TraefikStaticConfig::read(&self.place.container, file));
     }
 
     /// Uses the arguments, where there is no file. The image is assumed to be the official one, which has wget.
     fn learn_files(&mut self, files: FileLookup) -> bool {
-        let names = static_config::files(&self.container);
+        let names = static_config::files(&self.place.container);
         let file = names.iter().find_map(|name| Some((name.as_str(), files(name)?.text)));
         self.tool = Some("wget".into());
         self.configure(TraefikStaticConfig::read(
-            &self.container,
+            &self.place.container,
             file.as_ref().map(|(name, text)| (*name, text.as_str())),
         ));
         self.config.has("providers.docker")
@@ -359,7 +349,7 @@ impl Proxy for Traefik {
     }
 
     fn diagnose(&self) -> Exec {
-        self.sh(scripts::diagnosis_script(
+        self.place.sh(scripts::diagnosis_script(
             self.config.directory(),
             self.version_check.as_ref(),
             self.api.as_ref(),
@@ -370,7 +360,7 @@ impl Proxy for Traefik {
 impl Traefik {
     fn inspect(&self) -> Vec<Exec> {
         let directory = self.config.directory();
-        directory.map(|d| self.sh(scripts::directory_script(d))).into_iter().collect()
+        directory.map(|d| self.place.sh(scripts::directory_script(d))).into_iter().collect()
     }
 
     /// Changes nothing, and only checks that the directory is writable.
@@ -399,7 +389,7 @@ impl Traefik {
         let api = api.as_ref().map(|(api, host)| (api, host.as_str()));
         let services = scripts::services_script(api, &service_names.into_iter().collect::<Vec<_>>());
         let remotes = remotes(endpoints);
-        self.sh(match self.override_file(&name) {
+        self.place.sh(match self.override_file(&name) {
             Some((file, check)) => {
                 scripts::state_script(&file, check, self.api.as_ref(), &remotes, &services)
             }
@@ -431,13 +421,13 @@ impl Traefik {
         let Some(text) = &state.file else {
             return match (&state.served_version, state.has_leftovers()) {
                 (Some(_), _) => Next::Wait,
-                (None, true) => Next::run(self.sh(scripts::remove_leftovers(&file))),
+                (None, true) => Next::run(self.place.sh(scripts::remove_leftovers(&file))),
                 (None, false) => Next::Done,
             };
         };
         match self.discovery_state(&state, text, endpoints) {
-            DiscoveryState::CaughtUp => Next::run(self.sh(scripts::remove_script(&file))),
-            DiscoveryState::Unknown => Next::run(self.sh(scripts::mark_script(&file))),
+            DiscoveryState::CaughtUp => Next::run(self.place.sh(scripts::remove_script(&file))),
+            DiscoveryState::Unknown => Next::run(self.place.sh(scripts::mark_script(&file))),
             DiscoveryState::Behind => Next::Wait,
         }
     }

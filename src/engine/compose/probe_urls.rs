@@ -10,8 +10,8 @@ use crate::docker::inspect::Container;
 use crate::error::{Error, Exit};
 use crate::model::WitnessSettings;
 use crate::observe;
-use crate::proxy::Proxy;
 use crate::proxy::public_route::{PublicRoute, WitnessUrl};
+use crate::proxy::{Backend, Proxy};
 use crate::release::WitnessTotals;
 use crate::report::probes::{ProbeReport, loss_breakdown};
 use crate::report::{Event, Report, Warning};
@@ -83,8 +83,8 @@ impl ComposeRun<'_> {
         let routes = services.iter().find_map(|service| {
             let before =
                 self.prepared.containers.iter().find(|c| runs(service, c)).or(rollout.orphans().first())?;
-            let before = proxy.entrances(before);
-            Some(lasting_routes(before, proxy.entrances(&rollout.reader.preview(service))))
+            let public = |c: &Container| proxy.route_to(&Backend::from(c)).public;
+            Some(lasting_routes(public(before), public(&rollout.reader.preview(service))))
         });
         let is_supported = |e: &&PublicRoute| cfg!(feature = "tls") || !e.tls;
         let to_url = |e: &PublicRoute| {

@@ -29,7 +29,7 @@ impl Caddy {
             if snapshot.has_switch { String::new() } else { self.for_each_switch(snapshot, remove_flags) };
         let mark = if is_permanent { String::new() } else { self.for_each_switch(snapshot, mark_temporary) };
         let exec = if snapshot.is_switched {
-            self.sh(format!("# remove the switch after the deploy\n{mark}"))
+            self.place.sh(format!("# remove the switch after the deploy\n{mark}"))
         } else {
             self.load_switches(snapshot, &format!("{reset}{mark}"))
         };
@@ -43,14 +43,14 @@ impl Caddy {
         let slots = self.features().slots();
         if names.len() > slots {
             let message = format!("a switch has slots for {slots} instances, and there are {}", names.len());
-            return Some(self.sh(format!("echo '{message}' >&2; exit 1")));
+            return Some(self.place.sh(format!("echo '{message}' >&2; exit 1")));
         }
         let script: String =
             snapshot.keys().iter().filter_map(|key| self.switch_script(snapshot, key, names)).collect();
         match (snapshot.is_switched, script.is_empty()) {
             (true, true) => None,
             (true, false) => {
-                Some(self.sh(format!("# send requests to {}\nset -e\n{script}", names.join(" "))))
+                Some(self.place.sh(format!("# send requests to {}\nset -e\n{script}", names.join(" "))))
             }
             (false, _) => Some(self.load_switches(
                 snapshot,
@@ -90,7 +90,7 @@ impl Caddy {
         let is_temporary = snapshot.keys().iter().any(|key| snapshot.state.switch(key).is_temporary);
         match (off.is_empty(), is_temporary) {
             (true, false) => Next::Done,
-            (false, false) => Next::run(self.sh(format!("# turn the switch off\nset -e\n{off}"))),
+            (false, false) => Next::run(self.place.sh(format!("# turn the switch off\nset -e\n{off}"))),
             (_, true) => {
                 let without = without_switches(&snapshot.state.config, &snapshot.names);
                 Next::run(self.load(
@@ -122,7 +122,7 @@ impl Caddy {
     fn load(&self, first: &str, snapshot: &CaddySnapshot, config: &Value) -> Exec {
         let load = scripts::load_script(self.api_address(), self.features());
         let script = format!("# load a configuration\nset -e\n{first}set +e\n{load}");
-        Exec { stdin: Some(format!("{}\n{config}\n", snapshot.state.raw)), ..self.sh(script) }
+        Exec { stdin: Some(format!("{}\n{config}\n", snapshot.state.raw)), ..self.place.sh(script) }
     }
 
     fn for_each_switch(&self, snapshot: &CaddySnapshot, line: fn(&str) -> String) -> String {

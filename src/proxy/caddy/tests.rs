@@ -87,11 +87,11 @@ fn an_upstream_by_the_fastcgi_transport_does_not_get_http() {
         r#"{"Name": "/p-app-1", "Config": {"Labels": {"com.docker.compose.project": "p", "com.docker.compose.service": "app"}}}"#,
     );
     let mut handler = by_name();
-    assert!(caddy_with(NEW, handler.clone()).speaks_http(&upstream));
+    assert!(!caddy_with(NEW, handler.clone()).route_to(&Backend::from(&upstream)).not_http);
     handler["transport"] = json!({"protocol": "fastcgi", "split_path": [".php"]});
     let caddy = caddy_with(NEW, handler);
-    assert!(!caddy.speaks_http(&upstream));
-    assert!(caddy.speaks_http(&container(r#"{"Name": "/p-other-1"}"#)));
+    assert!(caddy.route_to(&Backend::from(&upstream)).not_http);
+    assert!(!caddy.route_to(&Backend::from(&container(r#"{"Name": "/p-other-1"}"#))).not_http);
 }
 
 #[test]
@@ -340,8 +340,11 @@ fn it_routes_to_the_names_in_its_configuration_on_a_shared_network() {
     assert!(caddy().routes_to(&backend("web", &["web", "app"], true)));
     assert!(!caddy().routes_to(&backend("db", &["db"], true)) && !caddy().routes_to(&other));
     let app = container(r#"{"Name": "/app"}"#);
-    assert_eq!((caddy().port(&app), caddy().host(&app)), (Some(3000), Some("a.test".into())));
-    assert_eq!(caddy_with(NEW, by_address()).port(&app), Some(3000));
+    assert_eq!(
+        (caddy().route_to(&Backend::from(&app)).port, caddy().route_to(&Backend::from(&app)).host),
+        (Some(3000), Some("a.test".into()))
+    );
+    assert_eq!(caddy_with(NEW, by_address()).route_to(&Backend::from(&app)).port, Some(3000));
 }
 
 #[test]
@@ -400,7 +403,7 @@ fn caddy_docker_proxy_routes_to_addresses_and_is_a_risk() {
     caddy.by_labels = true;
     let labels =
         r#"{"Config": {"Labels": {"caddy": "a.test", "caddy.reverse_proxy": "{{upstreams 3000}}"}}}"#;
-    assert_eq!(caddy.port(&container(labels)), Some(3000));
+    assert_eq!(caddy.route_to(&Backend::from(&container(labels))).port, Some(3000));
     let risks = caddy.check(&[backend("app", &["app"], false)]).unwrap();
     assert!(risks[0].hint.contains("lb_try_duration"), "{risks:?}");
     let ids = routed(&caddy, &state("", &caddy.settings.config)).0;
@@ -463,7 +466,7 @@ fn an_address_that_is_resolved_for_each_request_raises_a_doubt() {
     let app = Backend { names: vec!["app".into()], ..Backend::default() };
     let doubt_in = |config: Value| {
         let mut caddy = caddy();
-        caddy.container.config.env = vec!["HOST=app".into(), "OTHER=other".into()];
+        caddy.place.container.config.env = vec!["HOST=app".into(), "OTHER=other".into()];
         caddy.settings.config = config;
         caddy.doubt(std::slice::from_ref(&app)).unwrap_or_default()
     };

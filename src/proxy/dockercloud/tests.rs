@@ -269,7 +269,7 @@ fn an_ipv6_connection_does_not_match_the_ipv4_address_at_its_end() {
 #[test]
 fn public_routes_have_the_virtual_hosts_or_any_host() {
     let routes = |environment: &str| {
-        let routes = dockercloud().entrances(&container(environment, "")).into_iter();
+        let routes = dockercloud().route_to(&Backend::from(&container(environment, ""))).public.into_iter();
         let name = |e: &PublicRoute| e.host.clone().unwrap_or("*".into());
         routes.map(|e| format!("{} {} {}{}", e.port, e.tls, name(&e), e.path)).collect::<Vec<_>>()
     };

@@ -468,9 +468,9 @@ fn it_needs_a_free_slot_for_each_instance_that_starts() {
             services: vec![("app".into(), vec!["app".into()])],
             ..RolloutShape::default()
         };
-        haproxy(CONFIGURATION).prepare(&[output(state)], &shape).map_err(|e| e.to_string())
+        haproxy(CONFIGURATION).check_room(&output(state), &shape).map_err(|e| e.to_string())
     };
-    assert_eq!(prepare(RECORDED, 2), Ok(vec![]));
+    assert_eq!(prepare(RECORDED, 2), Ok(()));
     let full = prepare(RECORDED, 3).unwrap_err();
     assert!(
         full.contains("backend `web` has 2 free slots for `app`, and 3 instances are to start"),
@@ -605,7 +605,7 @@ fn an_address_is_a_host_with_an_optional_port() {
 fn a_host_matches_by_variables_and_network_and_in_any_case() {
     let routes = |configuration: &str| {
         let mut haproxy = haproxy("");
-        haproxy.container.config.env = vec!["HOST=app".into()];
+        haproxy.place.container.config.env = vec!["HOST=app".into()];
         haproxy.learn(&output(configuration));
         haproxy.routes_to(&Backend::from(&instance()))
     };

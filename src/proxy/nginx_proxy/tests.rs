@@ -42,10 +42,12 @@ const RECORDED: &str = "\
 fn fastcgi_uwsgi_and_grpc_upstreams_do_not_get_http() {
     let speaks = |protocol: &str| {
         let upstream = container(&format!(r#"{{"Config": {{"Env": ["VIRTUAL_PROTO={protocol}"]}}}}"#));
-        proxy().speaks_http(&upstream)
+        !proxy().route_to(&Backend::from(&upstream)).not_http
     };
     assert!(!speaks("fastcgi") && !speaks("uwsgi") && !speaks("grpc") && !speaks("grpcs"));
-    assert!(speaks("http") && speaks("https") && proxy().speaks_http(&container("{}")));
+    assert!(
+        speaks("http") && speaks("https") && !proxy().route_to(&Backend::from(&container("{}"))).not_http
+    );
 }
 
 /// A container with these variables.
@@ -62,16 +64,27 @@ const MULTIPORTS: &str = "VIRTUAL_HOST_MULTIPORTS=a.test: {/: {port: 3000}, /fpm
 #[test]
 fn port_host_and_public_routes_come_from_multiports_where_it_is_set() {
     let app = with_env(&[MULTIPORTS, "VIRTUAL_HOST=c.test", "VIRTUAL_PORT=1", "VIRTUAL_PROTO=fastcgi"]);
-    assert_eq!((proxy().port(&app), proxy().host(&app)), (Some(3000), Some("a.test".into())));
-    assert!(proxy().speaks_http(&app) && proxy().routes_to(&Backend::from(&app)));
-    let routes = proxy().entrances(&app).into_iter().filter(|e| !e.tls);
+    assert_eq!(
+        (proxy().route_to(&Backend::from(&app)).port, proxy().route_to(&Backend::from(&app)).host),
+        (Some(3000), Some("a.test".into()))
+    );
+    assert!(!proxy().route_to(&Backend::from(&app)).not_http && proxy().routes_to(&Backend::from(&app)));
+    let routes = proxy().route_to(&Backend::from(&app)).public.into_iter().filter(|e| !e.tls);
     let routes: Vec<_> = routes.map(|e| format!("{}:{}{}", e.host.unwrap(), e.port, e.path)).collect();
     assert_eq!(routes, ["a.test:80/", "a.test:80/fpm", "b.test:80/"]);
     assert_eq!(proxy().check(&[Backend::from(&app)]), Ok(Vec::new()));
     let fpm = with_env(&["VIRTUAL_HOST_MULTIPORTS=a.test: {/: {port: 9000, proto: fastcgi}}"]);
-    assert!(!proxy().speaks_http(&fpm));
-    assert_eq!(proxy().port(&with_env(&["VIRTUAL_HOST_MULTIPORTS=b.test:", "VIRTUAL_PORT=1"])), Some(80));
-    assert_eq!(proxy().port(&with_env(&["VIRTUAL_HOST_MULTIPORTS=", "VIRTUAL_PORT=1"])), Some(1));
+    assert!(proxy().route_to(&Backend::from(&fpm)).not_http);
+    assert_eq!(
+        proxy()
+            .route_to(&Backend::from(&with_env(&["VIRTUAL_HOST_MULTIPORTS=b.test:", "VIRTUAL_PORT=1"])))
+            .port,
+        Some(80)
+    );
+    assert_eq!(
+        proxy().route_to(&Backend::from(&with_env(&["VIRTUAL_HOST_MULTIPORTS=", "VIRTUAL_PORT=1"]))).port,
+        Some(1)
+    );
 }
 
 #[test]
@@ -124,9 +137,12 @@ fn before_1_6_the_probe_uses_the_single_variables() {
     let both = with_env(&[MULTIPORTS, "VIRTUAL_HOST=c.test", "VIRTUAL_PORT=1"]);
     let old = NginxProxy::single_container(&with_env(&["NGINX_PROXY_VERSION=1.5.2"]));
     assert_eq!(old.check(&[Backend::from(&with_env(&["VIRTUAL_HOST_MULTIPORTS=a"]))]), Ok(Vec::new()));
-    assert_eq!((old.port(&both), old.host(&both)), (Some(1), Some("c.test".into())));
+    assert_eq!(
+        (old.route_to(&Backend::from(&both)).port, old.route_to(&Backend::from(&both)).host),
+        (Some(1), Some("c.test".into()))
+    );
     let new = NginxProxy::single_container(&with_env(&["NGINX_PROXY_VERSION=1.10.0-3-gabc"]));
-    assert_eq!(new.port(&both), Some(3000));
+    assert_eq!(new.route_to(&Backend::from(&both)).port, Some(3000));
 }
 
 #[test]
@@ -255,7 +271,7 @@ fn a_separate_docker_gen_is_recognised_with_the_nginx_it_notifies() {
     );
     let nginx = container(r#"{"Id": "n", "Name": "/web"}"#);
     let proxy = detect(&generator, &[generator.clone(), nginx.clone()]).unwrap();
-    assert_eq!((proxy.generator.as_str(), proxy.nginx.id.as_str()), ("gen", "n"));
+    assert_eq!((proxy.generator.as_str(), proxy.place.container.id.as_str()), ("gen", "n"));
     assert_eq!(proxy.template, "/etc/docker-gen/nginx.tmpl");
     assert!(detect(&nginx, &[generator, nginx.clone()]).is_none());
 }
@@ -282,7 +298,9 @@ fn on_the_host_network_it_reaches_every_network() {
 
 #[test]
 fn the_port_is_the_virtual_port_or_the_only_exposed_one_or_80() {
-    let port = |config: &str| proxy().port(&container(&format!(r#"{{"Config": {{{config}}}}}"#)));
+    let port = |config: &str| {
+        proxy().route_to(&Backend::from(&container(&format!(r#"{{"Config": {{{config}}}}}"#)))).port
+    };
     assert_eq!(port(r#""Env": ["VIRTUAL_PORT=3000"], "ExposedPorts": {"80/tcp": {}}"#), Some(3000));
     assert_eq!(port(r#""ExposedPorts": {"8080/tcp": {}, "53/udp": {}}"#), Some(8080));
     assert_eq!(port(r#""ExposedPorts": {"8080/tcp": {}, "81/tcp": {}}"#), Some(80));
@@ -356,7 +374,7 @@ fn no_path_or_id_is_run_as_a_script() {
 fn each_plain_name_has_a_route_with_and_without_tls() {
     let routes = |proxy: &NginxProxy, env: &str| {
         let app = container(&format!(r#"{{"Config": {{"Env": [{env}]}}}}"#));
-        let routes = proxy.entrances(&app).into_iter();
+        let routes = proxy.route_to(&Backend::from(&app)).public.into_iter();
         routes.map(|e| format!("{} {} {}{}", e.port, e.tls, e.host.unwrap(), e.path)).collect::<Vec<_>>()
     };
     let two = r#""VIRTUAL_HOST=*.a.b, c.d", "VIRTUAL_PATH=/shop""#;

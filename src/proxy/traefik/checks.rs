@@ -19,7 +19,7 @@ const WITHOUT_PROXY: &str = "`--proxy-kind none` deploys without gate and drain"
 
 impl Traefik {
     pub(super) fn refused(&self, rule: Rule, why: String, hint: &str) -> Error {
-        Error::unchanged(format!("{}: {why}", self.display_name())).hint(hint).rule(rule)
+        self.place.refused(why, hint).rule(rule)
     }
 
     /// Checks of the labels, with and without a directory of routes.
@@ -90,7 +90,7 @@ impl Traefik {
         let idle = self.config.idle_timeout();
         let message = format!(
             "{} keeps idle connections for {}s, so a drain may take as long, or until the drain timeout",
-            self.display_name(),
+            self.place.name(),
             idle.as_secs()
         );
         (idle > LONG_IDLE)
@@ -110,7 +110,7 @@ impl Traefik {
             ));
         }
         self.check_generations(backends)?;
-        let fix = format!("or start {} with `{DIRECTORY_FLAGS}` and a volume there", self.display_name());
+        let fix = format!("or start {} with `{DIRECTORY_FLAGS}` and a volume there", self.place.name());
         let future = backends.iter().filter(|b| !b.is_running);
         Ok(future.flat_map(|b| risks(b, &fix)).chain(self.slow_drain()).collect())
     }

@@ -76,7 +76,10 @@ fn no_label_makes_the_adapter_panic() {
         }
         let mut container = container(&[]);
         container.config.labels = labels.clone();
-        let _ = (traefik.port(&container), traefik.host(&container));
+        let _ = (
+            traefik.route_to(&Backend::from(&container)).port,
+            traefik.route_to(&Backend::from(&container)).host,
+        );
         let _ = traefik.check(&[Backend { labels: labels.clone(), ..Backend::default() }]);
         labels::conflict(&labels, &Labels::new());
         constraints::matches(&text, &labels);

@@ -462,13 +462,22 @@ fn a_probe_uses_the_port_and_host_of_the_labels() {
     let traefik = traefik(FLAGS);
     let labelled = container(labels(""));
     assert_eq!(
-        (traefik.port(&labelled), traefik.host(&labelled).unwrap().as_str()),
+        (
+            traefik.route_to(&Backend::from(&labelled)).port,
+            traefik.route_to(&Backend::from(&labelled)).host.unwrap().as_str()
+        ),
         (Some(3000), "app.test")
     );
     let mut bare = labels("");
     bare.retain(|k, _| k.starts_with("com."));
     let bare = container(bare);
-    assert_eq!((traefik.port(&bare), traefik.host(&bare).unwrap().as_str()), (Some(80), "app-p"));
+    assert_eq!(
+        (
+            traefik.route_to(&Backend::from(&bare)).port,
+            traefik.route_to(&Backend::from(&bare)).host.unwrap().as_str()
+        ),
+        (Some(80), "app-p")
+    );
 }
 
 #[test]
