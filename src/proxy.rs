@@ -328,6 +328,35 @@ pub struct MountedFile {
 /// Lookup of the file that a container will have at a path, by its Compose file.
 pub type FileLookup<'a> = &'a dyn Fn(&str) -> Option<MountedFile>;
 
+/// Proxy that does not run yet.
+pub struct Planned<'a> {
+    pub files: FileLookup<'a>,
+    /// Number of instances behind it.
+    pub present: usize,
+}
+
+/// What a proxy's configuration means for a rollout.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// Requirement that the configuration does not meet, with the fix.
+    pub refused: Option<Error>,
+    pub risks: Vec<Finding>,
+    /// Risks that only `check` reports, because they do not affect a deploy.
+    pub advice: Vec<Finding>,
+}
+
+impl Audit {
+    /// Adds a check, unless an earlier one has refused.
+    pub fn and(mut self, check: impl FnOnce() -> Result<Vec<Finding>, Error>) -> Audit {
+        match self.refused.is_none().then(check) {
+            Some(Ok(risks)) => self.risks.extend(risks),
+            Some(Err(error)) => self.refused = Some(error),
+            None => {}
+        }
+        self
+    }
+}
+
 /// Service or container, with the properties by which a proxy's discovery selects its routes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Backend {
@@ -458,15 +487,9 @@ pub trait Proxy: Send + Sync {
     /// Parses the output of `introduction`.
     fn learn(&mut self, _output: &CommandResult) {}
 
-    /// Checks that the rotation of these backends can be read and set, by the proxy's own configuration. The backends
-    /// are running containers, and new ones as the Compose file describes them. Returns the remaining risks, each with
-    /// its fix.
-    ///
-    /// # Errors
-    /// A requirement that the configuration does not meet, with the fix.
-    fn check(&self, _backends: &[Backend]) -> Result<Vec<Finding>, Error> {
-        Ok(Vec::new())
-    }
+    /// Requirements and risks of a rollout by the proxy's own configuration: of a running proxy, or of one that does not
+    /// run yet.
+    fn audit(&self, shape: &RolloutShape, planned: Option<&Planned>) -> Audit;
 
     /// Reason why the proxy may route to these backends although its configuration does not name them.
     fn doubt(&self, _backends: &[Backend]) -> Option<String> {
@@ -478,27 +501,9 @@ pub trait Proxy: Send + Sync {
         Vec::new()
     }
 
-    /// Risks that only `check` reports, because they do not affect a deploy.
-    fn advice(&self, _backends: &[Backend]) -> Vec<Finding> {
-        Vec::new()
-    }
-
     /// Parses the configuration of a proxy that does not run yet. Returns true if these files have the configuration.
     fn learn_files(&mut self, _files: FileLookup) -> bool {
         true
-    }
-
-    /// Checks that a proxy that does not run yet can be prepared, with `present` instances behind it.
-    ///
-    /// # Errors
-    /// The reason why preparing the proxy will fail, with the fix.
-    fn foresee(
-        &self,
-        _files: FileLookup,
-        _shape: &RolloutShape,
-        _present: usize,
-    ) -> Result<Vec<Finding>, Error> {
-        Ok(Vec::new())
     }
 
     /// Requests that a prepared proxy will still lose. `answers` are those to the queries of [`Goal::Patched`].
@@ -526,7 +531,9 @@ pub trait Proxy: Send + Sync {
     }
 }
 
-/// Kind of proxies.
+pub type BoxedProxy = Box<dyn Proxy>;
+
+/// Support for one kind of proxy.
 pub struct Adapter {
     pub kind: &'static str,
     /// True if an image name is that of such a proxy.
@@ -534,9 +541,9 @@ pub struct Adapter {
     /// Setting by which a service requests a route, also without a running proxy.
     pub route_setting: fn(&Backend) -> Option<&'static str>,
     /// Recognises a container, running or not, among all others.
-    pub detect: fn(&Container, &[Container]) -> Option<Box<dyn Proxy>>,
+    pub detect: fn(&Container, &[Container]) -> Option<BoxedProxy>,
     /// Proxy whose kind the user has set.
-    pub declared: fn(&Container) -> Box<dyn Proxy>,
+    pub declared: fn(&Container) -> BoxedProxy,
 }
 
 /// All adapters; the first that recognises a container gets it.

@@ -15,8 +15,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{
-    Abilities, Adapter, Backend, Change, Endpoint, FileLookup, Goal, Next, Place, Proxy, ProxyState,
-    RolloutShape, Rotation, RouteInfo, boxed, tcp_migrate,
+    Abilities, Adapter, Audit, Backend, Change, Endpoint, FileLookup, Goal, Next, Place, Planned, Proxy,
+    ProxyState, RolloutShape, Rotation, RouteInfo, boxed, tcp_migrate,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -346,17 +346,6 @@ impl Proxy for Caddy {
         is_known
     }
 
-    fn advice(&self, backends: &[Backend]) -> Vec<Finding> {
-        let message = format!(
-            "{}: it does not retry, so a request to an instance that has just crashed is answered with 502",
-            self.name()
-        );
-        let applies = !self.by_labels && !self.retries(backends);
-        let note =
-            Finding::note("caddy-no-retries", message, "add `lb_try_duration 5s` to its `reverse_proxy`");
-        applies.then_some(note).into_iter().collect()
-    }
-
     fn doubt(&self, backends: &[Backend]) -> Option<String> {
         let variable = |name: &str| self.place.container.env(name).map(String::from);
         let names: BTreeSet<String> = backends.iter().flat_map(|b| b.names.clone()).collect();
@@ -368,17 +357,9 @@ impl Proxy for Caddy {
         Some(format!("its admin API does not answer, and its file has variables: `{}`", unresolved.trim()))
     }
 
-    fn check(&self, backends: &[Backend]) -> Result<Vec<Finding>, Error> {
-        if self.settings.is_planned {
-            return self.check_file();
-        }
-        if self.settings.api_address.is_none() {
-            return Err(self.unreachable_error());
-        }
-        let future_names = backends.iter().filter(|b| !b.is_running).flat_map(|b| b.names.clone()).collect();
-        backends.iter().try_for_each(|b| self.check_handlers(b, &future_names))?;
-        self.check_sides(backends)?;
-        Ok(self.risks(backends))
+    fn audit(&self, shape: &RolloutShape, _planned: Option<&Planned>) -> Audit {
+        let advice = self.advice(&shape.backends);
+        Audit { advice, ..Audit::default() }.and(|| self.check(&shape.backends))
     }
 
     fn abilities(&self) -> Abilities {
@@ -417,6 +398,30 @@ impl Proxy for Caddy {
 }
 
 impl Caddy {
+    fn advice(&self, backends: &[Backend]) -> Vec<Finding> {
+        let message = format!(
+            "{}: it does not retry, so a request to an instance that has just crashed is answered with 502",
+            self.name()
+        );
+        let applies = !self.by_labels && !self.retries(backends);
+        let note =
+            Finding::note("caddy-no-retries", message, "add `lb_try_duration 5s` to its `reverse_proxy`");
+        applies.then_some(note).into_iter().collect()
+    }
+
+    fn check(&self, backends: &[Backend]) -> Result<Vec<Finding>, Error> {
+        if self.settings.is_planned {
+            return self.check_file();
+        }
+        if self.settings.api_address.is_none() {
+            return Err(self.unreachable_error());
+        }
+        let future_names = backends.iter().filter(|b| !b.is_running).flat_map(|b| b.names.clone()).collect();
+        backends.iter().try_for_each(|b| self.check_handlers(b, &future_names))?;
+        self.check_sides(backends)?;
+        Ok(self.risks(backends))
+    }
+
     fn inspect(&self) -> Vec<Exec> {
         vec![self.question(&[]), tcp_migrate::query(&self.place)]
     }

@@ -12,7 +12,7 @@ use super::haproxy::config::HaproxyConfig;
 use super::haproxy::server::Server;
 use super::public_route::{PublicRoute, is_plain};
 use super::{
-    Abilities, Adapter, Backend, Change, Endpoint, FileLookup, Goal, InFlight, Next, Place, Proxy,
+    Abilities, Adapter, Audit, Backend, Change, Endpoint, Goal, InFlight, Next, Place, Planned, Proxy,
     ProxyState, RolloutShape, Rotation, RouteInfo, boxed, tcp_migrate,
 };
 use crate::docker::inspect::Container;
@@ -168,32 +168,9 @@ impl Proxy for Dockercloud {
         self.config = HaproxyConfig::parse(&output.stdout);
     }
 
-    fn check(&self, backends: &[Backend]) -> Result<Vec<Finding>, Error> {
-        let mut running = backends.iter().filter(|b| b.is_running);
-        if let Some(backend) = running.find(|b| !self.has_server(b)) {
-            return Err(self.no_server(backend));
-        }
-        let cuts_requests = self.place.container.env("RELOAD_TIMEOUT") == Some("-1");
-        Ok(cuts_requests.then(|| self.reload_timeout_risk()).into_iter().collect())
-    }
-
-    fn foresee(
-        &self,
-        _files: FileLookup,
-        shape: &RolloutShape,
-        _present: usize,
-    ) -> Result<Vec<Finding>, Error> {
-        let future = |(service, names): &(String, Vec<String>)| Backend {
-            project: shape.project.clone(),
-            service: service.clone(),
-            names: names.clone(),
-            ..Backend::default()
-        };
-        let is_known = |b: &Backend| self.is_additional(b) || !self.has_unusable_links(&b.project);
-        match shape.services.iter().map(future).find(|b| !is_known(b)) {
-            Some(backend) => Err(self.no_server(&backend)),
-            None => Ok(Vec::new()),
-        }
+    fn audit(&self, shape: &RolloutShape, planned: Option<&Planned>) -> Audit {
+        let audit = Audit::default().and(|| self.check(&shape.backends));
+        if planned.is_some() { audit.and(|| self.foresee(shape).map(|()| Vec::new())) } else { audit }
     }
 
     fn abilities(&self) -> Abilities {
@@ -346,6 +323,29 @@ fn virtual_host(text: &str) -> Option<PublicRoute> {
 }
 
 impl Dockercloud {
+    fn check(&self, backends: &[Backend]) -> Result<Vec<Finding>, Error> {
+        let mut running = backends.iter().filter(|b| b.is_running);
+        if let Some(backend) = running.find(|b| !self.has_server(b)) {
+            return Err(self.no_server(backend));
+        }
+        let cuts_requests = self.place.container.env("RELOAD_TIMEOUT") == Some("-1");
+        Ok(cuts_requests.then(|| self.reload_timeout_risk()).into_iter().collect())
+    }
+
+    fn foresee(&self, shape: &RolloutShape) -> Result<(), Error> {
+        let future = |(service, names): &(String, Vec<String>)| Backend {
+            project: shape.project.clone(),
+            service: service.clone(),
+            names: names.clone(),
+            ..Backend::default()
+        };
+        let is_known = |b: &Backend| self.is_additional(b) || !self.has_unusable_links(&b.project);
+        match shape.services.iter().map(future).find(|b| !is_known(b)) {
+            Some(backend) => Err(self.no_server(&backend)),
+            None => Ok(()),
+        }
+    }
+
     fn reload_timeout_risk(&self) -> Finding {
         let message =
             format!("{}: `RELOAD_TIMEOUT=-1` makes each of its reloads cut every request", self.name());

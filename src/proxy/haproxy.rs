@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::public_route::PublicRoute;
 use super::{
-    Abilities, Adapter, Backend, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Place, Proxy,
-    ProxyState, RolloutShape, Rotation, RouteInfo, boxed,
+    Abilities, Adapter, Audit, Backend, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Place,
+    Planned, Proxy, ProxyState, RolloutShape, Rotation, RouteInfo, boxed,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -308,33 +308,6 @@ impl Proxy for Haproxy {
         ))
     }
 
-    fn check(&self, backends: &[Backend]) -> Result<Vec<Finding>, Error> {
-        let sockets = &self.config.sockets;
-        if sockets.is_empty() {
-            let why = "it has no `stats socket`, so compose-zd cannot control it";
-            return Err(self.refused(&"haproxy-socket", why.into(), SOCKET_FIX));
-        }
-        if sockets.iter().all(|(_, level)| level != "admin") {
-            let why = "its `stats socket` is not `level admin`";
-            return Err(self.refused(&"haproxy-socket-level", why.into(), SOCKET_FIX));
-        }
-        match self.cuts_sticky_sessions(backends) {
-            Some(error) => Err(error),
-            None => Ok(self.missing_resolvers(backends)),
-        }
-    }
-
-    fn advice(&self, backends: &[Backend]) -> Vec<Finding> {
-        let note = |backend: &str| {
-            let message = format!(
-                "{}: the servers of backend `{backend}` have no `check`, so an instance that hangs keeps getting requests",
-                self.name()
-            );
-            Finding::note("haproxy-no-check", message, "add `check` to the line of its servers")
-        };
-        self.backends_without_check(backends).into_iter().map(note).collect()
-    }
-
     fn learn_files(&mut self, files: FileLookup) -> bool {
         let texts: Option<Vec<String>> = self.files().iter().map(|f| Some(files(f)?.text)).collect();
         let environment = self.environment(std::iter::empty());
@@ -345,26 +318,11 @@ impl Proxy for Haproxy {
         texts.is_some()
     }
 
-    /// Checks that each template has slots for the old and the new instances at the same time.
-    fn foresee(
-        &self,
-        _files: FileLookup,
-        shape: &RolloutShape,
-        present: usize,
-    ) -> Result<Vec<Finding>, Error> {
-        for template in shape.names().flat_map(|n| self.templates_of(n)) {
-            let slots = template.size();
-            let needed = present + shape.starting;
-            if slots < needed {
-                let why = format!(
-                    "backend `{}` has {slots} slots for `{}`, and {present} running and {} new instances need {needed}",
-                    template.backend, template.host, shape.starting
-                );
-                return Err(self.refused(&"haproxy-room", why, SLOTS_FIX));
-            }
-        }
-        static_servers::check_lines(self, shape)?;
-        Ok(Vec::new())
+    fn audit(&self, shape: &RolloutShape, planned: Option<&Planned>) -> Audit {
+        let advice = self.advice(&shape.backends);
+        let room =
+            || planned.map_or(Ok(()), |planned| self.foresee(shape, planned.present)).map(|()| Vec::new());
+        Audit { advice, ..Audit::default() }.and(|| self.check(&shape.backends)).and(room)
     }
 
     fn abilities(&self) -> Abilities {
@@ -409,6 +367,49 @@ impl Proxy for Haproxy {
 }
 
 impl Haproxy {
+    fn check(&self, backends: &[Backend]) -> Result<Vec<Finding>, Error> {
+        let sockets = &self.config.sockets;
+        if sockets.is_empty() {
+            let why = "it has no `stats socket`, so compose-zd cannot control it";
+            return Err(self.refused(&"haproxy-socket", why.into(), SOCKET_FIX));
+        }
+        if sockets.iter().all(|(_, level)| level != "admin") {
+            let why = "its `stats socket` is not `level admin`";
+            return Err(self.refused(&"haproxy-socket-level", why.into(), SOCKET_FIX));
+        }
+        match self.cuts_sticky_sessions(backends) {
+            Some(error) => Err(error),
+            None => Ok(self.missing_resolvers(backends)),
+        }
+    }
+
+    fn advice(&self, backends: &[Backend]) -> Vec<Finding> {
+        let note = |backend: &str| {
+            let message = format!(
+                "{}: the servers of backend `{backend}` have no `check`, so an instance that hangs keeps getting requests",
+                self.name()
+            );
+            Finding::note("haproxy-no-check", message, "add `check` to the line of its servers")
+        };
+        self.backends_without_check(backends).into_iter().map(note).collect()
+    }
+
+    /// Checks that each template has slots for the old and the new instances at the same time.
+    fn foresee(&self, shape: &RolloutShape, present: usize) -> Result<(), Error> {
+        for template in shape.names().flat_map(|n| self.templates_of(n)) {
+            let slots = template.size();
+            let needed = present + shape.starting;
+            if slots < needed {
+                let why = format!(
+                    "backend `{}` has {slots} slots for `{}`, and {present} running and {} new instances need {needed}",
+                    template.backend, template.host, shape.starting
+                );
+                return Err(self.refused(&"haproxy-room", why, SLOTS_FIX));
+            }
+        }
+        static_servers::check_lines(self, shape)
+    }
+
     /// Checks that each template has a free slot for every instance that starts.
     fn check_room(&self, output: &CommandResult, shape: &RolloutShape) -> Result<(), Error> {
         let slots = Server::parse(&output.stdout).ok_or_else(|| self.no_answer(output))?;

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use super::public_route::{PublicRoute, is_plain};
 use super::{
-    Abilities, Adapter, Backend, Change, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Place, Proxy,
-    ProxyState, RolloutShape, Rotation, RouteInfo, boxed, matches_proc_net, proc_net_hex,
+    Abilities, Adapter, Audit, Backend, Change, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Place,
+    Planned, Proxy, ProxyState, RolloutShape, Rotation, RouteInfo, boxed, matches_proc_net, proc_net_hex,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -409,39 +409,15 @@ impl Proxy for NginxProxy {
         }
     }
 
-    fn check(&self, backends: &[Backend]) -> Result<Vec<Finding>, Error> {
-        backends.iter().find_map(|backend| self.unreadable_multiports(backend)).map_or(Ok(Vec::new()), Err)
-    }
-
     fn losses(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Vec<Finding> {
         let Some(state) = PreflightState::parse(outputs) else { return Vec::new() };
         let ignored_multiports = self.ignored_multiports(&state.template, shape);
         self.closes_idle_clients(&state, shape.tune).into_iter().chain(ignored_multiports).collect()
     }
 
-    /// Assumes that the template of the proxy's image can be patched.
-    fn foresee(
-        &self,
-        files: FileLookup,
-        shape: &RolloutShape,
-        _present: usize,
-    ) -> Result<Vec<Finding>, Error> {
-        let mounted = files(&self.template);
-        let version =
-            self.place.container.env("NGINX_VERSION").and_then(|v| parse_version(&format!("nginx/{v}")));
-        let state = PreflightState {
-            writable: mounted.as_ref().is_none_or(|file| !file.read_only),
-            template: mounted.as_ref().map(|file| file.text.clone()).unwrap_or_default(),
-            nginx_version: version,
-            keeps_alive: files(KEEPALIVE_FILE)
-                .is_some_and(|file| file.text.contains("keepalive_min_timeout")),
-        };
-        self.check_template(&state.template, shape)?;
-        if mounted.is_some() {
-            self.template_patch(&state, shape.tune)?;
-        }
-        let ignored_multiports = self.ignored_multiports(&state.template, shape);
-        Ok(self.closes_idle_clients(&state, shape.tune).into_iter().chain(ignored_multiports).collect())
+    fn audit(&self, shape: &RolloutShape, planned: Option<&Planned>) -> Audit {
+        let template = || planned.map_or(Ok(Vec::new()), |planned| self.foresee(planned.files, shape));
+        Audit::default().and(|| self.check(&shape.backends)).and(template)
     }
 
     /// A late request comes within twice `keepalive_min_timeout`. A client may send one more request over its
@@ -480,6 +456,30 @@ impl Proxy for NginxProxy {
 }
 
 impl NginxProxy {
+    fn check(&self, backends: &[Backend]) -> Result<Vec<Finding>, Error> {
+        backends.iter().find_map(|backend| self.unreadable_multiports(backend)).map_or(Ok(Vec::new()), Err)
+    }
+
+    /// Assumes that the template of the proxy's image can be patched.
+    fn foresee(&self, files: FileLookup, shape: &RolloutShape) -> Result<Vec<Finding>, Error> {
+        let mounted = files(&self.template);
+        let version =
+            self.place.container.env("NGINX_VERSION").and_then(|v| parse_version(&format!("nginx/{v}")));
+        let state = PreflightState {
+            writable: mounted.as_ref().is_none_or(|file| !file.read_only),
+            template: mounted.as_ref().map(|file| file.text.clone()).unwrap_or_default(),
+            nginx_version: version,
+            keeps_alive: files(KEEPALIVE_FILE)
+                .is_some_and(|file| file.text.contains("keepalive_min_timeout")),
+        };
+        self.check_template(&state.template, shape)?;
+        if mounted.is_some() {
+            self.template_patch(&state, shape.tune)?;
+        }
+        let ignored_multiports = self.ignored_multiports(&state.template, shape);
+        Ok(self.closes_idle_clients(&state, shape.tune).into_iter().chain(ignored_multiports).collect())
+    }
+
     fn inspect(&self) -> Vec<Exec> {
         let file = shell::file(&self.template);
         let template = format!("[ -w {file} ] && echo '@writable yes'\necho @template\ncat {file}");

@@ -18,8 +18,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{
-    Abilities, Adapter, Backend, Change, Endpoint, FileLookup, Goal, InFlight, Next, Place, Proxy,
-    ProxyState, RolloutShape, Rotation, RouteInfo, boxed, proc_net_hex,
+    Abilities, Adapter, Audit, Backend, Change, Endpoint, FileLookup, Goal, InFlight, Next, Place, Planned,
+    Proxy, ProxyState, RolloutShape, Rotation, RouteInfo, boxed, proc_net_hex,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -294,27 +294,9 @@ impl Proxy for Traefik {
         self.config.route_files().map(String::from).collect()
     }
 
-    fn foresee(
-        &self,
-        files: FileLookup,
-        _shape: &RolloutShape,
-        _present: usize,
-    ) -> Result<Vec<Finding>, Error> {
-        let mounted = self.config.directory().and_then(|directory| Some((directory, files(directory)?)));
-        if let Some((directory, mount)) = mounted {
-            let stdout = if mount.read_only { "@readonly" } else { "" }.to_string();
-            self.check_directory(
-                directory,
-                &CommandResult { code: Some(0), stdout, ..CommandResult::default() },
-            )?;
-        }
-        Ok(Vec::new())
-    }
-
-    fn check(&self, backends: &[Backend]) -> Result<Vec<Finding>, Error> {
-        self.check_settings()?;
-        backends.iter().try_for_each(|b| self.check_labels(b))?;
-        if self.has_route_directory() { self.check_query_access() } else { self.check_discovery(backends) }
+    fn audit(&self, shape: &RolloutShape, planned: Option<&Planned>) -> Audit {
+        let directory = || planned.map_or(Ok(()), |planned| self.foresee(planned.files)).map(|()| Vec::new());
+        Audit::default().and(|| self.check(&shape.backends)).and(directory)
     }
 
     fn abilities(&self) -> Abilities {
@@ -358,6 +340,24 @@ impl Proxy for Traefik {
 }
 
 impl Traefik {
+    fn foresee(&self, files: FileLookup) -> Result<(), Error> {
+        let mounted = self.config.directory().and_then(|directory| Some((directory, files(directory)?)));
+        if let Some((directory, mount)) = mounted {
+            let stdout = if mount.read_only { "@readonly" } else { "" }.to_string();
+            self.check_directory(
+                directory,
+                &CommandResult { code: Some(0), stdout, ..CommandResult::default() },
+            )?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, backends: &[Backend]) -> Result<Vec<Finding>, Error> {
+        self.check_settings()?;
+        backends.iter().try_for_each(|b| self.check_labels(b))?;
+        if self.has_route_directory() { self.check_query_access() } else { self.check_discovery(backends) }
+    }
+
     fn inspect(&self) -> Vec<Exec> {
         let directory = self.config.directory();
         directory.map(|d| self.place.sh(scripts::directory_script(d))).into_iter().collect()

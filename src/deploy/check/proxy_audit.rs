@@ -5,11 +5,10 @@ use anyhow::Result;
 use super::ProjectCheck;
 use super::target_audit::TargetProxies;
 use crate::check::AuditReport;
-use crate::error::Error;
 use crate::finding::{Finding, Subject};
 use crate::observe::{self, TargetReader};
 use crate::proxy::converge;
-use crate::proxy::{Backend, Proxy, RolloutShape};
+use crate::proxy::{Backend, Planned, Proxy, RolloutShape};
 use crate::targets::{Target, backend};
 
 impl ProjectCheck<'_> {
@@ -60,40 +59,20 @@ impl ProjectCheck<'_> {
         let shape = RolloutShape { names_in_same_run, ..self.rollout_shape(reader, &backends, starting) };
         for proxy in proxies.all() {
             let proxy = proxy.as_ref();
-            let mut risks = proxy.advice(&backends);
-            match proxy.check(&backends) {
-                Ok(found) => risks.extend(found),
-                Err(error) => {
-                    audit_report.findings.push(finding(target, proxy, error));
-                    audit_report.findings.extend(risks.into_iter().map(|risk| finding(target, proxy, risk)));
-                    continue;
-                }
-            }
             let is_configured =
                 proxies.configured.iter().any(|p| p.container().name() == proxy.container().name());
-            let prepared = if is_configured {
-                let present = self.instances_before(target);
-                proxy.foresee(&|path| self.configured_proxies.mounted_file(proxy, path), &shape, present)
-            } else {
-                self.audit_preparation(proxy, &shape)?
-            };
-            match prepared {
-                Ok(found) => risks.extend(found),
-                Err(error) => audit_report.findings.push(finding(target, proxy, error)),
+            let files = |path: &str| self.configured_proxies.mounted_file(proxy, path);
+            let planned = Planned { files: &files, present: self.instances_before(target) };
+            let mut audit = proxy.audit(&shape, is_configured.then_some(&planned));
+            if !is_configured && audit.refused.is_none() {
+                let (answers, patches) = converge::patches(self.docker(), proxy, &shape)?;
+                audit = audit.and(|| patches.map(|_| proxy.losses(&answers, &shape)));
             }
-            audit_report.findings.extend(risks.into_iter().map(|risk| finding(target, proxy, risk)));
+            let refused = audit.refused.map(|error| finding(target, proxy, error));
+            let risks = audit.advice.into_iter().chain(audit.risks).map(|risk| finding(target, proxy, risk));
+            audit_report.findings.extend(refused.into_iter().chain(risks));
         }
         Ok(())
-    }
-
-    /// Risks of a running proxy, or its refusal to be prepared; the proxy is not changed.
-    fn audit_preparation(
-        &self,
-        proxy: &dyn Proxy,
-        shape: &RolloutShape,
-    ) -> Result<Result<Vec<Finding>, Error>> {
-        let (answers, patches) = converge::patches(self.docker(), proxy, shape)?;
-        Ok(patches.map(|_| proxy.losses(&answers, shape)))
     }
 
     fn rollout_shape(&self, reader: &TargetReader, backends: &[Backend], starting: usize) -> RolloutShape {

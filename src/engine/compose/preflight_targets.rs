@@ -75,10 +75,12 @@ impl<'a> ComposeRun<'a> {
     /// Warnings about losses by a proxy's own configuration, and about weak probes.
     pub fn warnings(&self, reader: &TargetReader, probes: &[(&str, ReadinessProbe)]) -> Result<Vec<Warning>> {
         let backends = reader.backends(&self.prepared.containers);
+        let shape = RolloutShape { backends, ..RolloutShape::default() };
         let mut warnings = Vec::new();
         for proxy in &reader.proxies {
-            warnings
-                .extend(proxy.check(&backends)?.iter().map(|risk| Warning::ExpectedLoss(risk.to_string())));
+            let audit = proxy.audit(&shape, None);
+            audit.refused.map_or(Ok(()), Err)?;
+            warnings.extend(audit.risks.iter().map(|risk| Warning::ExpectedLoss(risk.to_string())));
         }
         let weak = probes.iter().filter(|(_, probe)| probe.is_weak());
         warnings.extend(weak.map(|(service, _)| Warning::WeakProbe(service.to_string())));

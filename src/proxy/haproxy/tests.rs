@@ -662,7 +662,7 @@ fn an_option_that_the_runtime_api_would_misread_is_refused() {
         let names = vec!["app".to_string()];
         let shape =
             RolloutShape { starting: 1, services: vec![("app".into(), names)], ..RolloutShape::default() };
-        haproxy.foresee(&|_| None, &shape, 1).err().and_then(|error| error.rule.copied())
+        haproxy.foresee(&shape, 1).err().and_then(|error| error.rule.copied())
     };
     assert_eq!(refused("check inter 1s"), None);
     assert_eq!(refused("check cookie \"a;b\""), None, "added servers do not get this option");
