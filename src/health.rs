@@ -5,12 +5,13 @@ pub mod monitor;
 mod probe;
 mod prober;
 
+use std::iter;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-pub use probe::{ProbeTarget, ReadinessProbe, choose_probe};
-pub use prober::{NoProbeTool, ProbeResult, Prober};
+pub use probe::{ProbeResult, ProbeTarget, ReadinessProbe, choose_probe};
+pub use prober::{NoProbeTool, Prober};
 
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
@@ -42,19 +43,6 @@ pub struct Candidate {
     pub probe: ReadinessProbe,
 }
 
-/// Probe results of a candidate so far.
-#[derive(Default)]
-struct ReadinessProgress {
-    successes: u32,
-    probes: u32,
-    last_answer: String,
-    /// Time of the first of the latest equal answers.
-    same_since: Option<Instant>,
-    /// Gist of the last reported bad answer.
-    reported_gist: Option<String>,
-    ended: bool,
-}
-
 /// Instances that failed, and the error. The list may be incomplete, because the wait ends early.
 #[derive(Debug)]
 pub struct ReadinessFailure {
@@ -62,147 +50,163 @@ pub struct ReadinessFailure {
     pub error: Error,
 }
 
-impl ReadinessFailure {
-    fn new(id: &str, error: Error) -> ReadinessFailure {
-        ReadinessFailure { ids: vec![id.into()], error }
-    }
-
-    /// Merges a further failure: keeps the message of the first and the details of both.
-    fn merge(all: &mut Option<ReadinessFailure>, other: ReadinessFailure) {
-        let Some(first) = all else {
-            *all = Some(other);
-            return;
-        };
-        first.ids.extend(other.ids);
-        first.error.details.push(other.error.message);
-        first.error.details.extend(other.error.details);
-    }
+/// Conditions of a wait for new instances.
+pub struct ReadinessWait<'a> {
+    pub docker: &'a Docker,
+    pub timing: &'a ProbeTiming,
+    /// Number of instances that may fail before the wait ends.
+    pub tolerated: usize,
+    pub stop: &'a StopSignal,
+    /// Runs before every round of probes.
+    pub check: &'a dyn Fn() -> Result<()>,
+    /// Receives each ready instance, and each lasting bad answer.
+    pub report: &'a dyn Fn(&Candidate, &ProbeResult),
 }
 
-/// Waits until all candidates are ready. Calls `report` for each ready candidate and for each lasting bad answer. The
-/// wait continues while at most `tolerated` candidates have failed.
-///
-/// An instance that exits, restarts or becomes unhealthy fails at once. An instance that is not ready at the deadline
-/// fails, too. The error has the last answers and the last log lines. `containers` are the candidates as just inspected;
-/// `None` to inspect them.
-///
-/// # Errors
-/// No engine; a signal; an error of `check`, which runs before every round of probes.
-pub fn wait_until_ready(
-    docker: &Docker,
-    (candidates, mut containers): (&[Candidate], Option<Vec<Container>>),
-    timing: &ProbeTiming,
-    tolerated: usize,
-    (stop, check): (&StopSignal, &dyn Fn() -> Result<()>),
-    report: impl Fn(&Candidate, &ProbeResult),
-) -> Result<Option<ReadinessFailure>> {
-    let prober = Prober::new(docker, timing.timeout)?;
-    let mut progress: Vec<ReadinessProgress> =
-        candidates.iter().map(|_| ReadinessProgress::default()).collect();
-    let mut failed: Option<ReadinessFailure> = None;
-    let waited = wait::until(timing.interval, timing.deadline, stop, || -> Result<Option<()>> {
-        check()?;
-        let pending: Vec<usize> = (0..candidates.len()).filter(|n| progress[*n].is_pending(timing)).collect();
-        for (n, check_result) in
-            pending.iter().zip(probe_all(&prober, candidates, &pending, containers.take())?)
-        {
-            let (candidate, progress) = (&candidates[*n], &mut progress[*n]);
-            match check_result {
-                InstanceCheck::Probed(answer) => {
-                    let now = Instant::now();
-                    if progress.record(&answer, now) == timing.successes
-                        || progress.should_report(&answer, now)
-                    {
-                        report(candidate, &answer);
-                    }
-                }
-                InstanceCheck::Ended(end) => {
-                    progress.ended = true;
-                    ReadinessFailure::merge(
-                        &mut failed,
-                        ReadinessFailure::new(&candidate.id, failure_error(docker, candidate, &end)),
-                    );
-                }
+/// Probe results of a candidate so far.
+struct ReadinessProgress<'a> {
+    candidate: &'a Candidate,
+    successes: u32,
+    probes: u32,
+    last: Option<ProbeResult>,
+    /// Time of the first of the latest equal answers.
+    same_since: Instant,
+    /// Last reported bad answer.
+    reported: Option<ProbeResult>,
+    end: Option<InstanceEnd>,
+}
+
+impl ReadinessWait<'_> {
+    /// Waits until all candidates are ready, or more than the tolerated number failed.
+    ///
+    /// An instance that exits, restarts or becomes unhealthy fails at once. An instance that is not ready at the deadline
+    /// fails, too. The error has the last answers and the last log lines. `containers` are the candidates as just
+    /// inspected; `None` to inspect them.
+    ///
+    /// # Errors
+    /// No engine; a signal; an error of `check`.
+    pub fn run(
+        &self,
+        candidates: &[Candidate],
+        mut containers: Option<Vec<Container>>,
+    ) -> Result<Option<ReadinessFailure>> {
+        let prober = Prober::new(self.docker, self.timing.timeout)?;
+        let mut all: Vec<ReadinessProgress> = candidates.iter().map(ReadinessProgress::new).collect();
+        let waited = wait::until(self.timing.interval, self.timing.deadline, self.stop, || -> Result<_> {
+            (self.check)()?;
+            self.probe_pending(&prober, &mut all, containers.take())?;
+            let too_many = all.iter().filter(|p| p.end.is_some()).count() > self.tolerated;
+            Ok((too_many || !all.iter().any(|p| self.is_pending(p))).then_some(()))
+        })?;
+        let ended = all.iter().filter_map(|p| self.ended_failure(p));
+        match waited {
+            WaitResult::Done(()) => Ok(ended.reduce(ReadinessFailure::merge)),
+            WaitResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
+            WaitResult::TimedOut => {
+                Ok(iter::once(self.deadline_failure(&all)).chain(ended).reduce(ReadinessFailure::merge))
             }
         }
-        let too_many = failed.as_ref().is_some_and(|f| f.ids.len() > tolerated);
-        Ok((too_many || !progress.iter().any(|p| p.is_pending(timing))).then_some(()))
-    })?;
-    match waited {
-        WaitResult::Done(()) => Ok(failed),
-        WaitResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
-        WaitResult::TimedOut => Ok(Some(deadline_failure(docker, candidates, &progress, timing, failed))),
-    }
-}
-
-impl ReadinessProgress {
-    fn is_pending(&self, timing: &ProbeTiming) -> bool {
-        !self.ended && self.successes < timing.successes
     }
 
-    /// Records an answer, and returns the number of successes in a row.
-    fn record(&mut self, answer: &ProbeResult, now: Instant) -> u32 {
-        self.probes += 1;
-        if self.same_since.is_none() || gist(&self.last_answer) != gist(&answer.text) {
-            self.same_since = Some(now);
+    fn is_pending(&self, progress: &ReadinessProgress) -> bool {
+        progress.end.is_none() && progress.successes < self.timing.successes
+    }
+
+    fn probe_pending(
+        &self,
+        prober: &Prober,
+        all: &mut [ReadinessProgress],
+        containers: Option<Vec<Container>>,
+    ) -> Result<()> {
+        let pending: Vec<_> = all.iter_mut().filter(|p| self.is_pending(p)).collect();
+        let candidates: Vec<&Candidate> = pending.iter().map(|p| p.candidate).collect();
+        let results = prober.check_all(&candidates, containers)?;
+        for (progress, result) in pending.into_iter().zip(results) {
+            match result {
+                Ok(answer) => {
+                    if progress.record(answer.clone(), Instant::now())
+                        || progress.successes == self.timing.successes
+                    {
+                        (self.report)(progress.candidate, &answer);
+                    }
+                }
+                Err(end) => progress.end = Some(end),
+            }
         }
-        self.successes = if answer.ready { self.successes + 1 } else { 0 };
-        self.last_answer = answer.text.clone();
-        self.successes
+        Ok(())
     }
 
-    /// True if a bad answer has lasted long enough to be reported. The same answer is not reported twice in a row.
-    fn should_report(&mut self, answer: &ProbeResult, now: Instant) -> bool {
-        let is_old = self.same_since.is_some_and(|since| now.duration_since(since) >= REPORT_AFTER);
-        let gist = Some(gist(&answer.text));
-        if answer.ready || !is_old || self.reported_gist == gist {
-            return false;
-        }
-        self.reported_gist = gist;
-        true
+    fn ended_failure(&self, progress: &ReadinessProgress) -> Option<ReadinessFailure> {
+        let (candidate, end) = (progress.candidate, progress.end.as_ref()?);
+        Some(ReadinessFailure {
+            ids: vec![candidate.id.clone()],
+            error: end_error(self.docker, candidate, end),
+        })
     }
-}
 
-/// Answer with its status code, but without other numbers: many tools print a duration, which differs each time.
-fn gist(text: &str) -> String {
-    let (request, answer) = text.split_once('→').unwrap_or(("", text));
-    let (code, rest) = answer.trim_start().split_once(' ').unwrap_or((answer, ""));
-    let rest: String = rest.chars().filter(|c| !c.is_ascii_digit()).collect();
-    format!("{request}→ {} {rest}", code.trim())
-}
-
-/// Result of one check of an instance.
-enum InstanceCheck {
-    Probed(ProbeResult),
-    Ended(InstanceEnd),
-}
-
-/// Inspects the containers of the pending candidates, and probes the running ones in parallel.
-fn probe_all(
-    prober: &Prober,
-    candidates: &[Candidate],
-    pending: &[usize],
-    containers: Option<Vec<Container>>,
-) -> Result<Vec<InstanceCheck>> {
-    let ids = || pending.iter().map(|n| candidates[*n].id.clone()).collect::<Vec<_>>();
-    let containers = containers.map_or_else(|| prober.docker.inspect(&ids()), Ok)?;
-    let one = |n: &usize| {
-        let candidate = &candidates[*n];
-        let Some(container) = containers.iter().find(|c| c.id == candidate.id) else {
-            return InstanceCheck::Ended(InstanceEnd::Other("it was removed".into()));
+    /// Failure of all candidates that are not ready at the deadline.
+    fn deadline_failure(&self, all: &[ReadinessProgress]) -> ReadinessFailure {
+        let unready: Vec<_> = all.iter().filter(|p| self.is_pending(p)).collect();
+        let error = Error::unchanged(format!(
+            "{} of {} new instances {} not ready after {}",
+            unready.len(),
+            all.len(),
+            if unready.len() == 1 { "is" } else { "are" },
+            humantime::format_duration(self.timing.deadline)
+        ))
+        .hint("see what a new instance answers, or set another `x-zd.health` (`--health-path`, `--health-deadline`)");
+        let add_answer = |error: Error, progress: &&ReadinessProgress| {
+            let answer = progress.last.as_ref().map(|answer| answer.text.as_str()).unwrap_or_default();
+            let name = &progress.candidate.name;
+            let error = error.detail(&format!("{name}: {answer} ({} times)", progress.probes));
+            with_logs(error, self.docker, progress.candidate)
         };
-        match instance_end(container, &candidate.probe) {
-            Some(end) => InstanceCheck::Ended(end),
-            None => match prober.probe(&candidate.probe, container) {
-                Ok(answer) => InstanceCheck::Probed(answer),
-                Err(missing) => InstanceCheck::Ended(InstanceEnd::NoProbeTool(missing)),
-            },
+        let ids = unready.iter().map(|progress| progress.candidate.id.clone()).collect();
+        ReadinessFailure { ids, error: unready.iter().fold(error, add_answer) }
+    }
+}
+
+impl ReadinessFailure {
+    fn merge(mut self, other: ReadinessFailure) -> ReadinessFailure {
+        self.ids.extend(other.ids);
+        ReadinessFailure { error: absorb(self.error, other.error), ..self }
+    }
+}
+
+/// Keeps the message of the first error and the details of both.
+fn absorb(mut first: Error, other: Error) -> Error {
+    first.details.push(other.message);
+    first.details.extend(other.details);
+    first
+}
+
+impl<'a> ReadinessProgress<'a> {
+    fn new(candidate: &'a Candidate) -> ReadinessProgress<'a> {
+        ReadinessProgress {
+            candidate,
+            successes: 0,
+            probes: 0,
+            last: None,
+            same_since: Instant::now(),
+            reported: None,
+            end: None,
         }
-    };
-    Ok(std::thread::scope(|scope| {
-        let threads: Vec<_> = pending.iter().map(|n| scope.spawn(move || one(n))).collect();
-        threads.into_iter().map(|t| t.join().expect("no panic in a probe")).collect()
-    }))
+    }
+
+    /// Records an answer. True for a bad one that has lasted long enough to be reported, once.
+    fn record(&mut self, answer: ProbeResult, now: Instant) -> bool {
+        let is_like = |other: &Option<ProbeResult>| other.as_ref().is_some_and(|other| answer.is_like(other));
+        if !is_like(&self.last) {
+            self.same_since = now;
+        }
+        let is_old = now.duration_since(self.same_since) >= REPORT_AFTER;
+        let is_reported = !answer.ready && is_old && !is_like(&self.reported);
+        self.probes += 1;
+        self.successes = if answer.ready { self.successes + 1 } else { 0 };
+        self.reported = if is_reported { Some(answer.clone()) } else { self.reported.take() };
+        self.last = Some(answer);
+        is_reported
+    }
 }
 
 /// Reason why an instance failed.
@@ -213,6 +217,30 @@ enum InstanceEnd {
     Unhealthy,
     NoProbeTool(NoProbeTool),
     Other(String),
+}
+
+impl Prober<'_> {
+    /// Inspects the containers of candidates, and probes the running ones in parallel.
+    fn check_all(
+        &self,
+        candidates: &[&Candidate],
+        containers: Option<Vec<Container>>,
+    ) -> Result<Vec<Result<ProbeResult, InstanceEnd>>> {
+        let ids = || candidates.iter().map(|candidate| candidate.id.clone()).collect::<Vec<_>>();
+        let containers = containers.map_or_else(|| self.docker.inspect(&ids()), Ok)?;
+        let check = |candidate: &Candidate| {
+            let container = containers.iter().find(|c| c.id == candidate.id).ok_or(InstanceEnd::removed())?;
+            match instance_end(container, &candidate.probe) {
+                Some(end) => Err(end),
+                None => self.probe(&candidate.probe, container).map_err(InstanceEnd::NoProbeTool),
+            }
+        };
+        Ok(std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                candidates.iter().map(|candidate| scope.spawn(|| check(candidate))).collect();
+            threads.into_iter().map(|t| t.join().expect("no panic in a probe")).collect()
+        }))
+    }
 }
 
 fn instance_end(container: &Container, probe: &ReadinessProbe) -> Option<InstanceEnd> {
@@ -230,6 +258,10 @@ fn instance_end(container: &Container, probe: &ReadinessProbe) -> Option<Instanc
 }
 
 impl InstanceEnd {
+    fn removed() -> InstanceEnd {
+        InstanceEnd::Other("it was removed".into())
+    }
+
     /// Text of the reason; `code` is the last exit code that the engine reports.
     fn explain(&self, code: Option<i32>) -> String {
         match (self, code) {
@@ -246,7 +278,7 @@ impl InstanceEnd {
     }
 }
 
-fn failure_error(docker: &Docker, candidate: &Candidate, end: &InstanceEnd) -> Error {
+fn end_error(docker: &Docker, candidate: &Candidate, end: &InstanceEnd) -> Error {
     if let InstanceEnd::NoProbeTool(NoProbeTool(missing)) = end {
         return no_tool_error(candidate, missing);
     }
@@ -261,36 +293,6 @@ fn no_tool_error(candidate: &Candidate, missing: &[String]) -> Error {
         "give the service a `healthcheck` whose command is in its image, and remove `x-zd.health`; \
          or install curl or wget in its image or in the proxy's image",
     )
-}
-
-/// Failure of all candidates that are not ready at the deadline, merged with the earlier failures.
-fn deadline_failure(
-    docker: &Docker,
-    candidates: &[Candidate],
-    progress: &[ReadinessProgress],
-    timing: &ProbeTiming,
-    failed: Option<ReadinessFailure>,
-) -> ReadinessFailure {
-    let unready: Vec<_> = candidates.iter().zip(progress).filter(|(_, p)| p.is_pending(timing)).collect();
-    let mut error = Error::unchanged(format!(
-        "{} of {} new instances {} not ready after {}",
-        unready.len(),
-        candidates.len(),
-        if unready.len() == 1 { "is" } else { "are" },
-        humantime::format_duration(timing.deadline)
-    ));
-    let ids = unready.iter().map(|(candidate, _)| candidate.id.clone()).collect();
-    for (candidate, progress) in unready {
-        error = error
-            .detail(&format!("{}: {} ({} times)", candidate.name, progress.last_answer, progress.probes));
-        error = with_logs(error, docker, candidate);
-    }
-    let error = error.hint(
-        "see what a new instance answers, or set another `x-zd.health` (`--health-path`, `--health-deadline`)",
-    );
-    let mut all = Some(ReadinessFailure { ids, error });
-    failed.into_iter().for_each(|earlier| ReadinessFailure::merge(&mut all, earlier));
-    all.expect("the failure of the deadline")
 }
 
 fn with_logs(error: Error, docker: &Docker, candidate: &Candidate) -> Error {

@@ -13,6 +13,7 @@ mod error;
 mod finding;
 mod git;
 mod health;
+mod http;
 mod init;
 mod jobs;
 mod lock;
@@ -32,8 +33,6 @@ mod rollout;
 mod shell;
 mod swarm;
 mod targets;
-#[cfg(feature = "tls")]
-mod tls;
 mod wait;
 mod witness;
 

@@ -5,11 +5,32 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::prober::ProbeResult;
 use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::mask;
 use crate::model::{HttpHealth, StatusRanges};
+
+/// Result of one probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeResult {
+    pub ready: bool,
+    /// Status or exit code of the answer.
+    pub code: Option<i32>,
+    /// Request and response, for messages.
+    pub text: String,
+}
+
+impl ProbeResult {
+    pub(super) fn not_ready(text: String) -> ProbeResult {
+        ProbeResult { ready: false, code: None, text }
+    }
+
+    /// True for an answer of the same kind. Many tools print a duration, which differs each time.
+    pub(super) fn is_like(&self, other: &ProbeResult) -> bool {
+        let words = |result: &ProbeResult| result.text.replace(|c: char| c.is_ascii_digit(), "");
+        self.code == other.code && words(self) == words(other)
+    }
+}
 
 /// Probe of an instance's readiness.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,9 +123,9 @@ impl HttpProbe {
     /// Evaluates a response.
     pub(super) fn evaluate(&self, url: &str, code: u16, body: &str) -> ProbeResult {
         let url = mask::urls(url);
-        let result = |ready: bool, reason: String| ProbeResult {
-            ready,
-            text: format!("GET {url} → {code}{reason}"),
+        let result = |ready: bool, reason: String| {
+            let text = format!("GET {url} → {code}{reason}");
+            ProbeResult { ready, code: Some(code.into()), text }
         };
         let missing = self.health.body.as_ref().filter(|b| !body.contains(b.as_str()));
         match (self.health.expect.contains(code), missing) {

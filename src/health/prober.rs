@@ -9,11 +9,11 @@ use std::time::Duration;
 use anyhow::Result;
 use reqwest::blocking::Client;
 
-use super::probe::{HttpProbe, ReadinessProbe};
+use super::probe::{HttpProbe, ProbeResult, ReadinessProbe};
 use super::{exec_probe, shortened};
 use crate::docker::inspect::{Container, Healthcheck};
 use crate::docker::{Docker, Exec};
-use crate::mask;
+use crate::{http, mask};
 
 /// Limit for opening a connection. On a bridge of this machine it opens at once, unless the address is unreachable.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -23,14 +23,6 @@ pub(super) const BODY_LIMIT: u64 = 64 << 10;
 
 /// Extra time for `docker exec` to start and to end. Over ssh, each `docker exec` opens a connection.
 const EXEC_SLACK: Duration = Duration::from_secs(30);
-
-/// Result of one probe.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProbeResult {
-    pub ready: bool,
-    /// Request and response, for messages.
-    pub text: String,
-}
 
 /// Reasons why no origin can probe an instance, one per origin. Waiting does not help.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,18 +52,8 @@ pub struct Prober<'a> {
 
 impl<'a> Prober<'a> {
     pub fn new(docker: &'a Docker, timeout: Duration) -> Result<Self> {
-        let builder = Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(timeout)
-            .connect_timeout(timeout.min(CONNECT_LIMIT))
-            .pool_max_idle_per_host(0);
-        #[cfg(feature = "tls")]
-        crate::tls::choose_provider();
         // No certificate is valid for the address of an instance, which is the host of the URL.
-        #[cfg(feature = "tls")]
-        let builder = builder.tls_danger_accept_invalid_certs(true);
-        let client = builder.build()?;
+        let client = http::client(timeout, false).connect_timeout(timeout.min(CONNECT_LIMIT)).build()?;
         Ok(Prober { docker, client, timeout, last_origin: Mutex::default(), remote_engine: OnceLock::new() })
     }
 
@@ -84,6 +66,7 @@ impl<'a> Prober<'a> {
             ReadinessProbe::Connect(port) => self.connect(*port, container),
             ReadinessProbe::Running => Ok(ProbeResult {
                 ready: container.is_running(),
+                code: None,
                 text: format!("it is {}", container.state.status),
             }),
         }
@@ -91,25 +74,26 @@ impl<'a> Prober<'a> {
 
     fn run_command(&self, argv: &[String], container: &Container) -> ProbeResult {
         if argv.is_empty() {
-            return ProbeResult { ready: true, text: "left to Docker".into() };
+            return ProbeResult { ready: true, code: None, text: "left to Docker".into() };
         }
         let limit = container.config.healthcheck.as_ref().map_or(self.timeout, Healthcheck::limit);
-        let result = |ready, text: String| ProbeResult { ready, text: format!("healthcheck {text}") };
-        match self.docker.exec_within(&Exec::user_command(&container.id, argv.to_vec()), limit) {
-            Ok(Some(exec_result)) => match (exec_result.code, last_line(exec_result.stderr_or_stdout())) {
-                (Some(0), _) => result(true, "→ 0".into()),
-                (Some(code), output) => result(false, format!("→ {code} {output}")),
-                (None, output) => result(false, format!("was killed {output}")),
-            },
-            Ok(None) => result(false, format!("→ no answer within {}", humantime::format_duration(limit))),
-            Err(error) => result(false, format!("→ {error}")),
-        }
+        let (code, text) =
+            match self.docker.exec_within(&Exec::user_command(&container.id, argv.to_vec()), limit) {
+                Ok(Some(result)) => match (result.code, last_line(result.stderr_or_stdout())) {
+                    (Some(0), _) => (Some(0), "→ 0".into()),
+                    (Some(code), output) => (Some(code), format!("→ {code} {output}")),
+                    (None, output) => (None, format!("was killed {output}")),
+                },
+                Ok(None) => (None, format!("→ no answer within {}", humantime::format_duration(limit))),
+                Err(error) => (None, format!("→ {error}")),
+            };
+        ProbeResult { ready: code == Some(0), code, text: format!("healthcheck {text}") }
     }
 
     /// Connects from this machine only, because few images have a tool that opens a connection.
     fn connect(&self, port: u16, container: &Container) -> Result<ProbeResult, NoProbeTool> {
         let Some((bridge, address)) = container.addresses_with_bridge().next() else {
-            return Ok(not_ready("it has no address yet".into()));
+            return Ok(ProbeResult::not_ready("it has no address yet".into()));
         };
         if !is_local_bridge(bridge.as_deref()) || self.is_remote() {
             return Err(NoProbeTool(vec!["its address is on a network of another machine".into()]));
@@ -117,8 +101,8 @@ impl<'a> Prober<'a> {
         let target = SocketAddr::new(address, port);
         let text = |outcome: &str| format!("connect to {target} → {outcome}");
         Ok(match TcpStream::connect_timeout(&target, self.timeout.min(CONNECT_LIMIT)) {
-            Ok(_) => ProbeResult { ready: true, text: text("connected") },
-            Err(error) => not_ready(text(&error.to_string())),
+            Ok(_) => ProbeResult { ready: true, code: None, text: text("connected") },
+            Err(error) => ProbeResult::not_ready(text(&error.to_string())),
         })
     }
 
@@ -128,7 +112,7 @@ impl<'a> Prober<'a> {
     fn http(&self, http: &HttpProbe, container: &Container) -> Result<ProbeResult, NoProbeTool> {
         let mut addresses = container.addresses_with_bridge();
         let Some(first) = addresses.next() else {
-            return Ok(not_ready("it has no address yet".into()));
+            return Ok(ProbeResult::not_ready("it has no address yet".into()));
         };
         let local = [first.clone()]
             .into_iter()
@@ -156,7 +140,7 @@ impl<'a> Prober<'a> {
         }
         match is_local {
             // On a network of this machine, the instance may become reachable.
-            true => Ok(not_ready(reasons.swap_remove(0))),
+            true => Ok(ProbeResult::not_ready(reasons.swap_remove(0))),
             false => Err(NoProbeTool(reasons)),
         }
     }
@@ -184,7 +168,7 @@ impl<'a> Prober<'a> {
             }
             Err(error) => {
                 let text = format!("GET {} → {}", mask::urls(&url), cause(&error));
-                if is_unreachable(&error) { Err(text) } else { Ok(not_ready(text)) }
+                if is_unreachable(&error) { Err(text) } else { Ok(ProbeResult::not_ready(text)) }
             }
         }
     }
@@ -224,15 +208,17 @@ impl<'a> Prober<'a> {
         };
         let limit = self.timeout + self.docker.scaled(EXEC_SLACK);
         match self.docker.exec_within(&exec_probe::probe_command(&container.id, &request), limit) {
-            Ok(None) => Ok(not_ready(format!("GET {shown} → no answer in time"))),
+            Ok(None) => Ok(ProbeResult::not_ready(format!("GET {shown} → no answer in time"))),
             Ok(Some(result)) if exec_probe::has_no_tool(&result) => {
                 Err(format!("{} {location}", exec_probe::missing_tool(&result)))
             }
             Ok(Some(result)) => Ok(match exec_probe::parse_response(&result.stdout) {
                 Some((code, body)) => http.evaluate(&shown, code, body),
-                None => not_ready(format!("GET {shown} → {}", last_line(result.stderr_or_stdout()))),
+                None => {
+                    ProbeResult::not_ready(format!("GET {shown} → {}", last_line(result.stderr_or_stdout())))
+                }
             }),
-            Err(error) => Ok(not_ready(format!("GET {shown} → {error}"))),
+            Err(error) => Ok(ProbeResult::not_ready(format!("GET {shown} → {error}"))),
         }
     }
 }
@@ -252,10 +238,6 @@ pub(super) fn origins(is_local: bool, last_origin: Option<ProbeOrigin>) -> Vec<P
 /// are not, because every engine assigns the same ones.
 pub(super) fn is_local_bridge(bridge: Option<&str>) -> bool {
     bridge.is_none_or(|name| Path::new("/sys/class/net").join(name).exists())
-}
-
-fn not_ready(text: String) -> ProbeResult {
-    ProbeResult { ready: false, text }
 }
 
 fn last_line(text: &str) -> String {

@@ -8,7 +8,7 @@ use super::Rollout;
 use crate::docker::InitContainer;
 use crate::docker::inspect::Container;
 use crate::error::Error;
-use crate::health::{self, Candidate, ReadinessFailure};
+use crate::health::{self, Candidate, ReadinessFailure, ReadinessWait};
 use crate::observe;
 use crate::observed::InstanceKey;
 use crate::proxy::Goal;
@@ -181,19 +181,17 @@ impl<'a> Rollout<'a> {
             }
             self.context.report.event(Event::Ready(Answer { name, answer: text }));
         };
-        let failures = self.tolerance.failures;
-        let docker = self.context.docker;
         let is_fresh = self.read_at.is_some_and(|at| at.elapsed() <= FRESH);
         let current = is_fresh.then(|| keys.iter().map(|k| self.containers[k].clone()).collect());
-        let waited = health::wait_until_ready(
-            docker,
-            (&candidates, current),
-            &settings.timing,
-            failures,
-            (&self.stop, &|| self.check()),
-            report_answer,
-        );
-        match waited {
+        let wait = ReadinessWait {
+            docker: self.context.docker,
+            timing: &settings.timing,
+            tolerated: self.tolerance.failures,
+            stop: &self.stop,
+            check: &|| self.check(),
+            report: &report_answer,
+        };
+        match wait.run(&candidates, current) {
             Ok(None) => {}
             Ok(Some(failure)) if !self.is_best_effort => return Err(self.not_ready_error(failure)),
             Ok(Some(ReadinessFailure { error, .. })) => {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Result;
 use reqwest::blocking::{Client, Response};
 use reqwest::header::{CONNECTION, HOST, LOCATION, USER_AGENT};
-use reqwest::redirect::Policy;
 
+use crate::http;
 use crate::model::WitnessSettings;
 use crate::proxy::public_route::WitnessUrl;
 use crate::report::probes::ProbeOutcome;
@@ -47,20 +47,10 @@ impl WitnessClient {
     }
 
     fn new(target: &WitnessUrl, settings: &WitnessSettings, verifies: bool) -> Result<WitnessClient> {
-        let mut builder = Client::builder()
-            .no_proxy()
-            .redirect(Policy::none())
-            .timeout(settings.timeout)
-            .pool_max_idle_per_host(0);
+        let mut builder = http::client(settings.timeout, verifies);
         if let (Some(ip), Some(host)) = (target.connect, target.url.host_str()) {
             builder = builder.resolve(host, SocketAddr::new(ip, 0));
         }
-        #[cfg(feature = "tls")]
-        crate::tls::choose_provider();
-        #[cfg(feature = "tls")]
-        let builder = builder.tls_danger_accept_invalid_certs(!verifies);
-        #[cfg(not(feature = "tls"))]
-        let _ = verifies;
         Ok(WitnessClient {
             client: builder.build()?,
             target: target.clone(),
@@ -228,7 +218,7 @@ EWAqmG74A+jvdq09qqcVhlqgQS6hRANCAASbR1mdGgF0pSF2OJbfAFY711shqf+1
 
         use rustls::pki_types::pem::PemObject;
         use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-        crate::tls::choose_provider();
+        http::choose_cryptography();
         let certificate = CertificateDer::from_pem_slice(IDENTITY.as_bytes()).unwrap();
         let key = PrivateKeyDer::from_pem_slice(IDENTITY.as_bytes()).unwrap();
         let config = rustls::ServerConfig::builder().with_no_client_auth();
