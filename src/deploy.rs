@@ -1,10 +1,7 @@
 //! `deploy`, `rollback` and `recover` from start to end: each makes a request, and puts it in place.
 
 pub mod check;
-mod history;
 mod init;
-mod prune;
-mod status;
 
 use std::time::Duration;
 
@@ -20,11 +17,7 @@ use crate::model::{EngineKind, FlagLayers, UpdateLayer};
 use crate::request::Request;
 use crate::wait::StopSignal;
 pub use check::check;
-pub use history::history;
 pub use init::init;
-
-pub use prune::prune;
-pub use status::status;
 
 /// Replaces services by their next version.
 ///

@@ -4,6 +4,7 @@
 
 mod check;
 mod cli;
+mod commands;
 mod configuration;
 mod context;
 mod deploy;
@@ -91,9 +92,9 @@ fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
         Command::Deploy(args) => deploy::deploy(call, args),
         Command::Rollback(args) => deploy::rollback(call, args),
         Command::Recover(args) => deploy::recover(call, &args.rollout),
-        Command::Status(args) => deploy::status(&cli.compose, args, report, &stop),
-        Command::History(args) => deploy::history(&cli.compose, args, report),
-        Command::Prune(args) => deploy::prune(&cli.compose, args, report),
+        Command::Status(args) => commands::status::status(&cli.compose, args, report, &stop),
+        Command::History(args) => commands::history::history(&cli.compose, args, report),
+        Command::Prune(args) => commands::prune::prune(&cli.compose, args, report),
         Command::Check(args) => deploy::check(&cli.compose, args, report),
         Command::Init(args) => deploy::init(&cli.compose, args, report),
         Command::Help { word } => {

@@ -52,7 +52,7 @@ pub fn help(word: Option<&str>, program: &'static str, report: &Report) {
     let chapter = word.and_then(|word| TOPICS.iter().find(|(topic, _)| *topic == word));
     match (word, chapter) {
         (None, _) => report.print_page(&list(program)),
-        (_, Some((_, text))) => show(&chapter::plain(text, program, report.columns()), report),
+        (_, Some((_, text))) => show(&chapter::plain(text, program, report.width().unwrap_or(80)), report),
         (Some(command), None) => {
             Cli::read(["compose-zd", command, "--help"].map(Into::into).into(), program);
         }
@@ -63,7 +63,7 @@ pub fn help(word: Option<&str>, program: &'static str, report: &Report) {
 fn show(text: &str, report: &Report) {
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     let pager = std::env::var("PAGER").unwrap_or("less".into());
-    if is_dumb || pager.trim().is_empty() || !report.is_read_at_terminal() || !docker::page(&pager, text) {
+    if is_dumb || pager.trim().is_empty() || report.width().is_none() || !docker::page(&pager, text) {
         report.print_page(text);
     }
 }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::git::WorkingCopy;
+use crate::report::probes::LossCount;
 use crate::shell;
 
 /// Format of every file of the state folder. A file with a newer format is reported and otherwise left alone.
@@ -83,8 +84,8 @@ pub enum RolloutOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WitnessTotals {
     pub urls: Vec<String>,
-    pub sent: u64,
-    pub lost: u64,
+    #[serde(flatten)]
+    pub count: LossCount,
     /// Longest time without a good answer.
     #[serde(default)]
     pub longest_gap_ms: Option<u64>,

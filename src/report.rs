@@ -29,7 +29,7 @@ use crate::plugin::{program, with_program};
 use crate::wait::SignalEffect;
 pub use event::{Event, InitialInstance, StepEvent};
 use plan::PlannedStep;
-use probes::ProbeCount;
+use probes::LossCount;
 use record::EventRecord;
 use terminal::ProgressDisplay;
 use text::printable;
@@ -95,9 +95,7 @@ impl Report {
 
     /// Columns of the terminal on stdout; none if stdout is no terminal.
     pub fn width(&self) -> Option<usize> {
-        let terminal = console::Term::stdout();
-        let size = terminal.size_checked().filter(|_| terminal.features().is_attended());
-        size.map(|(_, columns)| usize::from(columns))
+        Term::stdout().size_checked().map(|(_, columns)| usize::from(columns))
     }
 
     pub fn is_json(&self) -> bool {
@@ -129,10 +127,10 @@ impl Report {
         }
     }
 
-    /// Shows the requests of the witness so far.
-    pub fn probe_count(&self, count: ProbeCount) {
+    /// Shows the requests of the witness, which `count` returns, on the display.
+    pub fn show_probes(&self, count: impl Fn() -> LossCount + Send + Sync + 'static) {
         if let Some(display) = &self.0.display {
-            display.set_probe_count(count.sent, count.lost);
+            display.show_probes(count);
         }
     }
 
@@ -198,10 +196,6 @@ impl Report {
         log.journal = Some(file);
     }
 
-    pub fn print_unchanged(&self, target: &str) {
-        self.result(&format!("`{target}`: nothing has to change"));
-    }
-
     /// Prints the plan of a dry run.
     pub fn plan(&self, target: &str, steps: Vec<PlannedStep>) {
         let verbose = self.0.options.verbosity == Verbosity::Verbose;
@@ -237,20 +231,9 @@ impl Report {
         let _ = write!(std::io::stdout(), "{page}");
     }
 
-    /// Stdout is a terminal.
-    pub fn is_read_at_terminal(&self) -> bool {
-        Term::stdout().is_term()
-    }
-
-    /// Columns of the terminal on stdout; 80 elsewhere.
-    pub fn columns(&self) -> usize {
-        Term::stdout().size_checked().map_or(80, |(_, width)| usize::from(width))
-    }
-
     /// Prints a table that fits the terminal.
     pub fn table(&self, head: &[&str], rows: &[Vec<String>]) {
-        let width = Term::stdout().size_checked().map(|(_, width)| usize::from(width));
-        let lines = text::table_within(head, rows, width.unwrap_or(usize::MAX));
+        let lines = text::table_within(head, rows, self.width().unwrap_or(usize::MAX));
         lines.iter().for_each(|line| self.result(line));
     }
 
@@ -264,8 +247,7 @@ impl Report {
     }
 
     pub fn swarm_rolled_back(&self, stack: &str, services: &[String]) {
-        let names: Vec<String> = services.iter().map(|s| format!("`{s}`")).collect();
-        self.result(&format!("stack `{stack}`: {} is rolled back", names.join(", ")));
+        self.result(&format!("stack `{stack}`: {} is rolled back", messages::quoted(services)));
     }
 
     /// Prints the time of each activity.

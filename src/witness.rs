@@ -6,7 +6,7 @@ mod stats;
 mod verdict;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -16,12 +16,12 @@ use crate::mask;
 use crate::model::WitnessSettings;
 use crate::proxy::public_route::WitnessUrl;
 use crate::report::probes::{
-    ProbeCount, ProbeReport, Sample, SwitchWindow, WitnessSummary, in_millis, loss_breakdown,
+    LossCount, ProbeReport, Sample, SwitchWindow, WitnessSummary, in_millis, loss_breakdown,
 };
 use crate::wait::{self, StopSignal, Ticker, WaitResult};
 use client::{HttpOutcome, WitnessClient};
 use stats::{losses, versions};
-use verdict::{ChangeLog, LOST, LossCriteria, LossTally, UrlOutage, loss_evidence};
+use verdict::{ChangeLog, LOST, LossCriteria, LossEvidence, UrlOutage, loss_evidence};
 
 /// Most probes of a URL that may be open at a time.
 const MAX_OPEN: usize = 64;
@@ -49,20 +49,6 @@ pub struct Witness {
     can_cause_rollback: AtomicBool,
 }
 
-/// Counts the probes of all URLs.
-struct ProbeCounter {
-    count: Mutex<ProbeCount>,
-    report: Box<dyn Fn(ProbeCount) + Send + Sync>,
-}
-
-impl ProbeCounter {
-    fn update(&self, change: impl FnOnce(&mut ProbeCount)) {
-        let mut count = self.count.lock().expect("no thread panicked");
-        change(&mut count);
-        (self.report)(*count);
-    }
-}
-
 /// Change of the rotation, or stop of instances, under way; it ends when this is dropped.
 pub struct ChangeSpan<'w> {
     witness: &'w Witness,
@@ -70,18 +56,11 @@ pub struct ChangeSpan<'w> {
 }
 
 impl Witness {
-    /// Starts the probes on threads of their own. `elapsed` is the report's time now; `report` receives each new count.
-    pub fn start(
-        &self,
-        urls: &[UrlCandidates],
-        settings: &WitnessSettings,
-        elapsed: Duration,
-        report: impl Fn(ProbeCount) + Send + Sync + 'static,
-    ) -> Result<()> {
+    /// Starts the probes on threads of their own. `elapsed` is the report's time now.
+    pub fn start(&self, urls: &[UrlCandidates], settings: &WitnessSettings, elapsed: Duration) -> Result<()> {
         let now = Instant::now();
         let zero = now.checked_sub(elapsed).unwrap_or(now);
-        let counter = Arc::new(ProbeCounter { count: Mutex::default(), report: Box::new(report) });
-        let probes = urls.iter().map(|addresses| WitnessProbe::new(addresses, settings, zero, &counter));
+        let probes = urls.iter().map(|addresses| WitnessProbe::new(addresses, settings, zero));
         let probes = probes.collect::<Result<Vec<_>>>()?;
         let interval = Duration::from_secs(1) / settings.rate;
         for probe in &probes {
@@ -94,6 +73,15 @@ impl Witness {
 
     fn probes(&self) -> &[Arc<WitnessProbe>] {
         self.probes.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns a function that counts the requests so far.
+    pub fn counter(&self) -> impl Fn() -> LossCount + Send + Sync + use<> {
+        let probes = self.probes().to_vec();
+        move || {
+            let counted = probes.iter().filter(|p| !p.is_dismissed());
+            counted.map(|p| LossCount::of(&p.log().samples)).sum()
+        }
     }
 
     fn now(&self) -> Duration {
@@ -143,14 +131,12 @@ impl Witness {
 
     fn begin_change(&self, is_route: bool) -> ChangeSpan<'_> {
         let now = self.now();
-        let mut changes = self.changes.lock().expect("no thread panicked");
-        let spans = if is_route { &mut changes.routes } else { &mut changes.stops };
-        spans.push(now..Duration::MAX);
+        self.changes().spans(is_route).push(now..Duration::MAX);
         ChangeSpan { witness: self, is_route }
     }
 
-    fn change_log(&self) -> ChangeLog {
-        self.changes.lock().expect("no thread panicked").clone()
+    fn changes(&self) -> MutexGuard<'_, ChangeLog> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Losses since the last change of the rotation, if they justify a rollback; reported once.
@@ -158,7 +144,7 @@ impl Witness {
         if !self.can_cause_rollback.load(Ordering::Relaxed) {
             return None;
         }
-        let (now, changes) = (self.now(), self.change_log());
+        let (now, changes) = (self.now(), self.changes().clone());
         let error =
             self.probes().iter().filter(|p| !p.is_over()).find_map(|p| p.rollback_reason(&changes, now))?;
         self.can_cause_rollback.store(false, Ordering::Relaxed);
@@ -169,7 +155,7 @@ impl Witness {
     /// probes, or that has been silent for a second.
     pub fn outage_at_end(&self) -> Option<Error> {
         let decision = || {
-            let (now, changes) = (self.now(), self.change_log());
+            let (now, changes) = (self.now(), self.changes().clone());
             let mut error = Some(None);
             for probe in self.probes().iter().filter(|p| !p.is_over()) {
                 let Some(outage) = probe.outage(&changes, now) else { continue };
@@ -190,7 +176,7 @@ impl Witness {
     /// Ignores all losses so far, which have another reason.
     pub fn ignore_losses_so_far(&self) {
         let now = self.now();
-        self.changes.lock().expect("no thread panicked").stops.push(Duration::ZERO..now);
+        self.changes().stops.push(Duration::ZERO..now);
         self.can_cause_rollback.store(true, Ordering::Relaxed);
     }
 
@@ -200,7 +186,7 @@ impl Witness {
         let open = || self.probes().iter().any(|p| p.open.load(Ordering::Relaxed) > 0);
         let _ =
             wait::until(POLL, FINAL_WAIT, &StopSignal::default(), || Ok::<_, ()>((!open()).then_some(())));
-        let switch = self.change_log().switch();
+        let switch = self.changes().clone().switch();
         let before = switch.as_ref().map_or(Duration::MAX, |s| s.start);
         let now = self.now();
         let switch =
@@ -213,8 +199,7 @@ impl Witness {
 impl ChangeSpan<'_> {
     /// Confirms the change, and sends a burst of probes to the new rotation.
     pub fn confirm(self) {
-        let witness = self.witness;
-        let is_route = self.is_route;
+        let ChangeSpan { witness, is_route } = self;
         drop(self);
         if is_route {
             witness.can_cause_rollback.store(true, Ordering::Relaxed);
@@ -227,10 +212,9 @@ impl ChangeSpan<'_> {
 impl Drop for ChangeSpan<'_> {
     fn drop(&mut self) {
         let now = self.witness.now();
-        if let Ok(mut changes) = self.witness.changes.lock() {
-            let spans = if self.is_route { &mut changes.routes } else { &mut changes.stops };
-            spans.iter_mut().filter(|span| span.end == Duration::MAX).for_each(|span| span.end = now);
-        }
+        let mut changes = self.witness.changes();
+        let open = changes.spans(self.is_route).iter_mut().filter(|span| span.end == Duration::MAX);
+        open.for_each(|span| span.end = now);
     }
 }
 
@@ -251,7 +235,6 @@ struct WitnessProbe {
     unsent: AtomicUsize,
     dismissed: AtomicBool,
     samples: Mutex<SampleLog>,
-    counter: Arc<ProbeCounter>,
 }
 
 #[derive(Default)]
@@ -261,29 +244,18 @@ struct SampleLog {
 }
 
 impl WitnessProbe {
-    fn new(
-        addresses: &[WitnessUrl],
-        settings: &WitnessSettings,
-        zero: Instant,
-        counter: &Arc<ProbeCounter>,
-    ) -> Result<Arc<WitnessProbe>> {
-        let terms = LossCriteria { expect: settings.expect.clone(), usual_status: None };
+    fn new(addresses: &[WitnessUrl], settings: &WitnessSettings, zero: Instant) -> Result<Arc<WitnessProbe>> {
+        let criteria = LossCriteria { expect: settings.expect.clone(), usual_status: None };
+        let clients = addresses.iter().map(|address| WitnessClient::clients_for(address, settings));
         Ok(Arc::new(WitnessProbe {
-            clients: addresses
-                .iter()
-                .map(|p| WitnessClient::clients_for(p, settings))
-                .collect::<Result<Vec<_>>>()?
-                .into_iter()
-                .flatten()
-                .collect(),
+            clients: clients.collect::<Result<Vec<_>>>()?.concat(),
             chosen: OnceLock::new(),
             start_time: zero,
             ticker: Ticker::default(),
             open: AtomicUsize::new(0),
             unsent: AtomicUsize::new(0),
             dismissed: AtomicBool::new(false),
-            samples: Mutex::new(SampleLog { criteria: terms, ..SampleLog::default() }),
-            counter: Arc::clone(counter),
+            samples: Mutex::new(SampleLog { criteria, ..SampleLog::default() }),
         }))
     }
 
@@ -294,21 +266,15 @@ impl WitnessProbe {
 
     /// First client that answers without a redirect to TLS; else the first that answers, else the first.
     fn choose(&self) -> usize {
-        if self.clients.len() < 2 {
-            return 0;
-        }
-        let terms = self.log().criteria.clone();
+        let criteria = self.log().criteria.clone();
         let mut answering = None;
-        for (n, client) in self.clients.iter().enumerate() {
+        for (n, client) in self.clients.iter().enumerate().filter(|_| self.clients.len() > 1) {
             let response = client.get();
-            if self.is_over() {
-                break;
+            let is_good = !criteria.is_loss(response.outcome);
+            if self.is_over() || is_good && !response.redirects_to_tls {
+                return n;
             }
-            match terms.is_loss(response.outcome) {
-                false if !response.redirects_to_tls => return n,
-                false => answering = answering.or(Some(n)),
-                true => {}
-            }
+            answering = answering.or(is_good.then_some(n));
         }
         answering.unwrap_or(0)
     }
@@ -351,16 +317,9 @@ impl WitnessProbe {
         log.criteria.record(response.outcome);
         let lost = log.criteria.is_loss(response.outcome);
         log.samples.push(Sample { at, took, outcome: response.outcome, lost, version: response.version });
-        drop(log);
-        if !self.is_dismissed() {
-            self.counter.update(|all| {
-                all.sent += 1;
-                all.lost += usize::from(lost);
-            });
-        }
     }
 
-    fn log(&self) -> std::sync::MutexGuard<'_, SampleLog> {
+    fn log(&self) -> MutexGuard<'_, SampleLog> {
         self.samples.lock().expect("no thread panicked")
     }
 
@@ -371,11 +330,6 @@ impl WitnessProbe {
     fn dismiss(&self) {
         self.dismissed.store(true, Ordering::Relaxed);
         self.ticker.end();
-        let lost = self.log().samples.len();
-        self.counter.update(|all| {
-            all.sent = all.sent.saturating_sub(lost);
-            all.lost = all.lost.saturating_sub(lost);
-        });
     }
 
     fn is_dismissed(&self) -> bool {
@@ -392,10 +346,8 @@ impl WitnessProbe {
     }
 
     fn last_answer(&self) -> String {
-        match self.log().samples.last() {
-            Some(sample) => format!("GET {} → {}", self.url(), sample.outcome),
-            None => format!("GET {} → no answer yet", self.url()),
-        }
+        let outcome = self.log().samples.last().map(|sample| sample.outcome.to_string());
+        format!("GET {} → {}", self.url(), outcome.unwrap_or("no answer yet".into()))
     }
 
     fn outage(&self, changes: &ChangeLog, now: Duration) -> Option<UrlOutage> {
@@ -410,27 +362,23 @@ impl WitnessProbe {
 
     fn rollback_reason(&self, changes: &ChangeLog, now: Duration) -> Option<Error> {
         // A URL that accepts requests and never answers has no lost probe yet.
-        if let Some(UrlOutage { duration: lasts, .. }) =
-            self.outage(changes, now).filter(|s| s.is_lost() == Some(true))
-        {
-            return Some(self.outage_error(lasts));
+        if let Some(outage) = self.outage(changes, now).filter(|outage| outage.is_lost() == Some(true)) {
+            return Some(self.outage_error(outage.duration));
         }
         let url = self.url();
         let log = self.log();
         let evidence = loss_evidence(&log.samples, changes)?;
-        let since = LossTally::count(evidence.since.iter().copied());
-        let breakdown = loss_breakdown(&losses(evidence.since.iter().copied()));
-        let before = match evidence.before.lost {
-            0 => format!("none of {}", evidence.before.sent),
-            lost => format!("{lost} of {}", evidence.before.sent),
-        };
-        let version_list = versions(evidence.since.iter().copied().filter(|s| s.lost)).join(", ");
-        let by_version =
-            if version_list.is_empty() { String::new() } else { format!(" by version {version_list}") };
+        let LossEvidence { since, before } = &evidence;
+        let breakdown = loss_breakdown(&losses(since.iter().copied()));
+        let versions = versions(since.iter().copied().filter(|s| s.lost)).join(", ");
+        let by_version = if versions.is_empty() { String::new() } else { format!(" by version {versions}") };
+        let before_lost = if before.lost == 0 { "none".to_string() } else { before.lost.to_string() };
+        let LossCount { sent, lost } = LossCount::of(since.iter().copied());
         Some(
             Error::unchanged(format!(
-                "the witness lost {} of {} requests to `{url}` since the switch ({breakdown}{by_version}), and {before} before it",
-                since.lost, since.sent
+                "the witness lost {lost} of {sent} requests to `{url}` since the switch ({breakdown}{by_version}), \
+                 and {before_lost} of {} before it",
+                before.sent
             ))
             .hint(
                 "check the answer of a new instance there; set another path with `x-zd.witness.path`, accept other \

@@ -131,7 +131,9 @@ impl<'a> ComposeRun<'a> {
         let rollouts = readers.iter().map(|reader| self.plan_target(reader)).collect::<Result<Vec<_>>>()?;
         let (changed, unchanged): (Vec<_>, Vec<_>) =
             rollouts.into_iter().partition(|rollout| !rollout.plan.steps.is_empty());
-        unchanged.iter().for_each(|rollout| self.report.print_unchanged(rollout.name()));
+        for rollout in &unchanged {
+            self.report.print_line(&format!("`{}`: nothing has to change", rollout.name()));
+        }
         Ok((changed, unchanged))
     }
 

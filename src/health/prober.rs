@@ -1,6 +1,6 @@
 //! Runs readiness probes from this machine, in the instance, or in the proxy in front of the instance.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::{Mutex, OnceLock};
@@ -110,15 +110,12 @@ impl<'a> Prober<'a> {
     /// container first. If the engine is elsewhere (Docker Desktop, a remote engine), the same address may belong to
     /// another host here.
     fn http(&self, http: &HttpProbe, container: &Container) -> Result<ProbeResult, NoProbeTool> {
-        let mut addresses = container.addresses_with_bridge();
-        let Some(first) = addresses.next() else {
+        let addresses: Vec<_> = container.addresses_with_bridge().collect();
+        let local = addresses.iter().find(|(bridge, _)| is_local_bridge(bridge.as_deref()));
+        let Some(&(_, address)) = local.or(addresses.first()) else {
             return Ok(ProbeResult::not_ready("it has no address yet".into()));
         };
-        let local = [first.clone()]
-            .into_iter()
-            .chain(addresses)
-            .find(|(bridge, _)| is_local_bridge(bridge.as_deref()));
-        let (is_local, (_, address)) = (local.is_some(), local.unwrap_or(first));
+        let is_local = local.is_some();
         let last_origin = *self.last_origin.lock().expect("no thread panicked");
         let mut reasons = Vec::new();
         for origin in origins(is_local, last_origin) {
@@ -253,17 +250,23 @@ fn bracketed(address: IpAddr) -> String {
 
 /// True if no connection reached the instance. A refused connection did reach it.
 fn is_unreachable(error: &reqwest::Error) -> bool {
-    let refused = cause(error).to_lowercase().contains("refused");
-    error.is_connect() && !refused
+    let refused = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+    };
+    error.is_connect() && !causes(error).any(refused)
+}
+
+/// The error and its causes.
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error as &dyn std::error::Error), |cause| cause.source())
 }
 
 /// Innermost cause, which reqwest's own text leaves out.
 fn cause(error: &reqwest::Error) -> String {
-    let mut inner: &dyn std::error::Error = error;
-    while let Some(source) = inner.source() {
-        inner = source;
+    if error.is_timeout() {
+        return "no answer in time".into();
     }
-    if error.is_timeout() { "no answer in time".into() } else { inner.to_string() }
+    causes(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::probes::LossCount;
 use super::record::SCHEMA;
 
 /// Document of `history --output json`.
@@ -48,12 +49,6 @@ pub struct DeployedService {
     pub service: String,
     /// Empty if not recorded.
     pub image: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct LossCount {
-    pub sent: u64,
-    pub lost: u64,
 }
 
 pub const COLUMNS: [&str; 8] = ["RELEASE", "STARTED", "TOOK", "RESULT", "LOST", "SERVICES", "REVISION", "BY"];

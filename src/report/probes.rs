@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use derive_more::Display;
+use derive_more::{Add, Display, Sum};
 use serde::{Deserialize, Serialize};
 
 /// Result of the witness for one URL.
@@ -16,11 +16,18 @@ pub struct ProbeReport {
     pub samples: Vec<Sample>,
 }
 
-/// Number of probes sent and lost so far, over all URLs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ProbeCount {
+/// Number of requests sent and lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, Add, Sum)]
+pub struct LossCount {
     pub sent: usize,
     pub lost: usize,
+}
+
+impl LossCount {
+    pub fn of<'s>(samples: impl IntoIterator<Item = &'s Sample>) -> LossCount {
+        let count = |s: &Sample| LossCount { sent: 1, lost: usize::from(s.lost) };
+        samples.into_iter().map(count).sum()
+    }
 }
 
 /// Outcome of a request.

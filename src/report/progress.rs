@@ -1,12 +1,14 @@
 //! Contents of the live display: a line for the whole deploy, and one for each instance, as `docker service update`
 //! shows its tasks. Pure.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use console::Style;
 
 use super::event::{Event, StepEvent};
 use super::messages::in_seconds;
+use super::probes::LossCount;
 use super::text::fit;
 use super::timeline_model::InstancePhase::{self, *};
 use super::timeline_model::{InstanceTrack, InstanceTracks};
@@ -21,6 +23,9 @@ const ARROW_MIN_WIDTH: usize = 36;
 /// A line with its colour; `NO_COLOR` switches colours off.
 pub type ProgressLine = (Style, String);
 
+/// An instance with its position among the old instances or the new ones, and their count.
+type NumberedTrack<'t> = (usize, usize, &'t InstanceTrack);
+
 fn plain() -> Style {
     Style::new().for_stderr()
 }
@@ -33,8 +38,8 @@ pub struct Progress {
     step: Option<StepEvent>,
     rolling_back: bool,
     started: Option<Duration>,
-    /// Sent and lost requests of the witness.
-    witness: Option<(usize, usize)>,
+    /// Requests of the witness.
+    pub witness: Option<LossCount>,
 }
 
 impl Progress {
@@ -103,49 +108,32 @@ impl Progress {
 
     /// One line for each instance. If not all fit, active instances come first, and a last line counts the others.
     fn instances(&self, now: Duration, width: usize, free_lines: usize) -> Vec<ProgressLine> {
-        let all: Vec<(usize, usize, &InstanceTrack)> = self.numbered_tracks();
+        let mut all = self.numbered_tracks();
         let name_width = all.iter().map(|(.., t)| t.name.chars().count()).max().unwrap_or(0);
-        let line = |(n, of, track): &(usize, usize, &InstanceTrack)| {
-            instance_line((*n, *of), track, now, width, name_width)
-        };
+        let line = |(n, of, track): &NumberedTrack| instance_line((*n, *of), track, now, width, name_width);
         if all.len() <= free_lines {
             return all.iter().map(line).collect();
         }
-        let mut by_activity: Vec<_> = all.iter().collect();
-        by_activity.sort_by_key(|(.., track)| is_at_rest(track));
-        let shown = free_lines.saturating_sub(1);
-        let mut lines: Vec<ProgressLine> =
-            by_activity.iter().take(shown).map(|instance| line(instance)).collect();
-        lines.extend(
-            (free_lines > 0)
-                .then(|| (plain().dim(), hidden_summary(&by_activity[shown.min(by_activity.len())..]))),
-        );
-        lines
+        all.sort_by_key(|(.., track)| is_at_rest(track));
+        let (shown, hidden) = all.split_at(free_lines.saturating_sub(1));
+        let rest = (free_lines > 0).then(|| (plain().dim(), hidden_summary(hidden)));
+        shown.iter().map(line).chain(rest).collect()
     }
 
-    /// Position and count of each instance among the old instances, or among the new ones.
-    fn numbered_tracks(&self) -> Vec<(usize, usize, &InstanceTrack)> {
-        let total = |new: bool| self.tracks.iter().filter(|t| t.new == new).count();
-        let (mut old, mut new) = (0, 0);
-        let position = |track: &'_ InstanceTrack| {
-            let count = if track.new { &mut new } else { &mut old };
-            *count += 1;
-            *count
+    /// New instances, then old ones.
+    fn numbered_tracks(&self) -> Vec<NumberedTrack<'_>> {
+        let of_kind = |new: bool| self.tracks.iter().filter(move |t| t.new == new);
+        let numbered = |new: bool| {
+            let count = of_kind(new).count();
+            of_kind(new).zip(1..).map(move |(track, n)| (n, count, track))
         };
-        let positions: Vec<usize> = self.tracks.iter().map(position).collect();
-        let mut all: Vec<_> = self.tracks.iter().zip(positions).map(|(t, n)| (n, total(t.new), t)).collect();
-        all.sort_by_key(|(n, _, t)| (!t.new, *n));
-        all
+        numbered(true).chain(numbered(false)).collect()
     }
 
     fn witness_line(&self) -> Option<ProgressLine> {
-        let (sent, lost) = self.witness?;
+        let LossCount { sent, lost } = self.witness.filter(|count| count.sent > 0)?;
         let style = if lost > 0 { plain().red() } else { plain().green() };
         Some((style, format!("witness: {sent} sent, {lost} lost")))
-    }
-
-    pub fn set_probe_count(&mut self, sent: usize, lost: usize) {
-        self.witness = Some((sent, lost));
     }
 }
 
@@ -248,15 +236,10 @@ fn bar(done: usize, all: usize) -> String {
 }
 
 /// `… and 24 more: 20 in rotation, 4 removed`
-fn hidden_summary(hidden: &[&(usize, usize, &InstanceTrack)]) -> String {
-    let mut counts: Vec<(InstancePhase, usize)> = Vec::new();
-    for (.., track) in hidden {
-        match counts.iter_mut().find(|(phase, _)| *phase == track.phase()) {
-            Some((_, count)) => *count += 1,
-            None => counts.push((track.phase(), 1)),
-        }
-    }
-    let parts: Vec<String> = counts.iter().map(|(phase, n)| format!("{n} {}", phase)).collect();
+fn hidden_summary(hidden: &[NumberedTrack]) -> String {
+    let mut counts = BTreeMap::new();
+    hidden.iter().for_each(|(.., track)| *counts.entry(track.phase()).or_insert(0) += 1);
+    let parts: Vec<String> = counts.iter().map(|(phase, n)| format!("{n} {phase}")).collect();
     format!("… and {} more: {}", hidden.len(), parts.join(", "))
 }
 

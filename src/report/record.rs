@@ -47,8 +47,12 @@ pub fn read(journal: &[u8]) -> Vec<EventRecord> {
 
 /// Summary of a run, the one line that `--output json` prints to stdout.
 pub fn summary(records: &[EventRecord], exit: u8, took: Duration) -> Value {
-    let all = |select: fn(&Event) -> Option<Value>| {
-        records.iter().filter_map(|r| select(&r.event)).collect::<Vec<_>>()
+    // Fields of all events of a kind, by their paths.
+    let fields = |is_of: fn(&Event) -> bool, paths: &[&str]| -> Vec<Value> {
+        let events = records.iter().map(|r| &r.event).filter(|event| is_of(event)).map(|event| json!(event));
+        let name = |path: &str| path[path.rfind('/').map_or(0, |slash| slash + 1)..].to_string();
+        let field = |event: &Value, path: &str| (name(path), event.pointer(path).cloned());
+        events.map(|event| paths.iter().map(|path| field(&event, path)).collect()).collect()
     };
     json!({
         "v": SCHEMA,
@@ -56,41 +60,17 @@ pub fn summary(records: &[EventRecord], exit: u8, took: Duration) -> Value {
         "ok": exit == 0,
         "exit": exit,
         "seconds": (took.as_secs_f64() * 1000.0).round() / 1000.0,
-        "deployed": all(deployed),
-        "witness": all(witness),
-        "warnings": all(warning),
-        "error": all(error).pop(),
+        "deployed": fields(
+            |event| matches!(event, Event::Deployed { .. }),
+            &["/target", "/serving", "/release", "/restored_release", "/in_service"],
+        ),
+        "witness": fields(
+            |event| matches!(event, Event::Witness(_)),
+            &["/url", "/summary/sent", "/summary/lost", "/summary/longest_gap_ms"],
+        ),
+        "warnings": fields(|event| matches!(event, Event::Warning { .. }), &["/kind", "/message"]),
+        "error": fields(|event| matches!(event, Event::Error { .. }), &["/message", "/details", "/hint"]).pop(),
     })
-}
-
-fn deployed(event: &Event) -> Option<Value> {
-    let Event::Deployed { target, serving, release, restored_release, in_service, .. } = event else {
-        return None;
-    };
-    Some(json!({
-        "target": target,
-        "serving": serving,
-        "release": release,
-        "restored_release": restored_release,
-        "in_service": (in_service.as_secs_f64() * 1000.0).round() / 1000.0,
-    }))
-}
-
-fn witness(event: &Event) -> Option<Value> {
-    let Event::Witness(report) = event else { return None };
-    let (url, summary) = (&report.url, &report.summary);
-    let (sent, lost, gap) = (summary.sent, summary.lost, summary.longest_gap_ms);
-    Some(json!({"url": url, "sent": sent, "lost": lost, "longest_gap_ms": gap}))
-}
-
-fn warning(event: &Event) -> Option<Value> {
-    let Event::Warning { kind, message } = event else { return None };
-    Some(json!({"kind": kind, "message": message}))
-}
-
-fn error(event: &Event) -> Option<Value> {
-    let Event::Error { message, details, hint, .. } = event else { return None };
-    Some(json!({"message": message, "details": details, "hint": hint}))
 }
 
 #[cfg(test)]

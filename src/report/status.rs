@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::history::LossCount;
+use super::probes::LossCount;
 use super::record::SCHEMA;
 
 /// Document of `status --output json`.

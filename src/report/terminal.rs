@@ -1,12 +1,13 @@
 //! The live display on a terminal: a few lines below the printed ones, which are erased and drawn again.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use console::Term;
 
 use super::event::Event;
+use super::probes::LossCount;
 use super::progress::Progress;
 use crate::wait::Ticker;
 
@@ -21,6 +22,8 @@ pub struct ProgressDisplay {
     start: Instant,
     ticker: Ticker,
     drawing: Mutex<Drawing>,
+    /// Counts the requests of the witness.
+    probes: OnceLock<Box<dyn Fn() -> LossCount + Send + Sync>>,
 }
 
 /// Contents of the display, and what the screen shows of them.
@@ -39,6 +42,7 @@ impl ProgressDisplay {
             start,
             ticker: Ticker::default(),
             drawing: Mutex::default(),
+            probes: OnceLock::new(),
         })
     }
 
@@ -55,9 +59,9 @@ impl ProgressDisplay {
         self.draw("");
     }
 
-    /// Sets the requests of the witness; the next tick draws them.
-    pub fn set_probe_count(&self, sent: usize, lost: usize) {
-        self.drawing().progress.set_probe_count(sent, lost);
+    /// Shows the requests of the witness, which `count` returns.
+    pub fn show_probes(&self, count: impl Fn() -> LossCount + Send + Sync + 'static) {
+        let _ = self.probes.set(Box::new(count));
     }
 
     /// The display is on the screen.
@@ -75,6 +79,7 @@ impl ProgressDisplay {
     fn draw(&self, above: &str) {
         let mut drawing = self.drawing();
         if drawing.progress.has_begun() && !self.ticker.has_ended() {
+            drawing.progress.witness = self.probes.get().map(|count| count());
             let frame = drawing.frame(self.start.elapsed(), Term::stderr().size(), above);
             let _ = Term::stderr().write_str(&frame);
         }

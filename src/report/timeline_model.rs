@@ -9,7 +9,7 @@ use derive_more::Display;
 use super::event::{Answer, Event, InitialInstance, Names};
 use InstancePhase::*;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Display)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Display)]
 #[display(rename_all = "lowercase")]
 pub enum InstancePhase {
     /// Running without requests.

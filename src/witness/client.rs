@@ -20,6 +20,7 @@ const BODY_LIMIT: u64 = 4 << 20;
 const MAX_VERSION: usize = 40;
 
 /// HTTP client for one address of a URL.
+#[derive(Clone)]
 pub struct WitnessClient {
     client: Client,
     pub target: WitnessUrl,

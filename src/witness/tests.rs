@@ -46,33 +46,12 @@ fn nowhere() -> WitnessUrl {
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// A witness that probes these URLs, and its count so far.
-struct RunningWitness {
-    witness: Witness,
-    count: Arc<Mutex<ProbeCount>>,
-}
-
-impl std::ops::Deref for RunningWitness {
-    type Target = Witness;
-
-    fn deref(&self) -> &Witness {
-        &self.witness
-    }
-}
-
-impl RunningWitness {
-    fn count(&self) -> ProbeCount {
-        *self.count.lock().unwrap()
-    }
-}
-
-fn started(urls: &[UrlCandidates]) -> RunningWitness {
-    let running = RunningWitness { witness: Witness::default(), count: Arc::default() };
+/// A witness that probes these URLs.
+fn started(urls: &[UrlCandidates]) -> Witness {
+    let witness = Witness::default();
     let settings = WitnessSettings { rate: 100, ..WitnessSettings::default() };
-    let shared_count = Arc::clone(&running.count);
-    let report = move |count| *shared_count.lock().unwrap() = count;
-    running.witness.start(urls, &settings, Duration::from_secs(3), report).unwrap();
-    running
+    witness.start(urls, &settings, Duration::from_secs(3)).unwrap();
+    witness
 }
 
 fn until(description: &str, is_done: impl Fn() -> bool) {
@@ -110,7 +89,7 @@ fn the_answers_of_a_url_are_counted_until_the_end() {
     let witness = started(&[vec![server.address()]]);
     witness.wait_for_answers(LONG, &StopSignal::default()).unwrap();
     server.answer(500);
-    until("it loses", || witness.count().lost > 0);
+    until("it loses", || witness.counter()().lost > 0);
     let ProbeReport { url, summary, samples, switch } = finish_one(&witness);
     assert_eq!((url, summary.sent, switch), (server.url.clone(), samples.len(), None));
     assert_eq!(summary.lost, samples.iter().filter(|s| s.lost).count());
@@ -133,7 +112,7 @@ fn losses_after_a_change_of_the_rotation_are_a_rollback_reason_once() {
     assert_eq!(witness.rollback_reason(), None, "it was reported");
     server.answer(200);
     witness.rotation_change().confirm();
-    let good = |w: &RunningWitness| w.count().sent - w.count().lost;
+    let good = |w: &Witness| w.counter()().sent - w.counter()().lost;
     let before = good(&witness);
     until("good answers", || good(&witness) > before + BURST);
     assert_eq!(witness.rollback_reason(), None);
@@ -152,7 +131,7 @@ fn a_url_that_never_answered_is_dismissed_and_named() {
     assert_eq!(answers, ["503", "refused"]);
     assert_eq!(named[0].0, bad.url);
     assert!(witness.dismiss_silent().is_empty(), "they are reported once");
-    until("only the others are counted", || witness.count().lost == 0);
+    until("only the others are counted", || witness.counter()().lost == 0);
     assert_eq!(finish_one(&witness).url, good.url);
 }
 
@@ -172,10 +151,10 @@ fn the_first_address_that_answers_without_a_redirect_is_chosen() {
         |addresses: &[&WitnessUrl]| vec![addresses.iter().map(|p| (*p).clone()).collect::<UrlCandidates>()];
     let all = urls(&[&redirect.address(), &nowhere(), &bad.address(), &good.address()]);
     let witness = started(&all);
-    until("it has chosen", || witness.count().sent > 0);
+    until("it has chosen", || witness.counter()().sent > 0);
     assert_eq!(finish_one(&witness).url, good.url);
     let witness = started(&urls(&[&nowhere(), &redirect.address(), &bad.address()]));
-    until("it has chosen", || witness.count().sent > 0);
+    until("it has chosen", || witness.counter()().sent > 0);
     assert_eq!(finish_one(&witness).url, redirect.url, "better than nothing");
 }
 
@@ -189,8 +168,8 @@ fn ignored_losses_are_no_rollback_reason() {
     change.confirm();
     wait_for_rollback_reason(&witness);
     server.answer(200);
-    let all = witness.count().sent;
-    until("what was under way has ended", || witness.count().sent > all + BURST);
+    let all = witness.counter()().sent;
+    until("what was under way has ended", || witness.counter()().sent > all + BURST);
     witness.ignore_losses_so_far();
     assert_eq!(witness.rollback_reason(), None);
     server.answer(502);

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::model::StatusRanges;
-use crate::report::probes::{ProbeOutcome, Sample};
+use crate::report::probes::{LossCount, ProbeOutcome, Sample};
 
 /// Number of the last probes since the switch that count. The window tells one bad instance among many from an app that
 /// always fails one request in a thousand.
@@ -50,27 +50,11 @@ impl LossCriteria {
     }
 }
 
-/// Number of probes sent and lost.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LossTally {
-    pub sent: usize,
-    pub lost: usize,
-}
-
-impl LossTally {
-    pub fn count<'s>(samples: impl Iterator<Item = &'s Sample>) -> LossTally {
-        samples.fold(LossTally::default(), |t, s| LossTally {
-            sent: t.sent + 1,
-            lost: t.lost + usize::from(s.lost),
-        })
-    }
-}
-
 /// Losses that justify a rollback, and the losses before the switch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LossEvidence<'s> {
     pub since: Vec<&'s Sample>,
-    pub before: LossTally,
+    pub before: LossCount,
 }
 
 /// Changes of the rotation and stops of instances, with their times; a change under way has no end.
@@ -83,6 +67,11 @@ pub struct ChangeLog {
 }
 
 impl ChangeLog {
+    /// Changes of the rotation, or stops.
+    pub fn spans(&mut self, is_route: bool) -> &mut Vec<Range<Duration>> {
+        if is_route { &mut self.routes } else { &mut self.stops }
+    }
+
     /// First to last change of the rotation; without a proxy, first to last stop.
     pub fn switch(&self) -> Option<Range<Duration>> {
         let all = if self.routes.is_empty() { &self.stops } else { &self.routes };
@@ -108,11 +97,11 @@ fn is_from_app(outcome: ProbeOutcome) -> bool {
 /// before. Probes during the stop of an instance count only if the app itself answered them.
 pub fn loss_evidence<'s>(samples: &'s [Sample], changes: &ChangeLog) -> Option<LossEvidence<'s>> {
     let first = changes.routes.first()?.start;
-    let before = LossTally::count(samples.iter().filter(|s| s.at < first));
+    let before = LossCount::of(samples.iter().filter(|s| s.at < first));
     let mut since: Vec<&Sample> = samples.iter().filter(|s| changes.is_relevant(s)).collect();
     since.sort_by_key(|s| s.at);
     since.drain(..since.len().saturating_sub(WINDOW));
-    let after = LossTally::count(since.iter().copied());
+    let after = LossCount::of(since.iter().copied());
     let was_answered = before.lost < before.sent;
     let is_worse = after.lost * before.sent > 2 * before.lost * after.sent;
     (was_answered && after.lost >= MIN_LOSSES && is_worse).then_some(LossEvidence { since, before })
@@ -207,9 +196,7 @@ mod tests {
     /// Lost and sent probes since the switch, if they justify a rollback.
     fn rollback_reason(text: &str, changes: &ChangeLog) -> Option<(usize, usize)> {
         let samples = samples(text);
-        loss_evidence(&samples, changes)
-            .map(|l| LossTally::count(l.since.into_iter()))
-            .map(|t| (t.lost, t.sent))
+        loss_evidence(&samples, changes).map(|l| LossCount::of(l.since.into_iter())).map(|t| (t.lost, t.sent))
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::observe;
 use crate::proxy::public_route::{PublicRoute, WitnessUrl};
 use crate::proxy::{Backend, Proxy};
 use crate::release::WitnessTotals;
-use crate::report::probes::{ProbeReport, loss_breakdown};
+use crate::report::probes::{LossCount, ProbeReport, loss_breakdown};
 use crate::report::{Event, Report, Warning};
 use crate::witness::UrlCandidates;
 
@@ -40,9 +40,8 @@ impl ComposeRun<'_> {
             None => self.derived_urls(&serving),
         };
         if !urls.is_empty() {
-            let report = self.report;
-            let report_count = move |count| report.probe_count(count);
-            self.witness.start(&urls, settings, self.report.elapsed(), report_count)?;
+            self.witness.start(&urls, settings, self.report.elapsed())?;
+            self.report.show_probes(self.witness.counter());
             if strict {
                 self.witness.wait_for_answers(FIRST_ANSWER_TIMEOUT, self.context.stop)?;
             }
@@ -151,18 +150,17 @@ pub fn report_all(all: Vec<ProbeReport>, report: Report) -> Option<WitnessTotals
 }
 
 fn totals(all: &[ProbeReport]) -> Option<WitnessTotals> {
-    let sum = |count: fn(&ProbeReport) -> usize| all.iter().map(count).sum::<usize>() as u64;
     (!all.is_empty()).then(|| WitnessTotals {
         urls: all.iter().map(|s| s.url.clone()).collect(),
-        sent: sum(|s| s.summary.sent),
-        lost: sum(|s| s.summary.lost),
+        count: all.iter().map(|s| LossCount { sent: s.summary.sent, lost: s.summary.lost }).sum(),
         longest_gap_ms: all.iter().filter_map(|s| s.summary.longest_gap_ms).max(),
     })
 }
 
 /// Fails with `--strict` if a request was lost.
 pub fn refuse_losses(totals: Option<&WitnessTotals>, strict: bool, release: u32) -> Result<(), Error> {
-    let Some(WitnessTotals { sent, lost, .. }) = totals.filter(|s| strict && s.lost > 0) else {
+    let Some(LossCount { sent, lost }) = totals.map(|t| t.count).filter(|count| strict && count.lost > 0)
+    else {
         return Ok(());
     };
     Err(Error::new(
@@ -190,7 +188,11 @@ mod tests {
 
     #[test]
     fn only_strict_makes_a_loss_an_error_that_names_the_serving_release() {
-        let totals = |lost| WitnessTotals { urls: Vec::new(), sent: 58, lost, longest_gap_ms: None };
+        let totals = |lost| WitnessTotals {
+            urls: Vec::new(),
+            count: LossCount { sent: 58, lost },
+            longest_gap_ms: None,
+        };
         for (lost, strict) in [(0, true), (0, false), (3, false)] {
             assert_eq!(refuse_losses(Some(&totals(lost)), strict, 7), Ok(()));
         }

@@ -59,7 +59,8 @@ impl SwarmDeploy<'_> {
 
     fn probe(&self, urls: &[UrlCandidates]) -> Result<()> {
         let (settings, report) = (&self.config().project.witness, self.report());
-        self.witness.start(urls, settings, report.elapsed(), move |count| report.probe_count(count))?;
+        self.witness.start(urls, settings, report.elapsed())?;
+        report.show_probes(self.witness.counter());
         if self.context.args.witness.strict {
             self.witness.wait_for_answers(STRICT_FIRST_ANSWER, self.context.stop)?;
         } else {

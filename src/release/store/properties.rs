@@ -11,6 +11,7 @@ use crate::fuzz::{corpus, damaged, damaged_json, holds, same};
 use crate::git::WorkingCopy;
 use crate::release::WitnessTotals;
 use crate::release::{RolloutKind, RolloutOutcome, ServiceRelease};
+use crate::report::probes::LossCount;
 
 const TEXT: &str = "[a-zA-Z0-9 \"'\\\\\n$é]{0,8}";
 
@@ -76,8 +77,7 @@ fn record() -> impl Strategy<Value = ReleaseRecord> {
             cut,
             witness: cut.is_multiple_of(2).then(|| WitnessTotals {
                 urls: vec![format!("http://{number}/")],
-                sent: cut,
-                lost: cut / 2,
+                count: LossCount { sent: cut as usize, lost: cut as usize / 2 },
                 longest_gap_ms: Some(u64::from(ms)),
             }),
         },

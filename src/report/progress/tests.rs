@@ -111,12 +111,12 @@ fn a_rollback_is_shown_as_one() {
 #[test]
 fn a_lost_request_of_the_witness_is_shown() {
     let mut progress = halfway();
-    progress.set_probe_count(58, 0);
+    progress.witness = Some(LossCount { sent: 58, lost: 0 });
     assert_eq!(
         progress.lines(Duration::ZERO, 80, 20).pop(),
         Some((plain().green(), "witness: 58 sent, 0 lost".into()))
     );
-    progress.set_probe_count(60, 1);
+    progress.witness = Some(LossCount { sent: 60, lost: 1 });
     assert_eq!(
         progress.lines(Duration::ZERO, 80, 20).pop(),
         Some((plain().red(), "witness: 60 sent, 1 lost".into()))

@@ -17,7 +17,6 @@ use crate::preflight::{self, StoppedProxy};
 use crate::proxy::{self, InFlight, Proxy};
 use crate::release::journal::Journal;
 use crate::release::{ReleaseHistory, ReleaseRecord};
-use crate::report::history::LossCount;
 use crate::report::status::{InstanceStatus, PairStatus, ServiceStatus, StatusReport, TaskCount};
 use crate::report::{Report, Warning};
 use crate::swarm::observed::StackService;
@@ -32,7 +31,7 @@ pub fn status(compose: &ComposeArgs, args: &StatusArgs, report: Report, stop: &S
         return Ok(());
     };
     let mut first = true;
-    let waited = wait::until(every, FOREVER, stop, || {
+    let waited = wait::until(every, Duration::MAX, stop, || {
         match read_status(compose, args, report) {
             Err(error) if first => return Err(error),
             // The next query may succeed.
@@ -47,9 +46,6 @@ pub fn status(compose: &ComposeArgs, args: &StatusArgs, report: Report, stop: &S
     });
     waited.map(drop)
 }
-
-/// No limit.
-const FOREVER: Duration = Duration::from_secs(1000 * 365 * 24 * 3600);
 
 fn report_status(status: &StatusReport, report: Report) {
     if report.is_json() {
@@ -141,7 +137,7 @@ fn service_status(service: &str, instances: Vec<InstanceStatus>, journal: &Journ
         service: service.into(),
         release: record.map(|r| r.number),
         release_unknown: unreadable || journal.unrestored_release().is_some_and(is_of),
-        witness: record.and_then(|r| r.witness.as_ref()).map(|w| LossCount { sent: w.sent, lost: w.lost }),
+        witness: record.and_then(|r| r.witness.as_ref()).map(|w| w.count),
         cut_off: record.map_or(0, |r| r.cut),
         tasks: None,
         instances,

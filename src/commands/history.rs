@@ -10,7 +10,7 @@ use crate::model::args::{ComposeArgs, HistoryArgs};
 use crate::release::journal::Journal;
 use crate::release::selection;
 use crate::release::{ReleaseRecord, RolloutKind, RolloutOutcome};
-use crate::report::history::{COLUMNS, DeployedService, HistoryReport, LossCount, ReleaseRow};
+use crate::report::history::{COLUMNS, DeployedService, HistoryReport, ReleaseRow};
 use crate::report::{Report, record, timeline};
 
 /// Lists the releases, newest first, and marks those that a rollback can restore; or draws the timeline of one.
@@ -90,7 +90,7 @@ fn row(record: &ReleaseRecord, journal: &Journal) -> ReleaseRow {
         user: Some(record.by.clone()),
         command: Some(record.command.clone()),
         cut_off: record.cut,
-        witness: record.witness.as_ref().map(|w| LossCount { sent: w.sent, lost: w.lost }),
+        witness: record.witness.as_ref().map(|w| w.count),
     }
 }
 

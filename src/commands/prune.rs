@@ -53,22 +53,8 @@ fn prune_project(
     args: &PruneArgs,
     report: Report,
 ) -> Result<()> {
-    if let Some(holder) = lock::current_owner(docker, LockBackend::Volumes, name)? {
-        report.print_line(&format!("`{name}` keeps its images: a run is under way: {holder}"));
-        return Ok(());
-    }
-    if docker.is_stack(name)? {
-        report.print_line(&format!(
-            "`{name}` keeps its images: it is a stack of the Swarm; `docker stack rm {name}` removes it"
-        ));
-        return Ok(());
-    }
-    let containers = docker.project_containers(name)?.len();
-    if containers > 0 {
-        let noun = if containers == 1 { "container" } else { "containers" };
-        report.print_line(&format!(
-            "`{name}` keeps its images: it has {containers} {noun}; `docker compose down` removes them"
-        ));
+    if let Some(reason) = reason_to_keep(docker, name)? {
+        report.print_line(&format!("`{name}` keeps its images: {reason}"));
         return Ok(());
     }
     for keeper in keepers {
@@ -81,10 +67,25 @@ fn prune_project(
         let result = docker.remove_tag(tag)?;
         if result.ok() || result.stderr.to_lowercase().contains("no such image") {
             report.print_line(&format!("removed `{tag}`"));
-            // Another container may use it.
         } else {
-            report.warn(&Warning::Other(format!("`{tag}` stays: {}", result.stderr_or_stdout())))
+            // Another container may use it.
+            report.warn(&Warning::Other(format!("`{tag}` stays: {}", result.stderr_or_stdout())));
         }
     }
     Ok(())
+}
+
+/// Reason why a project keeps its images; none if it was taken down.
+fn reason_to_keep(docker: &Docker, name: &str) -> Result<Option<String>> {
+    if let Some(owner) = lock::current_owner(docker, LockBackend::Volumes, name)? {
+        return Ok(Some(format!("a run is under way: {owner}")));
+    }
+    if docker.is_stack(name)? {
+        return Ok(Some(format!("it is a stack of the Swarm; `docker stack rm {name}` removes it")));
+    }
+    Ok(match docker.project_containers(name)?.len() {
+        0 => None,
+        1 => Some("it has 1 container; `docker compose down` removes them".into()),
+        count => Some(format!("it has {count} containers; `docker compose down` removes them")),
+    })
 }

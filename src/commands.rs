@@ -1,0 +1,5 @@
+//! Commands beside those that change what runs.
+
+pub mod history;
+pub mod prune;
+pub mod status;
