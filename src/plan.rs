@@ -156,12 +156,42 @@ impl fmt::Display for Cause {
     }
 }
 
-/// Steps, each with its cause. An empty plan changes nothing.
+/// Step with its cause.
+pub type PlannedStep = (Step, Cause);
+
+/// Plan of a rollout: batches, each of which brings up new instances and moves requests to them, and what follows them.
+/// An empty plan changes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    pub steps: Vec<(Step, Cause)>,
+    pub batches: Vec<Batch>,
+    /// Monitor of the new instances, while the last old ones keep running.
+    monitor: Option<PlannedStep>,
+    /// Drain and stop of the last old instances.
+    retire: Vec<PlannedStep>,
+    /// Removal of the old release, which a serving release does not need.
+    cleanup: Vec<PlannedStep>,
     /// Number of instances that have to join the rotation.
     pub slots: usize,
+}
+
+/// Instances that are replaced together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Steps until the new instances are ready, without a client request.
+    bring_up: Vec<PlannedStep>,
+    /// Steps that move requests. With stop-first, new instances start between them.
+    switch: Vec<PlannedStep>,
+}
+
+impl Batch {
+    fn steps(&self) -> impl Iterator<Item = &PlannedStep> {
+        self.bring_up.iter().chain(&self.switch)
+    }
+
+    /// True if new instances get ready in the batch. A batch may also only stop instances.
+    fn has_new_instances(&self) -> bool {
+        self.steps().any(|(step, _)| matches!(step, Step::Ready(_)))
+    }
 }
 
 /// Stages of a plan, so that several plans can run side by side: all bring up, then all switch, and so on.
@@ -181,66 +211,71 @@ pub enum Stage {
 
 impl Plan {
     /// Steps of one stage.
-    pub fn stage(&self, stage: Stage) -> Range<usize> {
-        let cleans = |s: &Step| matches!(s, Step::Remove(_) | Step::HandBack);
-        let brings = |(step, cause): &(Step, Cause)| match step {
-            Step::Create { .. } | Step::Gate(_) | Step::Start(_) | Step::Ready(_) => true,
-            Step::Idle(_) | Step::Stop(_) => *cause == Cause::Leftover,
-            _ => cleans(step),
-        };
-        let steps = || self.steps.iter().map(|(step, _)| step);
-        let clean = steps().rposition(|s| !cleans(s)).map_or(0, |last| last + 1);
-        let switch = self.steps.iter().position(|s| !brings(s)).unwrap_or(clean).min(clean);
-        let watch = steps().position(|s| matches!(s, Step::Monitor(_)));
-        let turned = steps().rposition(Step::moves_requests).map_or(0, |last| last + 1);
-        let retire = turned.clamp(switch, clean);
-        let watch = watch.unwrap_or(retire).clamp(switch, retire);
+    fn stage_steps(&self, stage: Stage) -> Vec<&PlannedStep> {
+        let first = self.batches.iter().take(1).flat_map(|batch| &batch.bring_up);
         match stage {
-            Stage::BringUp => 0..switch,
-            Stage::Switch => switch..watch,
-            Stage::Monitor => watch..retire,
-            Stage::Retire => retire..clean,
-            Stage::Clean => clean..self.steps.len(),
+            Stage::BringUp => first.collect(),
+            Stage::Switch => self.batches.iter().flat_map(Batch::steps).skip(first.count()).collect(),
+            Stage::Monitor => self.monitor.iter().collect(),
+            Stage::Retire => self.retire.iter().collect(),
+            Stage::Clean => self.cleanup.iter().collect(),
         }
+    }
+
+    /// All steps in order.
+    pub fn steps(&self) -> Vec<&PlannedStep> {
+        let after = self.monitor.iter().chain(&self.retire).chain(&self.cleanup);
+        self.batches.iter().flat_map(Batch::steps).chain(after).collect()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.steps().is_empty()
+    }
+
+    /// Positions of the steps of one stage.
+    pub fn stage(&self, stage: Stage) -> Range<usize> {
+        let stages = [Stage::BringUp, Stage::Switch, Stage::Monitor, Stage::Retire, Stage::Clean];
+        let before = stages.iter().take_while(|s| **s < stage);
+        let start = before.map(|s| self.stage_steps(*s).len()).sum();
+        start..start + self.stage_steps(stage).len()
     }
 
     /// True if a rollout was killed during its monitor, and this plan only continues the monitor.
     pub fn resumes_monitor(&self) -> bool {
-        self.slots == 0 && self.window().is_some()
+        self.slots == 0 && self.monitor.is_some()
     }
 
     /// Duration of the monitor.
     pub fn window(&self) -> Option<Duration> {
-        self.steps.iter().find_map(|(step, _)| match step {
-            Step::Monitor(time) => Some(*time),
+        match self.monitor {
+            Some((Step::Monitor(time), _)) => Some(time),
             _ => None,
-        })
+        }
     }
 
-    /// Number of the batch of a step, from 1, and of all batches. Each batch waits once until its new instances are
-    /// ready.
+    /// Number of the batch of a step, from 1, and of all batches with new instances.
     pub fn batch(&self, n: usize) -> (usize, usize) {
-        let count =
-            |steps: &[(Step, Cause)]| steps.iter().filter(|(s, _)| matches!(s, Step::Ready(_))).count();
-        let all = count(&self.steps).max(1);
-        // A batch ends where the next instances are created or started.
-        let begun =
-            |(step, _): &(Step, Cause)| matches!(step, Step::Create { .. } | Step::Gate(_) | Step::Start(_));
-        let upcoming = usize::from(self.steps.get(n).is_some_and(begun));
-        let ready = count(&self.steps[..self.steps.len().min(n + 1)]);
-        ((ready + upcoming).clamp(1, all), all)
+        let count = |batches: &[Batch]| batches.iter().filter(|b| b.has_new_instances()).count();
+        let all = count(&self.batches).max(1);
+        let ends = self.batches.iter().scan(0, |end, batch| {
+            *end += batch.steps().count();
+            Some(*end)
+        });
+        let index = ends.take_while(|end| *end <= n).count();
+        (count(&self.batches[..self.batches.len().min(index + 1)]).clamp(1, all), all)
     }
 
-    /// All steps before the hand-back. When several plans are undone, a proxy's own discovery must wait for all of
-    /// them, because it sees the new instances of each.
+    /// Positions of the steps before the hand-back. When several plans are undone, a proxy's own discovery must wait for
+    /// all of them, because it sees the new instances of each.
     pub fn before_hand_back(&self) -> Range<usize> {
-        0..self.steps.iter().position(|(s, _)| *s == Step::HandBack).unwrap_or(self.steps.len())
+        let steps = self.steps();
+        0..steps.iter().position(|(s, _)| *s == Step::HandBack).unwrap_or(steps.len())
     }
 
     /// Highest number of instances of each service at a time.
     pub fn totals(&self) -> Vec<(String, usize)> {
         let mut totals: Vec<(String, usize)> = Vec::new();
-        for (step, _) in &self.steps {
+        for (step, _) in self.steps() {
             if let Step::Create { service, total, .. } = step {
                 totals.retain(|(name, _)| name != service);
                 totals.push((service.clone(), *total));
@@ -252,7 +287,7 @@ impl Plan {
     /// Highest number of additional instances at a time.
     pub fn extra_instances(&self) -> usize {
         let (mut more, mut most) = (0isize, 0);
-        for (step, _) in &self.steps {
+        for (step, _) in self.steps() {
             match step {
                 Step::Start(keys) => more += keys.len() as isize,
                 Step::Stop(keys) => more -= keys.len() as isize,
@@ -299,7 +334,7 @@ impl fmt::Display for Step {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut numbered = self.steps.iter().zip(1..);
+        let mut numbered = self.steps().into_iter().zip(1..);
         numbered.try_for_each(|((step, cause), n)| writeln!(f, "{n:>3}. {step}  ({cause})"))
     }
 }
@@ -412,14 +447,13 @@ struct PlanBuilder<'a> {
     ready: Vec<InstanceKey>,
     /// Number of created instances, by service.
     added: Vec<(String, usize)>,
-    steps: Vec<(Step, Cause)>,
+    plan: Plan,
     /// Stopped instances, kept for an undo until the end.
     kept: Vec<InstanceKey>,
     /// Instances to take down after the monitor.
     leaving: Vec<OutgoingInstances>,
     /// Duration of the monitor.
     window: Duration,
-    slots: usize,
 }
 
 /// Replaced instances of the last batch.
@@ -440,16 +474,36 @@ impl<'a> PlanBuilder<'a> {
             outside: keys(hidden),
             ready: keys(observed.instances.iter().filter(|i| i.ready)),
             added: Vec::new(),
-            steps: Vec::new(),
+            plan: Plan::default(),
             kept: Vec::new(),
             leaving: Vec::new(),
             window: Duration::ZERO,
-            slots: 0,
         }
     }
 
+    /// Begins a batch; its steps follow. What was taken down before the first one belongs to it.
+    fn begin_batch(&mut self) {
+        let is_first =
+            self.plan.batches.iter().all(|batch| batch.switch.is_empty() && !batch.has_new_instances());
+        if self.plan.batches.is_empty() || !is_first {
+            self.plan.batches.push(Batch::default());
+        }
+    }
+
+    /// Adds a step to the last batch. Once a step has moved requests, all further ones belong to the switch.
     fn push(&mut self, step: Step, cause: Cause) {
-        self.steps.push((step, cause));
+        let brings_up = match step {
+            Step::Idle(_) | Step::Stop(_) => cause == Cause::Leftover,
+            Step::Route { .. } | Step::Delay(_) => false,
+            _ => true,
+        };
+        if self.plan.batches.is_empty() {
+            self.begin_batch();
+        }
+        let batch = self.plan.batches.last_mut().expect("a batch has begun");
+        let is_switching = !batch.switch.is_empty() || !brings_up;
+        let steps = if is_switching { &mut batch.switch } else { &mut batch.bring_up };
+        steps.push((step, cause));
     }
 
     /// Replaces the old instances of a service.
@@ -546,7 +600,7 @@ impl<'a> PlanBuilder<'a> {
         let stays = |i: &&Instance| staying.iter().any(|u| u.key == i.key) || (none_sound && i.serves());
         let leaving = keys(members.iter().filter(|i| !stays(i)).copied());
         arriving.extend((1..=missing).map(|n| format!("{}+{n}", desired.service)));
-        self.slots += arriving.len();
+        self.plan.slots += arriving.len();
         (arriving, leaving)
     }
 
@@ -578,6 +632,7 @@ impl<'a> PlanBuilder<'a> {
     ) {
         while !arriving.is_empty() || !live.is_empty() {
             let (batch, outgoing) = next_batch(&mut arriving, &mut live, desired.policy.batch_size());
+            self.begin_batch();
             self.create(desired, &batch);
             self.bring_up(&batch, Cause::NotYetReady);
             self.route(&batch, &outgoing, Cause::Admit);
@@ -604,6 +659,7 @@ impl<'a> PlanBuilder<'a> {
                 self.start_first(desired, arriving, live);
                 return Ok(());
             }
+            self.begin_batch();
             self.route(&[], &outgoing, Cause::Replaced);
             self.retire(desired, &outgoing);
             self.create(desired, &batch);
@@ -648,6 +704,7 @@ impl<'a> PlanBuilder<'a> {
                 self.route(&before, &outgoing, Cause::Failed);
                 self.take_down(&outgoing, Cause::Failed);
             }
+            self.begin_batch();
             self.bring_up(&batch, Cause::Failed);
             self.route(&live_back(self), &outgoing, Cause::Failed);
             self.take_down(&outgoing, Cause::Failed);
@@ -772,7 +829,8 @@ impl<'a> PlanBuilder<'a> {
     fn count(&self, service: &str) -> usize {
         let added: usize = self.added.iter().filter(|(s, _)| s == service).map(|(_, n)| n).sum();
         let gone = |key: &str| {
-            self.steps
+            self.plan
+                .steps()
                 .iter()
                 .any(|(step, _)| matches!(step, Step::Remove(keys) if keys.iter().any(|k| k == key)))
         };
@@ -815,8 +873,9 @@ impl<'a> PlanBuilder<'a> {
         if !self.observed.proxied {
             return;
         }
-        if matches!(self.steps.last(), Some((Step::Route { .. }, _))) {
-            self.steps.pop();
+        let mut batches = self.plan.batches.iter_mut().rev();
+        if let Some(batch) = batches.find(|batch| batch.steps().next().is_some()) {
+            batch.switch.pop_if(|(step, _)| matches!(step, Step::Route { .. }));
         }
         let (inside, outside) = (self.inside.clone(), self.outside.clone());
         self.push(Step::Route { inside, outside }, cause);
@@ -845,15 +904,26 @@ impl<'a> PlanBuilder<'a> {
 
     fn finish(mut self) -> Plan {
         if !self.window.is_zero() {
-            self.push(Step::Monitor(self.window), Cause::Configured);
+            self.plan.monitor = Some((Step::Monitor(self.window), Cause::Configured));
         }
+        let is_removal = |(step, _): &PlannedStep| matches!(step, Step::Remove(_));
+        // What follows the monitor is planned like a batch. Removals alone make no batch.
+        let only_removes = self.plan.steps().into_iter().all(|(step, _)| matches!(step, Step::Remove(_)));
+        let batches = if only_removes { 0 } else { self.plan.batches.len() };
+        self.plan.batches.push(Batch::default());
         self.retire_all();
         let kept = std::mem::take(&mut self.kept);
         self.remove(&kept, Cause::Replaced);
-        if !self.steps.is_empty() && self.observed.proxied {
-            self.push(Step::HandBack, Cause::CleanedUp);
+        let mut plan = self.plan;
+        for batch in plan.batches.split_off(batches) {
+            plan.retire.extend(batch.bring_up.into_iter().chain(batch.switch));
         }
-        Plan { steps: self.steps, slots: self.slots }
+        let cleanup = plan.retire.iter().rposition(|step| !is_removal(step)).map_or(0, |last| last + 1);
+        plan.cleanup = plan.retire.split_off(cleanup);
+        if !plan.is_empty() && self.observed.proxied {
+            plan.cleanup.push((Step::HandBack, Cause::CleanedUp));
+        }
+        plan
     }
 }
 

@@ -527,7 +527,7 @@ fn may_route_to(project: &Project, services: &[&Service], proxy: &dyn Proxy) -> 
 /// Containers that Compose would stop or remove, by its own dry run.
 pub fn collateral(docker: &Docker, plan: &Plan, down: &[&str]) -> Result<()> {
     let mut removed = 0;
-    for (step, _) in &plan.steps {
+    for (step, _) in plan.steps() {
         // Containers that an earlier step removes still exist for a dry run, and would count.
         if let Step::Remove(keys) = step {
             removed += keys.len();

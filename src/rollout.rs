@@ -251,14 +251,15 @@ impl<'a> Rollout<'a> {
     /// # Errors
     /// The first step that fails; later steps do not run.
     pub fn run(&mut self, plan: &Plan, steps: Range<usize>) -> Result<(), RolloutFailure> {
-        let last_route = plan.steps.iter().rposition(|(s, _)| s.moves_requests());
+        let all = plan.steps();
+        let last_route = all.iter().rposition(|(s, _)| s.moves_requests());
         for n in steps {
-            let step = &plan.steps[n].0;
+            let step = &all[n].0;
             // After the last switch, finishing is faster than an undo.
             let finishes = last_route.is_none_or(|last| n > last);
             self.stop.enter(if finishes { RunPhase::Finishing } else { RunPhase::Interruptible });
             self.announce(plan, n);
-            let next = plan.steps.get(n + 1).map(|(next, _)| next);
+            let next = all.get(n + 1).map(|(next, _)| next);
             let result =
                 self.check_interrupt().and_then(|()| self.check()).and_then(|()| match (step, next) {
                     // Removal and hand-back are independent.
@@ -267,7 +268,7 @@ impl<'a> Rollout<'a> {
                     _ => self.step(step),
                 });
             result.map_err(|error| {
-                let serves = plan.steps[n..].iter().all(|(s, _)| is_cleaning(s));
+                let serves = all[n..].iter().all(|(s, _)| is_cleaning(s));
                 RolloutFailure { serves, ..self.failure(error) }
             })?;
             self.steps_done = n + 1;
@@ -276,14 +277,14 @@ impl<'a> Rollout<'a> {
     }
 
     fn announce(&self, plan: &Plan, n: usize) {
-        let step = &plan.steps[n].0;
+        let step = &plan.steps()[n].0;
         let name =
             |key: &InstanceKey| self.containers.get(key).map_or_else(|| key.clone(), |_| self.name(key));
         let (batch, batches) = plan.batch(n);
         self.context.report.event(Event::Step(StepEvent {
             target: self.context.target.into(),
             number: n + 1,
-            steps: plan.steps.len(),
+            steps: plan.steps().len(),
             batch,
             batches,
             verb: step.verb().into(),

@@ -130,7 +130,7 @@ impl<'a> ComposeRun<'a> {
     pub fn plan<'b>(&'b self, readers: &'b [TargetReader<'b>]) -> Result<(Rollouts<'b>, Rollouts<'b>)> {
         let rollouts = readers.iter().map(|reader| self.plan_target(reader)).collect::<Result<Vec<_>>>()?;
         let (changed, unchanged): (Vec<_>, Vec<_>) =
-            rollouts.into_iter().partition(|rollout| !rollout.plan.steps.is_empty());
+            rollouts.into_iter().partition(|rollout| !rollout.plan.is_empty());
         for rollout in &unchanged {
             self.report.print_line(&format!("`{}`: nothing has to change", rollout.name()));
         }

@@ -100,7 +100,7 @@ impl SimulatedRollout<'_> {
     /// Plans and applies the steps up to the first failure; true if none failed.
     fn run_plan(&mut self) -> bool {
         let plan = plan(&Strategy::Scale(self.goal.clone()), &self.world.now).unwrap();
-        for (step, _) in &plan.steps {
+        for (step, _) in plan.steps() {
             self.world
                 .apply(step)
                 .unwrap_or_else(|law| panic!("{}: {law} at `{step}`\n{plan}", self.case.name));
@@ -148,8 +148,8 @@ impl SimulatedRollout<'_> {
             }
             let start = olds(self.case.instances);
             let back = PlanPolicy { parallelism: 0, ..PlanPolicy::default() };
-            for (step, _) in undo(&start, &self.world.now.clone(), &back).steps {
-                self.world.apply(&step).unwrap();
+            for (step, _) in undo(&start, &self.world.now.clone(), &back).steps() {
+                self.world.apply(step).unwrap();
             }
             return RolledBack;
         }

@@ -38,7 +38,7 @@ fn pair() -> Strategy {
 
 fn step_texts(strategy: &Strategy, observed: &Observed) -> String {
     let plan = plan(strategy, observed).unwrap();
-    let lines = plan.steps.iter().map(|(step, _)| step.to_string());
+    let lines = plan.steps().into_iter().map(|(step, _)| step.to_string());
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -170,7 +170,7 @@ fn undo_restores_old_instances_and_removes_new_ones() {
         instance("app+1", New, Running, true, true),
     ]);
     let text: Vec<_> =
-        undo(&start, &now, &PlanPolicy::default()).steps.iter().map(|(s, _)| s.to_string()).collect();
+        undo(&start, &now, &PlanPolicy::default()).steps().into_iter().map(|(s, _)| s.to_string()).collect();
     assert_eq!(
         text.join("\n"),
         "route to app-1, not to app+1\nwait until idle: app+1\nstop app+1\n\
@@ -190,7 +190,7 @@ fn undo_first_admits_the_old_instances() {
         new("app-4"),
     ]);
     let plan = undo(&start, &now, &PlanPolicy::default());
-    assert_eq!(plan.steps[0].0.to_string(), "route to app-1, app-2, not to app-4, app-3");
+    assert_eq!(plan.steps()[0].0.to_string(), "route to app-1, app-2, not to app-4, app-3");
 }
 
 /// Simulated world, with the instances that a proxy hides. Steps act like docker and the proxy.
@@ -355,13 +355,13 @@ fn prefixes_to_goal(strategy: &Strategy, start: &Observed) -> Result<Vec<Simulat
     let mut world = Simulated::new(start);
     let least = world.serving().min(1);
     let mut prefixes = vec![world.clone()];
-    for (step, _) in &plan.steps {
+    for (step, _) in plan.steps() {
         world.apply(step).map_err(|law| format!("{law} at `{step}`\n{plan}{start:#?}"))?;
         check(world.serving() >= least, format!("nothing serves after `{step}`\n{plan}{start:#?}"))?;
         prefixes.push(world.clone());
     }
     let again = super::plan(strategy, &world.now).map_err(|e| format!("{e:?}"))?;
-    check(again.steps.is_empty(), format!("not at the goal:\n{plan}then\n{again}{start:#?}"))?;
+    check(again.is_empty(), format!("not at the goal:\n{plan}then\n{again}{start:#?}"))?;
     Ok(prefixes)
 }
 
@@ -401,7 +401,7 @@ fn a_service_that_compose_starts_has_no_stopped_instance_then() {
             continue;
         };
         let mut world = Simulated::new(&start);
-        for (step, _) in &plan.steps {
+        for (step, _) in plan.steps() {
             let named = |i: &&Instance| matches!(step, Step::Start(keys) if keys.contains(&i.key));
             let stopped = world.now.instances.iter().filter(|i| !i.is_live() && !named(i));
             let starts = matches!(step, Step::Start(_));
@@ -446,7 +446,7 @@ fn killed_between_two_batches_or_during_the_monitor_every_world_reaches_the_goal
         assert!(check_every_world(&monitored_strategy(order), &["app-1", "app-2"]) > 1000);
         let plan = plan(&monitored_strategy(order), &world(vec![old("app-1"), old("app-2")])).unwrap();
         let is_wait = |step: &Step| matches!(step, Step::Delay(_) | Step::Monitor(_));
-        assert_eq!(plan.steps.iter().filter(|(step, _)| is_wait(step)).count(), 2, "{plan}");
+        assert_eq!(plan.steps().into_iter().filter(|(step, _)| is_wait(step)).count(), 2, "{plan}");
     }
 }
 
@@ -459,7 +459,7 @@ fn is_watched_from_every_prefix(first: &DesiredService, start: &Observed) -> usi
         let Ok(again) = plan(&Strategy::Scale(next.clone()), &start) else { continue };
         let mut world =
             Simulated { monitor: (first.policy.monitor, first.policy.order), ..Simulated::new(&start) };
-        for (step, _) in &again.steps {
+        for (step, _) in again.steps() {
             world.apply(step).unwrap_or_else(|law| panic!("{law} at `{step}`\n{again}{start:#?}"));
         }
         waits += usize::from(again.resumes_monitor());
@@ -509,7 +509,7 @@ fn a_failed_idle_side_is_removed_even_if_its_name_existed_before() {
     let out_of_rotation = instance("a-1", Old, Running, false, true);
     let now = world(vec![out_of_rotation, instance("b-1", New, Broken, true, false)]);
     let plan = undo(&start, &now, &PlanPolicy::default());
-    let text: Vec<_> = plan.steps.iter().map(|(s, _)| s.to_string()).collect();
+    let text: Vec<_> = plan.steps().into_iter().map(|(s, _)| s.to_string()).collect();
     assert_eq!(
         text.join("\n"),
         "route to a-1, not to b-1\nwait until idle: b-1\nstop b-1\nremove b-1\nhand back the route"
@@ -545,8 +545,8 @@ fn fewest_serving(strategy: &Strategy, start: &Observed, policy: &PlanPolicy) ->
     let is_whole = |p: &&Simulated| start.instances.iter().all(|i| p.now.get(&i.key).is_some());
     for prefix in prefixes.iter().filter(is_whole) {
         let mut world = prefix.clone();
-        for (step, _) in undo(start, &prefix.now, policy).steps {
-            world.apply(&step).unwrap();
+        for (step, _) in undo(start, &prefix.now, policy).steps() {
+            world.apply(step).unwrap();
             fewest = fewest.min(world.serving());
         }
     }
@@ -583,7 +583,7 @@ fn a_batch_is_filled_up_after_a_failure() {
     let gated = |key| instance(key, New, Running, false, true);
     now.instances.extend([failed, gated("app-8"), gated("app-9")]);
     let plan = plan(&Strategy::Scale(goal), &now).unwrap();
-    let starts = plan.steps.iter().filter_map(|(step, _)| match step {
+    let starts = plan.steps().into_iter().filter_map(|(step, _)| match step {
         Step::Start(keys) => Some(keys.len()),
         _ => None,
     });
@@ -622,7 +622,7 @@ fn check_undo(mut world: Simulated, start: &Observed, policy: &PlanPolicy) {
     let there = world.now.clone();
     let least = before.min(world.serving()).min(1);
     let plan = undo(start, &there, policy);
-    for (step, _) in &plan.steps {
+    for (step, _) in plan.steps() {
         world
             .apply(step)
             .unwrap_or_else(|law| panic!("{law} at `{step}` of undo\n{plan}{start:#?}{there:#?}"));
@@ -648,7 +648,7 @@ fn check_undo(mut world: Simulated, start: &Observed, policy: &PlanPolicy) {
     let rotation = RotationState::new(start, &world.now);
     assert_eq!(rotation.is_worse(), world.now.serving().count() < start.serving().count(), "{rotation:?}");
     let again = undo(start, &world.now, policy);
-    assert_eq!(again.steps, [], "a second time: {start:#?}{there:#?}");
+    assert!(again.is_empty(), "a second time: {start:#?}{there:#?}");
 }
 
 /// Policies: all at once, and one by one in either order.
@@ -695,7 +695,7 @@ fn undo_keeps_new_instances_in_the_place_of_removed_ones() {
     }
     let gone = world(vec![old("app-2"), new("app-3"), instance("app-4", New, Running, false, false)]);
     let text: Vec<_> =
-        undo(&start, &gone, &PlanPolicy::default()).steps.iter().map(|(s, _)| s.to_string()).collect();
+        undo(&start, &gone, &PlanPolicy::default()).steps().into_iter().map(|(s, _)| s.to_string()).collect();
     assert_eq!(text, ["wait until idle: app-4", "stop app-4", "remove app-4", "hand back the route"]);
     let rotation = RotationState::new(&start, &world(vec![old("app-2"), new("app-3")]));
     let names = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
@@ -710,7 +710,7 @@ fn undo_does_not_count_on_an_old_instance_that_is_broken() {
     let start = world(vec![old("app-1")]);
     let broken = instance("app-1", Old, Broken, false, false);
     let now = world(vec![broken, new("app-2")]);
-    assert_eq!(undo(&start, &now, &PlanPolicy::default()).steps, []);
+    assert!(undo(&start, &now, &PlanPolicy::default()).is_empty());
     let rotation = RotationState::new(&start, &now);
     assert_eq!((rotation.gone.len(), rotation.is_worse()), (1, false));
     let nothing = RotationState::new(&start, &world(vec![instance("app-2", New, Running, true, false)]));
@@ -782,7 +782,7 @@ fn a_rollback_in_batches_restores_as_many_at_a_time() {
     let stopped = |key| instance(key, Old, Exited, false, false);
     let now = world(vec![stopped("app-1"), stopped("app-2"), old("app-3"), new("app-4"), new("app-5")]);
     let text: Vec<_> =
-        undo(&start, &now, &every_policy()[1]).steps.iter().map(|(s, _)| s.to_string()).collect();
+        undo(&start, &now, &every_policy()[1]).steps().into_iter().map(|(s, _)| s.to_string()).collect();
     assert_eq!(
         text.join("\n"),
         "gate app-1\nstart app-1\nwait until ready: app-1\n\
@@ -801,20 +801,20 @@ fn instances_without_requests_are_removed_before_others_start() {
     let mut goal = goal("app", 2);
     goal.policy.parallelism = 1;
     let in_order = plan(&Strategy::Scale(goal.clone()), &killed).unwrap();
-    assert_eq!(in_order.steps[0].0.to_string(), "create app+1");
+    assert_eq!(in_order.steps()[0].0.to_string(), "create app+1");
     goal.follows_unfinished = true;
     let plan = plan(&Strategy::Scale(goal), &killed).unwrap();
-    assert_eq!((plan.steps[1].0.to_string(), plan.extra_instances()), ("stop app-3".into(), 0));
+    assert_eq!((plan.steps()[1].0.to_string(), plan.extra_instances()), ("stop app-3".into(), 0));
     assert!(plan.stage(Stage::BringUp).contains(&2), "{plan}");
     let start = world(vec![old("app-1"), old("app-2")]);
     let stopped = instance("app-1", Old, Exited, false, false);
     let failed = world(vec![stopped, old("app-2"), new("app-3"), gated("app-4", New)]);
     let back = undo(&start, &failed, &PlanPolicy::default());
-    assert_eq!((back.steps[1].0.to_string(), back.extra_instances()), ("stop app-4".into(), 0));
+    assert_eq!((back.steps()[1].0.to_string(), back.extra_instances()), ("stop app-4".into(), 0));
     let stopped = instance("app-1", Old, Exited, false, false);
     let monitored = world(vec![stopped, gated("app-2", Old), new("app-3"), new("app-4")]);
     let back = undo(&start, &monitored, &PlanPolicy::default());
-    assert_eq!(back.steps[0].0.to_string(), "route to app-4, app-2, not to app-3");
+    assert_eq!(back.steps()[0].0.to_string(), "route to app-4, app-2, not to app-3");
     assert_eq!(back.extra_instances(), 0);
 }
 
@@ -849,7 +849,7 @@ fn every_world_with_kept_slots_reaches_its_end() {
             let plan = plan(&Strategy::Scale(goal.clone()), &start).unwrap();
             let mut world = Simulated::new(&start);
             let least = world.serving().min(1);
-            for (step, _) in &plan.steps {
+            for (step, _) in plan.steps() {
                 world.apply(step).unwrap_or_else(|law| panic!("{law} at `{step}`\n{plan}{start:#?}"));
                 assert!(world.serving() >= least, "nothing serves after `{step}`\n{plan}{start:#?}");
             }

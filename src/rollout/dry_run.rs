@@ -43,7 +43,7 @@ impl<'a> Preview<'a> {
 
     /// Lines of each step.
     pub fn steps(mut self, plan: &Plan) -> Result<Vec<Vec<PreviewLine>>> {
-        plan.steps.iter().map(|(step, _)| self.step(step)).collect()
+        plan.steps().into_iter().map(|(step, _)| self.step(step)).collect()
     }
 
     fn step(&mut self, step: &Step) -> Result<Vec<PreviewLine>> {

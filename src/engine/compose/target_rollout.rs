@@ -146,7 +146,7 @@ impl<'a> TargetRollout<'a> {
     /// Commands of the plan, step by step. A new instance has the name that Compose will give it.
     pub fn preview(&self) -> Result<Vec<PlannedStep>> {
         let mut bound = self.rollout.containers().clone();
-        for (step, _) in &self.plan.steps {
+        for (step, _) in self.plan.steps() {
             if let Step::Create { service, fresh, .. } = step {
                 let last = bound
                     .values()
@@ -170,7 +170,7 @@ impl<'a> TargetRollout<'a> {
             actions: does.into_iter().map(PlannedCommand::from).collect(),
         };
         let previews = Preview::new(self.context, &self.start, bound.clone()).steps(&self.plan)?;
-        Ok(self.plan.steps.iter().zip(previews).map(|(s, does)| step(s, does)).collect())
+        Ok(self.plan.steps().into_iter().zip(previews).map(|(s, does)| step(s, does)).collect())
     }
 
     /// Container of an instance to create, with Compose's next number.
@@ -235,8 +235,8 @@ impl<'a> TargetRollout<'a> {
         };
         let ids: BTreeSet<&String> = self
             .plan
-            .steps
-            .iter()
+            .steps()
+            .into_iter()
             .flat_map(leave)
             .filter_map(|key| Some(&self.rollout.container(&key)?.id))
             .collect();
@@ -407,7 +407,7 @@ impl<'a> TargetRollout<'a> {
                 }
                 return Ok((rollout, error));
             }
-            let tried = plan.steps.iter().filter(|(step, _)| matches!(step, Step::Start(_)));
+            let tried = plan.steps().into_iter().filter(|(step, _)| matches!(step, Step::Start(_)));
             let tried: Vec<InstanceKey> = tried.flat_map(|(step, _)| step.keys().to_vec()).collect();
             match rollout.run(&plan, steps) {
                 Ok(()) => {
