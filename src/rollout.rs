@@ -129,6 +129,12 @@ impl RolloutFailure {
     }
 }
 
+impl From<Error> for Box<RolloutFailure> {
+    fn from(error: Error) -> Self {
+        Box::new(RolloutFailure::new(error))
+    }
+}
+
 impl From<MonitorFailure> for RolloutFailure {
     fn from(MonitorFailure { ids, error, .. }: MonitorFailure) -> RolloutFailure {
         RolloutFailure { serves: false, failed: ids, reason: FailureReason::Instance(error) }

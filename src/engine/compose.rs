@@ -63,6 +63,35 @@ pub enum Outcome {
     },
 }
 
+/// End of the rollouts of a run.
+enum RunEnd {
+    /// The new release serves.
+    Serves,
+    Paused(Error),
+    Failed(Error),
+}
+
+impl RunEnd {
+    fn error(&self) -> Option<&Error> {
+        match self {
+            RunEnd::Serves => None,
+            RunEnd::Paused(error) | RunEnd::Failed(error) => Some(error),
+        }
+    }
+}
+
+/// Failure of a stage, and the number of the rollout that it is about.
+struct StageFailure {
+    at: usize,
+    failure: Box<RolloutFailure>,
+}
+
+impl StageFailure {
+    fn new(at: usize, failure: RolloutFailure) -> StageFailure {
+        StageFailure { at, failure: Box::new(failure) }
+    }
+}
+
 /// One run on a single host, once its release is decided.
 pub struct ComposeRun<'a> {
     pub request: &'a Request,
@@ -284,59 +313,68 @@ impl<'a> ComposeRun<'a> {
     /// # Errors
     /// A failure before any instance was changed.
     pub fn execute(&self, rollouts: &mut [TargetRollout], down: &[&str]) -> Result<Outcome> {
-        let draft = self.release_draft(rollouts)?;
-        self.journal().begin_with_policies(&draft, &self.policies, self.report)?;
-        // Unchanged targets run no jobs.
-        let changed: Vec<Target> = rollouts.iter().map(|rollout| rollout.reader.target.clone()).collect();
-        let jobs = Jobs::new(self.project(), &changed);
-        self.monitor.start(self.docker(), &self.project().name, self.context.stop.wakeup());
-        if let Err(error) = self.start_dependencies(down).and_then(|()| {
-            let run = self.run_jobs("before", jobs.before.iter());
-            run.map_err(|failure| failure.reason.into_error().into())
-        }) {
-            self.journal().discard(&draft);
-            return Err(error);
-        }
-        let stages_result = self.run_stages(rollouts, &draft);
-        let outcome = match stages_result {
-            Ok(()) => self
-                .check_public_urls(rollouts)
-                .and_then(|()| self.check_leftovers(rollouts))
-                .map_err(|error| (error, false)),
-            Err((at, failure)) => Err(self.handle_failure(rollouts, at, *failure)),
+        let draft = self.begin(rollouts, down)?;
+        let end = match self.run_stages(rollouts, &draft) {
+            Ok(()) => self.verify(rollouts),
+            Err(failure) => self.handle_failure(rollouts, failure),
         };
         self.wait_for_jobs();
-        let took = self.monitor.elapsed();
-        let witness = self.end_witness();
-        let cut = rollouts.iter().map(TargetRollout::cut_requests).sum();
-        let error = outcome.as_ref().err().map(|(error, _)| error);
-        if error.is_some_and(|error| error.exit == Exit::LostLock) {
-            // The run that took the lock records the result.
-            return Ok(match outcome {
-                Ok(()) => Outcome::Done(witness),
-                Err((error, _)) => Outcome::Failed(error),
-            });
+        let (took, witness) = (self.monitor.elapsed(), self.end_witness());
+        // The run that took the lock records the result.
+        if end.error().is_none_or(|error| error.exit != Exit::LostLock) {
+            self.record(&end, &as_created(draft, rollouts), rollouts, (took, witness.clone()));
         }
-        let paused = outcome.as_ref().is_err_and(|(_, paused)| *paused);
-        let result = RunResult::new(error, paused, took, cut);
-        // The next run removes what is left of the old release.
-        let unfinished = result.unfinished || rollouts.iter().any(|p| !p.left_running().is_empty());
-        self.journal().end(
-            self.docker(),
-            &as_created(draft, rollouts),
-            RunResult { witness: witness.clone(), unfinished, ..result },
-            self.project().keep,
-            self.report,
-        );
-        Ok(match outcome {
-            Ok(()) => {
+        Ok(match end {
+            RunEnd::Serves => {
                 self.report.print_durations();
                 rollouts.iter().for_each(|rollout| self.report_deployed(rollout, took));
                 Outcome::Done(witness)
             }
-            Err((error, true)) => Outcome::Failed(error),
-            Err((error, false)) => self.failure(rollouts, error),
+            RunEnd::Failed(error) if error.exit != Exit::LostLock => self.failure(rollouts, error),
+            RunEnd::Paused(error) | RunEnd::Failed(error) => Outcome::Failed(error),
         })
+    }
+
+    /// Records the rollout in progress, starts stopped dependencies, and runs the jobs before it. Unchanged targets run
+    /// no jobs.
+    fn begin(&self, rollouts: &[TargetRollout], down: &[&str]) -> Result<ReleaseDraft> {
+        let draft = self.release_draft(rollouts)?;
+        self.journal().begin_with_policies(&draft, &self.policies, self.report)?;
+        let changed: Vec<Target> = rollouts.iter().map(|rollout| rollout.reader.target.clone()).collect();
+        let jobs = Jobs::new(self.project(), &changed);
+        self.monitor.start(self.docker(), &self.project().name, self.context.stop.wakeup());
+        let started = self.start_dependencies(down).and_then(|()| {
+            let run = self.run_jobs("before", jobs.before.iter());
+            run.map_err(|failure| failure.reason.into_error().into())
+        });
+        match started {
+            Ok(()) => Ok(draft),
+            Err(error) => {
+                self.journal().discard(&draft);
+                Err(error)
+            }
+        }
+    }
+
+    /// Verifies that the public URLs answer, and that no old instance is left.
+    fn verify(&self, rollouts: &[TargetRollout]) -> RunEnd {
+        let verified = self.check_public_urls(rollouts).and_then(|()| self.check_leftovers(rollouts));
+        verified.map_or_else(RunEnd::Failed, |()| RunEnd::Serves)
+    }
+
+    fn record(
+        &self,
+        end: &RunEnd,
+        draft: &ReleaseDraft,
+        rollouts: &[TargetRollout],
+        (took, witness): (Duration, Option<WitnessTotals>),
+    ) {
+        let cut = rollouts.iter().map(TargetRollout::cut_requests).sum();
+        let result = RunResult::new(end.error(), matches!(end, RunEnd::Paused(_)), took, cut);
+        // The next run removes what is left of the old release.
+        let unfinished = result.unfinished || rollouts.iter().any(|p| !p.left_running().is_empty());
+        let result = RunResult { witness, unfinished, ..result };
+        self.journal().end(self.docker(), draft, result, self.project().keep, self.report);
     }
 
     fn report_deployed(&self, rollout: &TargetRollout, took: Duration) {
@@ -365,11 +403,7 @@ impl<'a> ComposeRun<'a> {
 
     /// Runs the stages of all targets side by side, or target by target. An error names the target that ended the
     /// run.
-    fn run_stages(
-        &self,
-        rollouts: &mut [TargetRollout],
-        draft: &ReleaseDraft,
-    ) -> Result<(), (usize, Box<RolloutFailure>)> {
+    fn run_stages(&self, rollouts: &mut [TargetRollout], draft: &ReleaseDraft) -> Result<(), StageFailure> {
         let (journal, docker, report) = (self.journal(), self.docker(), self.report);
         let tag_images = move || journal.tag_images(docker, draft, report);
         let is_first = |n: &usize| !self.prepared.dependents.contains(rollouts[*n].reader.target);
@@ -388,7 +422,7 @@ impl<'a> ComposeRun<'a> {
         })?;
         self.run_jobs("after", self.prepared.jobs.after.iter()).map_err(|failure| {
             let at = rollouts.iter().position(|p| p.has_container(&failure.failed));
-            (at.unwrap_or(0), failure)
+            StageFailure { at: at.unwrap_or(0), failure }
         })?;
         if !self.context.args.one_by_one {
             run_stage_of(rollouts, &first, Stage::Monitor)?;
@@ -401,10 +435,10 @@ impl<'a> ComposeRun<'a> {
         }
         self.restart_dependents();
         for (n, rollout) in rollouts.iter_mut().enumerate() {
-            rollout.check_witness().map_err(|failure| (n, Box::new(failure)))?;
+            rollout.check_witness().map_err(|failure| StageFailure::new(n, failure))?;
         }
         if let Some(error) = self.witness.outage_at_end() {
-            return Err((0, Box::new(RolloutFailure::new(error))));
+            return Err(StageFailure::new(0, RolloutFailure::new(error)));
         }
         let every: Vec<usize> = (0..rollouts.len()).collect();
         run_stage_of(rollouts, &every, Stage::Clean)
@@ -443,12 +477,11 @@ impl<'a> ComposeRun<'a> {
                 self.report.event(Event::JobDone(service.clone().into()));
                 continue;
             }
-            self.wait_for_killed_job(service)
-                .map_err(|error| Box::new(RolloutFailure::new(Error::from_error(error))))?;
+            self.wait_for_killed_job(service).map_err(Error::from_error)?;
             self.report.event(Event::JobRunning(service.clone().into()));
             let succeeded = self.run_job(service)?;
             if let Some(signal) = self.context.stop.signal() {
-                return Err(Box::new(RolloutFailure::new(Error::interrupted(signal))));
+                return Err(Error::interrupted(signal).into());
             }
             if !succeeded {
                 let end = if when == "before" { "; nothing was changed" } else { "" };
@@ -460,7 +493,7 @@ impl<'a> ComposeRun<'a> {
                 };
                 let error = Error::unchanged(format!("`{service}` (`{key}`) failed{end}"))
                     .hint("its output stands above");
-                return Err(Box::new(RolloutFailure::new(error)));
+                return Err(error.into());
             }
             self.report.event(Event::JobDone(service.clone().into()));
         }
@@ -516,7 +549,7 @@ impl<'a> ComposeRun<'a> {
         match waited {
             Ok(WaitResult::Done(succeeded)) => {
                 thread.join().expect("no panic in a job");
-                succeeded.map_err(|error| Box::new(RolloutFailure::new(Error::from_error(error))))
+                Ok(succeeded.map_err(Error::from_error)?)
             }
             Ok(_) => unreachable!("nothing else ends it"),
             Err(failure) => {
@@ -598,16 +631,12 @@ fn as_created(mut draft: ReleaseDraft, rollouts: &[TargetRollout]) -> ReleaseDra
 }
 
 /// Runs one stage of these rollouts.
-fn run_stage_of(
-    rollouts: &mut [TargetRollout],
-    which: &[usize],
-    stage: Stage,
-) -> Result<(), (usize, Box<RolloutFailure>)> {
+fn run_stage_of(rollouts: &mut [TargetRollout], which: &[usize], stage: Stage) -> Result<(), StageFailure> {
     which.iter().try_for_each(|n| run_stage(rollouts, *n, stage))
 }
 
 /// Runs all stages of a rollout except the last.
-fn run_all_stages(rollouts: &mut [TargetRollout], n: usize) -> Result<(), (usize, Box<RolloutFailure>)> {
+fn run_all_stages(rollouts: &mut [TargetRollout], n: usize) -> Result<(), StageFailure> {
     [Stage::BringUp, Stage::Switch, Stage::Monitor, Stage::Retire]
         .iter()
         .try_for_each(|s| run_stage(rollouts, n, *s))
@@ -615,21 +644,17 @@ fn run_all_stages(rollouts: &mut [TargetRollout], n: usize) -> Result<(), (usize
 
 /// Runs one stage of a rollout. Meanwhile an instance of another rollout may fail, which continues without that
 /// instance if the policy tolerates it.
-fn run_stage(
-    rollouts: &mut [TargetRollout],
-    n: usize,
-    stage: Stage,
-) -> Result<(), (usize, Box<RolloutFailure>)> {
+fn run_stage(rollouts: &mut [TargetRollout], n: usize, stage: Stage) -> Result<(), StageFailure> {
     loop {
         let Err(failure) = rollouts[n].run(stage) else { return Ok(()) };
         let Some(at) = rollouts.iter().position(|p| p.has_container(&failure.failed)).filter(|at| *at != n)
         else {
-            return Err((n, Box::new(failure)));
+            return Err(StageFailure::new(n, failure));
         };
         if !rollouts[at].tolerates(&failure) {
-            return Err((at, Box::new(failure)));
+            return Err(StageFailure::new(at, failure));
         }
-        rollouts[at].continue_without(failure).map_err(|failure| (at, Box::new(failure)))?;
+        rollouts[at].continue_without(failure).map_err(|failure| StageFailure::new(at, failure))?;
         // A later rollout continues at its own stage.
         if at < n {
             run_stage(rollouts, at, stage)?;

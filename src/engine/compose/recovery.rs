@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::target_rollout::TargetRollout;
-use super::{ComposeRun, Outcome};
+use super::{ComposeRun, Outcome, RunEnd, StageFailure};
 use crate::docker::inspect::Container;
 use crate::engine::compose::import_running;
 use crate::error::{Error, Exit};
@@ -12,41 +12,30 @@ use crate::observed::InstanceKey;
 use crate::plan::RotationState;
 use crate::release::RolloutKind;
 use crate::report::{Event, Warning};
-use crate::rollout::RolloutFailure;
 use crate::targets::Target;
 use crate::wait::RunPhase;
 
 impl ComposeRun<'_> {
-    /// Handles a failure: pauses if the policy requires it, else undoes the rollout. The flag is true if it paused.
-    pub fn handle_failure(
-        &self,
-        rollouts: &mut [TargetRollout],
-        at: usize,
-        failure: RolloutFailure,
-    ) -> (Error, bool) {
+    /// Handles a failure: pauses if the policy requires it, else undoes the rollouts.
+    pub(super) fn handle_failure(&self, rollouts: &mut [TargetRollout], failure: StageFailure) -> RunEnd {
+        let StageFailure { at, failure } = failure;
         let is_interrupt = failure.reason.is_interrupt();
         self.context.stop.enter(RunPhase::GoingBack);
         self.monitor.stop();
         // A run that lost its lock must not undo anything. Without an answer of the engine it still holds the lock.
         let _ = self.docker().check_lease();
         if let Some(error) = self.docker().lost_lease() {
-            return (error, false);
+            return RunEnd::Failed(error);
         }
         rollouts.iter().for_each(|rollout| rollout.replace_failed(&failure.failed));
         if is_interrupt {
             self.report.event(Event::Interrupted);
         }
         if rollouts[at].action() == FailureAction::Pause && !is_interrupt {
-            self.report.event(Event::Paused);
-            let paused: Result<Vec<_>, Error> =
-                rollouts.iter_mut().map(|p| p.pause_in_place(&failure.failed)).collect();
-            let paused = paused.and_then(|counts| {
-                rollouts.iter().try_for_each(TargetRollout::hand_back).map_err(Error::from_error)?;
-                Ok(counts)
-            });
-            match paused {
+            match self.pause(rollouts, &failure.failed) {
                 Ok(counts) => {
-                    return (self.paused_error(&rollouts[at], &counts, failure.reason.into_error()), true);
+                    let error = self.paused_error(&rollouts[at], &counts, failure.reason.into_error());
+                    return RunEnd::Paused(error);
                 }
                 Err(error) => {
                     self.report.warn(&Warning::Other(format!("the rollout cannot be paused: {error}")))
@@ -55,21 +44,23 @@ impl ComposeRun<'_> {
         }
         self.report.event(Event::RollingBack);
         let (not_serving_error, cleanup_error) = self.undo_all(rollouts, &failure.failed);
-        let cause = failure.reason.into_error();
-        let not_serving_error = not_serving_error.or_else(|| self.witness.outage_at_end());
-        let error = match not_serving_error {
+        let (target, cause) = (rollouts[at].reader.target, failure.reason.into_error());
+        RunEnd::Failed(match not_serving_error.or_else(|| self.witness.outage_at_end()) {
             None => {
-                let error =
-                    kept_error(rollouts[at].reader.target, rollouts, &self.running_orphans(rollouts), cause);
-                cleanup_error
-                    .into_iter()
-                    .fold(error, |error, left| error.detail(&format!("cleaning up failed: {left}")))
+                let error = kept_error(target, rollouts, &self.running_orphans(rollouts), cause);
+                let left = cleanup_error.into_iter();
+                left.fold(error, |error, left| error.detail(&format!("cleaning up failed: {left}")))
             }
-            Some(restore_error) => {
-                broken_error(rollouts[at].reader.target, &self.project().name, cause, &restore_error)
-            }
-        };
-        (error, false)
+            Some(restore_error) => broken_error(target, &self.project().name, cause, &restore_error),
+        })
+    }
+
+    /// Pauses every rollout, and hands the routes back. Returns the numbers of new instances and of all.
+    fn pause(&self, rollouts: &mut [TargetRollout], failed: &[String]) -> Result<Vec<(usize, usize)>, Error> {
+        self.report.event(Event::Paused);
+        let counts = rollouts.iter_mut().map(|p| p.pause_in_place(failed)).collect::<Result<_, Error>>()?;
+        rollouts.iter().try_for_each(TargetRollout::hand_back).map_err(Error::from_error)?;
+        Ok(counts)
     }
 
     /// Undoes every rollout. Returns the worst failure, and the error that left something to clean up; `failed` are
