@@ -307,28 +307,35 @@ pub struct Unplannable {
     pub fix: &'static str,
 }
 
+impl Step {
+    /// Step as a person reads it; `name` names an instance.
+    pub fn describe(&self, name: &dyn Fn(&InstanceKey) -> String) -> String {
+        let list = |keys: &[InstanceKey]| match keys {
+            [] => "nothing".to_string(),
+            keys => keys.iter().map(name).collect::<Vec<_>>().join(", "),
+        };
+        match self {
+            Step::Create { fresh, .. } => format!("create {}", list(fresh)),
+            Step::Gate(keys) => format!("gate {}", list(keys)),
+            Step::Start(keys) => format!("start {}", list(keys)),
+            Step::Ready(keys) => format!("wait until ready: {}", list(keys)),
+            Step::Route { inside, outside } if outside.is_empty() => format!("route to {}", list(inside)),
+            Step::Route { inside, outside } => format!("route to {}, not to {}", list(inside), list(outside)),
+            Step::Idle(keys) => format!("wait until idle: {}", list(keys)),
+            Step::Delay(time) => format!("wait {}", humantime::format_duration(*time)),
+            Step::Monitor(time) => {
+                format!("watch the new instances for {}", humantime::format_duration(*time))
+            }
+            Step::Stop(keys) => format!("stop {}", list(keys)),
+            Step::Remove(keys) => format!("remove {}", list(keys)),
+            Step::HandBack => "hand back the route".into(),
+        }
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list =
-            |keys: &[InstanceKey]| if keys.is_empty() { "nothing".to_string() } else { keys.join(", ") };
-        match self {
-            Step::Create { fresh, .. } => write!(f, "create {}", list(fresh)),
-            Step::Gate(keys) => write!(f, "gate {}", list(keys)),
-            Step::Start(keys) => write!(f, "start {}", list(keys)),
-            Step::Ready(keys) => write!(f, "wait until ready: {}", list(keys)),
-            Step::Route { inside, outside } => {
-                write!(f, "route to {}", list(inside))?;
-                if outside.is_empty() { Ok(()) } else { write!(f, ", not to {}", list(outside)) }
-            }
-            Step::Idle(keys) => write!(f, "wait until idle: {}", list(keys)),
-            Step::Delay(time) => write!(f, "wait {}", humantime::format_duration(*time)),
-            Step::Monitor(time) => {
-                write!(f, "watch the new instances for {}", humantime::format_duration(*time))
-            }
-            Step::Stop(keys) => write!(f, "stop {}", list(keys)),
-            Step::Remove(keys) => write!(f, "remove {}", list(keys)),
-            Step::HandBack => write!(f, "hand back the route"),
-        }
+        f.write_str(&self.describe(&Clone::clone))
     }
 }
 

@@ -165,7 +165,7 @@ impl<'a> TargetRollout<'a> {
         let step = |(step, cause): &(Step, Cause), does: Vec<PreviewLine>| PlannedStep {
             verb: step.verb().into(),
             names: step.keys().iter().map(|k| names[k].clone()).collect(),
-            text: with_names(&step.to_string(), &names),
+            text: step.describe(&|key| names[key].clone()),
             reason: cause.to_string(),
             actions: does.into_iter().map(PlannedCommand::from).collect(),
         };
@@ -477,13 +477,6 @@ impl<'a> TargetRollout<'a> {
     pub fn served(&self) -> Vec<&Container> {
         self.start.serving().filter_map(|i| self.rollout.container(&i.key)).collect()
     }
-}
-
-/// Replaces keys by names. Longer keys go first, because one key may be the start of another.
-fn with_names(text: &str, names: &BTreeMap<&InstanceKey, String>) -> String {
-    let mut keys: Vec<_> = names.iter().filter(|(key, name)| **key != *name).collect();
-    keys.sort_by_key(|(key, _)| std::cmp::Reverse(key.len()));
-    keys.into_iter().fold(text.to_string(), |text, (key, name)| text.replace(key.as_str(), name))
 }
 
 impl From<PreviewLine> for PlannedCommand {
