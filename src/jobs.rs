@@ -34,7 +34,7 @@ impl Jobs {
 fn completed_dependencies(project: &Project, targets: &[Target]) -> Vec<String> {
     let targeted: Vec<&str> = targets.iter().flat_map(Target::services).collect();
     let needs = |name: &str| project.services.get(name).map(|s| s.needs(project)).unwrap_or_default();
-    let all = targeted.iter().flat_map(|name| needs(name)).filter(|(_, completes)| *completes);
+    let all = targeted.iter().flat_map(|name| needs(name)).filter(|(_, condition)| condition.is_completed());
     let mut remaining: BTreeSet<&str> =
         all.map(|(name, _)| name).filter(|name| !targeted.contains(name)).collect();
     let mut ordered = Vec::new();

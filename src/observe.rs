@@ -89,8 +89,8 @@ impl DesiredVersion {
         let mut environment = image.config.env;
         environment.extend(service.environment.iter().map(|(k, v)| format!("{k}={v}")));
         let mut exposed = image.config.exposed_ports;
-        exposed.extend(service.exposed.iter().map(|p| (p.clone(), serde_json::Value::Null)));
-        let own = service.healthcheck.clone().map(|test| Healthcheck { test, ..Healthcheck::default() });
+        exposed.extend(service.exposed().iter().map(|p| (p.clone(), serde_json::Value::Null)));
+        let own = service.healthcheck().clone().map(|test| Healthcheck { test, ..Healthcheck::default() });
         let mut labels = image.config.labels;
         labels.extend(service.labels.clone());
         labels.insert("com.docker.compose.project".into(), project.into());

@@ -6,7 +6,7 @@ mod dependent_containers;
 pub mod serving;
 mod unknown_proxy;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -133,7 +133,7 @@ fn route_not_found(around: &Surroundings) -> Option<Error> {
 /// Error for an unhealthy dependency, for which Compose starts nothing.
 fn unhealthy_dependency(around: &Surroundings, service: &Service) -> Option<Error> {
     let project = around.reader.project;
-    let failing = service.needs_healthy.iter().find_map(|needed| {
+    let failing = service.needs_healthy().find_map(|needed| {
         let its = || around.containers.iter().filter(|c| c.is_running() && is_member(project, c, &[needed]));
         let failing = its().find(|c| c.is_failing())?;
         its().all(Container::is_failing).then_some((needed, failing))
@@ -177,7 +177,7 @@ fn left_in_anonymous_volume(around: &Surroundings, service: &Service) -> Result<
 /// Error for a port range with fewer ports than old and new instances together.
 fn too_few_ports(service: &Service, running: usize, starting: usize) -> Option<Error> {
     let needed = running + starting;
-    let (range, size) = service.port_ranges.iter().find(|(_, size)| *size < needed)?;
+    let (range, size) = service.port_ranges().into_iter().find(|(_, size)| *size < needed)?;
     let name = &service.name;
     let error = Error::usage(format!(
         "`{name}` publishes host ports {range}: {size} for {running} running and {starting} new instances"
@@ -189,7 +189,7 @@ fn too_few_ports(service: &Service, running: usize, starting: usize) -> Option<E
 }
 
 fn needs_newer_engine(docker: &Docker, services: &[&Service]) -> Result<Option<Error>> {
-    let Some(service) = services.iter().find(|s| s.has_start_interval) else { return Ok(None) };
+    let Some(service) = services.iter().find(|s| s.has_start_interval()) else { return Ok(None) };
     let version = docker.host_info()?.version;
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     let name = &service.name;
@@ -223,11 +223,11 @@ pub fn file(project: &Project, target: &Target) -> Vec<Error> {
     let of_one = |name: &str| {
         let service = &project.services[name];
         let obstacles = service.obstacles().into_iter().filter(|o| !is_pair || !own_to_a_side(o));
-        let none = (service.replicas == Some(0)).then(|| zero_replicas(name));
+        let none = (service.replicas() == Some(0)).then(|| zero_replicas(name));
         let found = obstacles.map(|o| obstacle_error(&o, name)).chain(none).chain(unknown_kind(service));
         let init = service.pre_start.iter().position(|step| step.per_replica).map(|n| per_replica(name, n));
         let found = found.chain(init);
-        let lost = service.anonymous_volumes.iter().map(|path| anonymous_volume(service, path));
+        let lost = service.anonymous_volumes().into_iter().map(|path| anonymous_volume(service, &path));
         let lost = lost.filter(|_| service.settings.anonymous_volumes.is_none());
         found.chain(lost).collect::<Vec<_>>()
     };
@@ -238,11 +238,11 @@ pub fn file(project: &Project, target: &Target) -> Vec<Error> {
 fn shared_namespaces(project: &Project, target: &Target) -> Vec<Error> {
     let replaced = target.services();
     let others = project.services.values().filter(|s| !replaced.contains(&s.name.as_str()));
-    let hosts = others.flat_map(|other| other.hosts.iter().map(move |(key, host)| (other, key, host)));
+    let hosts = others.flat_map(|other| other.hosts().into_iter().map(move |(key, host)| (other, key, host)));
     let left = hosts.filter(|(_, _, host)| replaced.contains(&host.as_str()));
-    let error = |(other, key, host): (&Service, &&str, &String)| {
+    let error = |(other, key, host): (&Service, &str, String)| {
         let other = &other.name;
-        let set = if *key == "volumes_from" { format!("- {host}") } else { format!("service:{host}") };
+        let set = if key == "volumes_from" { format!("- {host}") } else { format!("service:{host}") };
         Error::usage(format!(
             "`{other}` runs in the container of `{host}` (`services.{other}.{key}: {set}`), and would stay in the old instance"
         ))
@@ -370,7 +370,7 @@ fn image_volumes(service: &Service, image: Option<&Image>, holds: &dyn Fn(&str) 
         return Vec::new();
     }
     let mounted = |path: &&String| {
-        service.mounted_paths.iter().any(|m| m.trim_end_matches('/') == path.trim_end_matches('/'))
+        service.mounted_paths().iter().any(|m| m.trim_end_matches('/') == path.trim_end_matches('/'))
     };
     let paths = image.into_iter().flat_map(|image| image.config.volumes.keys());
     paths.filter(|path| !mounted(path) && holds(path)).map(|path| anonymous_volume(service, path)).collect()
@@ -439,10 +439,10 @@ pub fn build_contexts(project: &Project, targets: &[Target], state_dir: &Path, r
 
 /// True if the build context of a service includes the state folder.
 pub fn is_in_build_context(service: &Service, state_dir: &Path) -> bool {
-    let Some(context) = service.build_context.as_ref().map(Path::new) else {
+    let Some(context) = service.build_context().map(PathBuf::from) else {
         return false;
     };
-    let Ok(inside) = state_dir.strip_prefix(context) else {
+    let Ok(inside) = state_dir.strip_prefix(&context) else {
         return false;
     };
     let ignored = std::fs::read_to_string(context.join(".dockerignore")).unwrap_or_default();

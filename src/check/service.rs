@@ -70,18 +70,18 @@ impl ServiceContext<'_> {
     }
 
     fn grace(&self) -> Duration {
-        self.service.process.stop_grace.unwrap_or(GRACE)
+        self.service.stop_grace().unwrap_or(GRACE)
     }
 
     fn stop_signal(&self) -> &str {
         let from_image = self.image.map(|i| i.config.stop_signal.as_str()).filter(|s| !s.is_empty());
-        self.service.process.stop_signal.as_deref().or(from_image).unwrap_or("SIGTERM")
+        self.service.stop_signal.as_deref().or(from_image).unwrap_or("SIGTERM")
     }
 
     /// Arguments of the first process.
     fn command_line(&self) -> Vec<String> {
         let config = self.image.map(|i| i.config.clone()).unwrap_or_default();
-        self.service.process.command_line(&config.entrypoint, &config.cmd)
+        self.service.command_line(&config.entrypoint, &config.cmd)
     }
 
     /// Finding on instances that end too early: a note if the proxy drains them first, else a loss.
@@ -96,7 +96,7 @@ impl ServiceContext<'_> {
 /// An instance that is not drained loses its requests in flight when it stops.
 fn no_proxy(s: &ServiceContext) -> Option<Finding> {
     let gets_requests = s.requests_route || s.listens || s.has_clients;
-    let is_stop_first = s.service.holds_volume && s.service.update.order.is_none();
+    let is_stop_first = s.service.holds_volume() && s.service.update.order.is_none();
     // Obstacles to a proxy have findings of their own.
     let has_no_proxy =
         s.proxy == ProxyPresence::NoProxy && s.service.obstacles().is_empty() && !is_stop_first;
@@ -131,7 +131,7 @@ fn ignores_stop_signal(s: &ServiceContext) -> Option<Finding> {
         return (!signals.has_effect(number)).then(|| s.early_end_finding(IGNORES_STOP_SIGNAL, message, fix));
     }
     let words = s.command_line();
-    let shell = signals::wrapping_shell(&words).filter(|_| !s.service.process.init)?;
+    let shell = signals::wrapping_shell(&words).filter(|_| !s.service.init)?;
     let message = format!(
         "`{}` is started by `{shell} -c` without `exec`: the shell does not pass {signal} to the command, and each \
          instance is killed after {grace}",
@@ -191,7 +191,7 @@ fn shared_volume(s: &ServiceContext) -> Option<Finding> {
         ProxyPresence::NoProxy => order == Some(Order::StartFirst),
         ProxyPresence::Drains | ProxyPresence::WatchedOnly => order != Some(Order::StopFirst),
     };
-    let paths = &s.service.shared_paths;
+    let paths = &s.service.shared_paths();
     let path = paths.first().filter(|_| are_side_by_side)?;
     let message =
         format!("old and new instances of `{}` write to {path} at the same time during a deploy", s.name());
@@ -236,7 +236,7 @@ fn database(s: &ServiceContext) -> Option<&'static str> {
         ("sqlite", "SQLite"),
     ];
     let from_image = by_image.iter().find(|(name, _)| *name == image).map(|(_, kind)| *kind);
-    let in_path = |part: &str| s.service.shared_paths.iter().any(|p| p.contains(part));
+    let in_path = |part: &str| s.service.shared_paths().iter().any(|p| p.contains(part));
     let from_path = || by_path.iter().find(|(part, _)| in_path(part)).map(|(_, kind)| *kind);
     let is_file = |value: &String| {
         let value = value.to_lowercase();
@@ -249,7 +249,7 @@ fn database(s: &ServiceContext) -> Option<&'static str> {
 /// A worker with a volume is replaced stop-first; a service with clients should not be.
 fn stop_first(s: &ServiceContext) -> Option<Finding> {
     let is_stop_first =
-        s.proxy == ProxyPresence::NoProxy && s.service.holds_volume && s.service.update.order.is_none();
+        s.proxy == ProxyPresence::NoProxy && s.service.holds_volume() && s.service.update.order.is_none();
     let message = format!(
         "`{}` holds a writable volume and is behind no proxy, so its old instance stops before the new one starts: its \
          clients get no answer meanwhile",
@@ -263,7 +263,7 @@ fn stop_first(s: &ServiceContext) -> Option<Finding> {
 }
 
 fn no_restart_policy(s: &ServiceContext) -> Option<Finding> {
-    let policy = s.service.process.restart.as_deref();
+    let policy = s.service.restart();
     let message =
         format!("`{}` has no restart policy: its instances stay down after a crash or a reboot", s.name());
     let fix = format!("set `{}: unless-stopped`", s.key("restart"));
@@ -275,7 +275,7 @@ fn moving_image(s: &ServiceContext) -> Option<Finding> {
     let reference = &s.service.image;
     let name = reference.rsplit('/').next().unwrap_or_default();
     let tag = name.split_once(':').map_or("latest", |(_, tag)| tag);
-    let moves = !s.service.builds && !name.contains('@') && !tag.contains(|c: char| c.is_ascii_digit());
+    let moves = !s.service.is_built() && !name.contains('@') && !tag.contains(|c: char| c.is_ascii_digit());
     let message = format!("`{}` runs {reference}, a tag that moves with every push", s.name());
     let fix = format!("name a version or a digest in `{}`", s.key("image"));
     moves.then(|| Finding::note("moving-image", message, fix))

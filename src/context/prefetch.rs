@@ -87,7 +87,7 @@ pub fn for_targets(
     for target in targets.iter().filter(|t| matches!(t, Target::Service(_))) {
         let (name, service) = (target.name(), &project.services[target.name()]);
         let its = containers.iter().filter(|c| observe::is_member(project, c, &[name]));
-        let in_file = service.replicas.map(|n| n as usize);
+        let in_file = service.replicas().map(|n| n as usize);
         docker.prefetch_collateral(name, total(&its.collect::<Vec<_>>(), scale(args, name).or(in_file)));
     }
 }

@@ -87,7 +87,7 @@ fn next_version_overrides(
     for (service, reference) in &args.image {
         config.snapshot.set_image(service, reference);
     }
-    let unset = config.project.services.values().filter(|s| s.replicas.is_none());
+    let unset = config.project.services.values().filter(|s| s.replicas().is_none());
     let current =
         unset.filter_map(|s| Some((s.name.clone(), before.services.get(&s.name)?.spec.replicas()?)));
     let by_flag = args.scale.iter().map(|(service, n)| (service.clone(), u64::from(*n)));
@@ -168,7 +168,7 @@ impl SwarmDeploy<'_> {
     /// Builds images here and pushes them, if requested.
     fn build(&self) -> Result<()> {
         let args = &self.request.args;
-        let built = self.config().project.services.values().filter(|s| s.builds);
+        let built = self.config().project.services.values().filter(|s| s.is_built());
         let is_selected = |name: &String| args.services.is_empty() || args.services.contains(name);
         let names: Vec<String> = built.map(|s| s.name.clone()).filter(is_selected).collect();
         if names.is_empty() || self.context.args.dry_run {

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::compose::{RawService, is_name};
+use super::Service;
+use super::compose::is_name;
 use super::settings::ConfigError;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub struct Pair {
 /// # Errors
 /// A declared pair that does not name two services.
 pub fn find_pairs(
-    services: &BTreeMap<String, RawService>,
+    services: &BTreeMap<String, Service>,
     declared: BTreeMap<String, [String; 2]>,
     source: &str,
 ) -> Result<Vec<Pair>, ConfigError> {
@@ -43,7 +44,7 @@ pub fn find_pairs(
 }
 
 fn check_pair(
-    services: &BTreeMap<String, RawService>,
+    services: &BTreeMap<String, Service>,
     name: &str,
     sides: &[String; 2],
     source: &str,
@@ -69,7 +70,7 @@ fn check_pair(
 }
 
 /// Pair of this first side by name: `X_a`/`X_b`, `X-a`/`X-b`, `X_blue`/`X_green` or `X-blue`/`X-green`.
-fn recognised_pair(services: &BTreeMap<String, RawService>, first: &str) -> Option<Pair> {
+fn recognised_pair(services: &BTreeMap<String, Service>, first: &str) -> Option<Pair> {
     let endings = [("_a", "_b"), ("-a", "-b"), ("_blue", "_green"), ("-blue", "-green")];
     let (name, second) = endings.iter().find_map(|(one, other)| {
         let name = first.strip_suffix(one).filter(|n| !n.is_empty())?;
@@ -81,13 +82,11 @@ fn recognised_pair(services: &BTreeMap<String, RawService>, first: &str) -> Opti
 }
 
 /// Both services have the same `VIRTUAL_HOST`, image or build, for example because they extend one base.
-fn same_app(a: &RawService, b: &RawService) -> bool {
-    let value = |s: &RawService, key: &str| {
-        s.environment.get(key).cloned().flatten().filter(|value| value.as_str() != Some(""))
-    };
+fn same_app(a: &Service, b: &Service) -> bool {
+    let value = |s: &Service, key: &str| s.environment.get(key).cloned().filter(|value| !value.is_empty());
     let is_same = |key: &str| value(a, key).is_some() && value(a, key) == value(b, key);
     let same_host = ["VIRTUAL_HOST", "VIRTUAL_HOST_MULTIPORTS"].into_iter().any(is_same);
-    let same_image = a.image.is_some() && a.image == b.image;
+    let same_image = a.image == b.image;
     let same_build = a.build.is_some() && a.build == b.build;
     same_host || same_image || same_build
 }

@@ -236,16 +236,16 @@ fn a_project_is_parsed_as_compose_prints_it() {
 }
 
 fn is_as_meant(app: &Service, truth: &Truth) -> TestCaseResult {
-    same(&app.replicas, &truth.scale)?;
+    same(&app.replicas(), &truth.scale)?;
     let set = truth.environment.iter().filter_map(|(k, v)| Some((k.clone(), v.clone()?)));
     same(&app.environment, &set.collect())?;
     same(&app.labels, &truth.labels)?;
     let range = |(from, more): &(u16, u16)| (*from..=from + more).map(|p| format!("{p}/tcp"));
     let ports = truth.ports.iter().map(|(port, _, protocol)| format!("{port}/{protocol}"));
     let exposed: BTreeSet<String> = truth.expose.iter().flat_map(range).chain(ports).collect();
-    same(&app.exposed.iter().cloned().collect(), &exposed)?;
-    same(&app.fixed_ports, &truth.ports.iter().filter_map(|(_, p, _)| Some((*p)?.to_string())).collect())?;
-    same(&app.healthcheck, &truth.test)?;
+    same(&app.exposed().into_iter().collect(), &exposed)?;
+    same(&app.fixed_ports(), &truth.ports.iter().filter_map(|(_, p, _)| Some((*p)?.to_string())).collect())?;
+    same(&app.healthcheck(), &truth.test)?;
     same(&app.networks, &vec!["p_default".to_string()])?;
     if let Some((parallelism, delay, monitor, action, order)) = truth.update {
         let read = app.update;

@@ -191,7 +191,7 @@ impl ShellCommand {
 }
 
 /// Settings of one service, with defaults.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ServiceSettings {
     /// The HTTP probe, if configured.
     pub http: Option<HttpHealth>,
@@ -476,6 +476,16 @@ pub fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, 
     parsed.map(Some).map_err(|e| {
         serde::de::Error::custom(format!("`{text}` is no duration such as `500ms` or `1m30s`: {e}"))
     })
+}
+
+/// A scalar as text.
+pub fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        Value::Bool(flag) => flag.to_string(),
+        _ => String::new(),
+    }
 }
 
 fn yaml_type(value: &Value) -> &'static str {

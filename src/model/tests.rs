@@ -17,7 +17,7 @@ fn message(keys: &str) -> String {
 
 #[test]
 fn the_number_of_instances_is_from_the_file_or_not_set() {
-    let replicas = |keys| service(keys).unwrap().replicas;
+    let replicas = |keys| service(keys).unwrap().replicas();
     assert_eq!(replicas("image: x"), None);
     assert_eq!(replicas("deploy: {replicas: 4}"), Some(4));
     assert_eq!(replicas("scale: 2"), Some(2));
@@ -126,7 +126,7 @@ fn services_with_shared_namespaces_and_volumes_are_found() {
     let found = service(
         "network_mode: 'service:a', pid: 'service:b', ipc: shareable, volumes_from: [c, 'd:ro', 'container:e']",
     );
-    let hosts = found.unwrap().hosts;
+    let hosts = found.unwrap().hosts();
     let hosts: Vec<_> = hosts.iter().map(|(key, host)| format!("{key} {host}")).collect();
     assert_eq!(hosts, ["network_mode a", "pid b", "volumes_from c", "volumes_from d"]);
 }
@@ -135,8 +135,8 @@ fn services_with_shared_namespaces_and_volumes_are_found() {
 fn anonymous_volumes_are_those_without_a_source_and_may_be_a_cache() {
     let volumes = "volumes: [{type: volume, target: /cache}, {type: volume, source: data, target: /data}, {type: bind, source: /x, target: /y}], tmpfs: ['/run:size=1m']";
     let found = service(volumes).unwrap();
-    assert_eq!(found.anonymous_volumes, ["/cache"]);
-    assert_eq!(found.mounted_paths, ["/cache", "/data", "/y", "/run"]);
+    assert_eq!(found.anonymous_volumes(), ["/cache"]);
+    assert_eq!(found.mounted_paths(), ["/cache", "/data", "/y", "/run"]);
     assert_eq!(found.settings.anonymous_volumes, None);
     let fresh = service("x-zd: {anonymous_volumes: fresh}").unwrap();
     assert_eq!(fresh.settings.anonymous_volumes, Some(AnonymousVolumes::Fresh));
@@ -205,7 +205,11 @@ fn dependencies_of_dependencies_are_needed_too() {
     )
     .unwrap();
     let needs = project.services["app"].needs(&project);
-    let expected = [("db", false), ("disk", false), ("once", true)];
+    let expected = [
+        ("db", DependsOnCondition::ServiceHealthy),
+        ("disk", DependsOnCondition::ServiceStarted),
+        ("once", DependsOnCondition::ServiceCompletedSuccessfully),
+    ];
     assert_eq!(needs.into_iter().collect::<Vec<_>>(), expected);
 }
 
@@ -219,7 +223,7 @@ fn an_invalid_update_config_names_its_full_key() {
 
 #[test]
 fn only_a_writable_volume_counts_as_held() {
-    let holds = |volumes: &str| service(&format!("volumes: [{volumes}]")).unwrap().holds_volume;
+    let holds = |volumes: &str| service(&format!("volumes: [{volumes}]")).unwrap().holds_volume();
     assert!(!holds(""));
     assert!(holds("{type: volume, source: v, target: /v}"));
     assert!(holds("{type: bind, source: /s, target: /v}"));
@@ -245,5 +249,14 @@ fn jobs_belong_to_a_service_or_to_all() {
 fn names_of_labels_lose_the_doubled_dollars_and_port_ranges_are_expanded() {
     let service = service("labels: {'a$$b': 'c$$d'}, expose: ['3000', '4000-4002/udp', '9-x']").unwrap();
     assert_eq!(service.labels["a$b"], "c$d");
-    assert_eq!(service.exposed, ["3000/tcp", "4000/udp", "4001/udp", "4002/udp", "9-x/tcp"]);
+    assert_eq!(service.exposed(), ["3000/tcp", "4000/udp", "4001/udp", "4002/udp", "9-x/tcp"]);
+}
+
+#[test]
+fn an_entrypoint_replaces_the_command_of_the_image() {
+    let image = |word: &str| vec![word.to_string()];
+    let line = |keys: &str| service(keys).unwrap().command_line(&image("e"), &image("c")).join(" ");
+    let lines =
+        ["command: null", "entrypoint: [x]", "command: [y]", "entrypoint: [x], command: [y]"].map(line);
+    assert_eq!(lines, ["e c", "x", "e y", "x y"]);
 }

@@ -113,6 +113,12 @@ pub struct Update {
     pub order: Option<Order>,
 }
 
+impl Default for Update {
+    fn default() -> Self {
+        Update::PLAIN
+    }
+}
+
 impl Update {
     /// Without any configuration: all at once, and a rollback after the first failure.
     const PLAIN: Update = Update {

@@ -83,8 +83,7 @@ impl<'a> Preview<'a> {
 
     fn start_one(&self, key: &InstanceKey) -> Vec<PreviewLine> {
         let container = &self.containers[key];
-        let policy =
-            policy_to_restore(container, self.context.policies, self.service(key).process.restart.as_deref());
+        let policy = policy_to_restore(container, self.context.policies, self.service(key).restart());
         let names = [container.name().to_string()];
         let update =
             policy.map(|policy| self.command(&DockerCommand::SetRestart { policy: &policy, names: &names }));

@@ -62,11 +62,8 @@ impl Rollout<'_> {
     /// Restores the policies of instances that start again.
     pub(super) fn restore_policies(&self, keys: &[InstanceKey]) {
         for key in keys {
-            let policy = policy_to_restore(
-                &self.containers[key],
-                self.context.policies,
-                self.service(key).process.restart.as_deref(),
-            );
+            let policy =
+                policy_to_restore(&self.containers[key], self.context.policies, self.service(key).restart());
             policy.iter().for_each(|policy| self.set_policy(policy, std::slice::from_ref(key)));
         }
     }

@@ -133,7 +133,7 @@ impl<'a> Rollout<'a> {
     /// Timeout of a command before the stop: a drain and the stop itself may take as long.
     fn drain_limit(&self, key: &InstanceKey) -> Duration {
         let service = self.service(key);
-        service.settings.drain_timeout.max(service.process.stop_grace.unwrap_or_default())
+        service.settings.drain_timeout.max(service.stop_grace().unwrap_or_default())
     }
 
     pub(super) fn drain_command(&self, key: &InstanceKey) -> Result<()> {

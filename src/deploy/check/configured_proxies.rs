@@ -39,7 +39,7 @@ pub fn find(
     let down = project.services.values().filter(|s| !runs(&s.name));
     let configured_proxy = |service: &Service| {
         let name = format!("{}-{}-1", project.name, service.name);
-        let links: Vec<String> = service.links.iter().map(|l| format!("{}-{l}-1", project.name)).collect();
+        let links: Vec<String> = service.links().iter().map(|l| format!("{}-{l}-1", project.name)).collect();
         let mut container = wanted.preview(&project.name, service).named(&name).linked(&links);
         container.config.image = service.image.clone();
         (container.path, container.args) = command_of(service, wanted.images.get(&service.name));
@@ -55,8 +55,8 @@ pub fn find(
 /// files.
 fn command_of(service: &Service, image: Option<&Image>) -> (String, Vec<String>) {
     let from_image = image.map(|i| i.config.clone()).unwrap_or_default();
-    let mut words = service.process.command_line(&from_image.entrypoint, &from_image.cmd);
-    if image.is_none() && service.process.entrypoint.is_none() {
+    let mut words = service.command_line(&from_image.entrypoint, &from_image.cmd);
+    if image.is_none() && service.entrypoint.is_none() {
         return (String::new(), words);
     }
     if words.is_empty() { (String::new(), words) } else { (words.remove(0), words) }

@@ -9,7 +9,6 @@ use crate::check::memory::{self, HostMemory, MemoryDemand, MemoryNeed};
 use crate::check::version;
 use crate::docker::inspect::Container;
 use crate::finding::Finding;
-use crate::model::CommandSpec;
 use crate::observe;
 
 impl ProjectCheck<'_> {
@@ -24,8 +23,9 @@ impl ProjectCheck<'_> {
         let mut findings = version::findings(compose.as_deref(), Some(&host.version));
         let used = self.memory_used(&instances)?;
         let demands = instances.into_iter().filter_map(|(service, running, starting)| {
-            let process = &self.project().services[&service].process;
-            let need = memory_need(process, used.get(&service).copied())?;
+            let definition = &self.project().services[&service];
+            let (limit, reserved) = (definition.memory_limit(), definition.memory_reserved());
+            let need = memory_need(limit, reserved, used.get(&service).copied())?;
             Some(MemoryDemand { service, running, starting, need })
         });
         let demands: Vec<MemoryDemand> = demands.collect();
@@ -58,9 +58,9 @@ impl ProjectCheck<'_> {
 }
 
 /// Memory that one instance needs. A limit counts only while no instance runs, because then nothing is measured.
-fn memory_need(process: &CommandSpec, used: Option<u64>) -> Option<MemoryNeed> {
-    let measured = used.max(process.memory_reserved).map(MemoryNeed::Measured);
-    match (process.memory_limit.map(MemoryNeed::Limit), used) {
+fn memory_need(limit: Option<u64>, reserved: Option<u64>, used: Option<u64>) -> Option<MemoryNeed> {
+    let measured = used.max(reserved).map(MemoryNeed::Measured);
+    match (limit.map(MemoryNeed::Limit), used) {
         (Some(limit), None) => Some(limit),
         (limit, _) => measured.or(limit),
     }
@@ -72,15 +72,10 @@ mod tests {
 
     #[test]
     fn measured_or_reserved_memory_precedes_a_limit() {
-        let need = |limit, reserved, used| {
-            let process =
-                CommandSpec { memory_limit: limit, memory_reserved: reserved, ..CommandSpec::default() };
-            memory_need(&process, used)
-        };
-        assert_eq!(need(None, None, None), None);
-        assert_eq!(need(Some(9), Some(3), None), Some(MemoryNeed::Limit(9)));
-        assert_eq!(need(Some(9), Some(3), Some(2)), Some(MemoryNeed::Measured(3)));
-        assert_eq!(need(Some(9), None, Some(2)), Some(MemoryNeed::Measured(2)));
-        assert_eq!(need(None, Some(3), None), Some(MemoryNeed::Measured(3)));
+        assert_eq!(memory_need(None, None, None), None);
+        assert_eq!(memory_need(Some(9), Some(3), None), Some(MemoryNeed::Limit(9)));
+        assert_eq!(memory_need(Some(9), Some(3), Some(2)), Some(MemoryNeed::Measured(3)));
+        assert_eq!(memory_need(Some(9), None, Some(2)), Some(MemoryNeed::Measured(2)));
+        assert_eq!(memory_need(None, Some(3), None), Some(MemoryNeed::Measured(3)));
     }
 }

@@ -89,7 +89,7 @@ impl ProjectCheck<'_> {
 
     /// Number of instances before the next deploy.
     fn instances_before(&self, target: &Target) -> usize {
-        let count = |s: &&str| self.project().services[*s].replicas.map_or(1, |n| n as usize);
+        let count = |s: &&str| self.project().services[*s].replicas().map_or(1, |n| n as usize);
         target.services().iter().map(count).max().unwrap_or(1)
     }
 }

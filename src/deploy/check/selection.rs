@@ -32,7 +32,7 @@ pub fn select(checker: &ProjectCheck, named: &[String]) -> Result<Selection> {
         name if is_proxy(checker, name) => Some(SkipReason::Proxy),
         name if jobs.all().contains(name) => Some(SkipReason::Job),
         _ if is_routed(checker, service) => None,
-        _ if service.holds_volume => Some(SkipReason::HoldsVolume),
+        _ if service.holds_volume() => Some(SkipReason::HoldsVolume),
         name if needed.contains(name) => Some(SkipReason::Dependency),
         _ => None,
     };

@@ -80,7 +80,7 @@ fn service_context<'a>(service: &'a Service, image: Option<&'a Image>) -> Servic
         has_clients: false,
         listens: false,
         has_engine: false,
-        instances: service.replicas.unwrap_or(1) as usize,
+        instances: service.replicas().unwrap_or(1) as usize,
         signals: None,
         state_in_image: None,
     }
@@ -104,7 +104,7 @@ fn single_node_findings(project: &Project, file: &StackFile, folder: &Path) -> V
         let hint = "make a file a config (`configs`), or pin the service: `deploy.placement.constraints`";
         Finding::note("swarm-bind", message, hint).of_service(&service)
     });
-    let is_built = |name: &&String| project.services[*name].builds && !file.image(name).is_empty();
+    let is_built = |name: &&String| project.services[*name].is_built() && !file.image(name).is_empty();
     let built = file.services.iter().filter(is_built).map(|name| {
         let message = format!(
             "`services.{name}.image`: with more than one node `{}` must be in a registry",
@@ -129,7 +129,7 @@ fn local_images(file: &StackFile, image: &dyn Fn(&str) -> Result<Option<Image>>)
 }
 
 fn verdict_row(service: &Service) -> VerdictRow {
-    let message = match service.replicas {
+    let message = match service.replicas() {
         Some(1) | None => "1 task, replaced by Swarm".to_string(),
         Some(n) => format!("{n} tasks, replaced by Swarm"),
     };

@@ -163,7 +163,7 @@ impl ProjectCheck<'_> {
 
     /// Number of instances after a deploy: the number in the file, else the number of running instances, else one.
     fn desired_instances(&self, service: &Service) -> usize {
-        let in_file = service.replicas.map(|n| n as usize);
+        let in_file = service.replicas().map(|n| n as usize);
         in_file.unwrap_or(self.running_count(&service.name)).max(1)
     }
 
@@ -176,7 +176,7 @@ impl ProjectCheck<'_> {
     fn audit_readiness(&self, reader: &TargetReader, audit_report: &mut AuditReport) {
         let unknown = |name: &&str| {
             let service = &self.project().services[*name];
-            let is_set = service.healthcheck.is_some() || service.settings.http.is_some();
+            let is_set = service.healthcheck().is_some() || service.settings.http.is_some();
             !is_set && !self.desired.images.contains_key(*name)
         };
         let services = reader.target.services();
@@ -263,7 +263,7 @@ impl ProjectCheck<'_> {
         audit_report: &mut AuditReport,
     ) -> Result<()> {
         let depends = |other: &Service| other.depends_on.contains_key(&service.name);
-        let has_clients = !service.fixed_ports.is_empty() || self.project().services.values().any(depends);
+        let has_clients = !service.fixed_ports().is_empty() || self.project().services.values().any(depends);
         let signals = self.signals(service)?;
         let name = &service.name;
         match (self.running_count(name), &signals) {
@@ -281,7 +281,7 @@ impl ProjectCheck<'_> {
             proxy: proxies.presence(),
             requests_route: proxy::route_setting(&backend(self.project(), service)).is_some(),
             has_clients,
-            listens: !service.exposed.is_empty(),
+            listens: !service.exposed().is_empty(),
             has_engine: self.containers.is_some(),
             instances: self.max_desired_instances(target),
             signals,

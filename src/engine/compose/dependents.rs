@@ -28,7 +28,7 @@ impl Dependents {
         let replaced: BTreeSet<&str> = targets.iter().flat_map(Target::services).collect();
         let runs =
             |s: &Service| containers.iter().any(|c| c.is_running() && is_member(project, c, &[&s.name]));
-        let waits = |s: &&Service| s.restarts_with.iter().any(|name| replaced.contains(name.as_str()));
+        let waits = |s: &&Service| s.restarts_with().any(|name| replaced.contains(name.as_str()));
         let own = |s: &&Service| !replaced.contains(s.name.as_str()) && runs(s);
         let is_proxy = |s: &Service| {
             let its = |p: &&Arc<dyn Proxy>| is_member(project, p.container(), &[&s.name]);

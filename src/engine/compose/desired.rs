@@ -19,7 +19,7 @@ const SHORTEST_MONITOR: Duration = Duration::from_millis(1);
 /// True if old and new instances of a worker must not share a volume at the same time. Instances behind a proxy
 /// always run side by side.
 pub fn stops_first_for_volume(service: &Service, update: &Update, proxied: bool) -> bool {
-    !proxied && service.holds_volume && update.order.is_none()
+    !proxied && service.holds_volume() && update.order.is_none()
 }
 
 /// Policy of a replacement: the configured one, limited for a worker by its volumes.
@@ -39,7 +39,7 @@ pub fn plan_policy(service: &Service, update: &Update, proxied: bool) -> PlanPol
 
 /// Switches to stop-first for a fixed host port, which is free only once the old instance has stopped.
 pub fn stop_first_for_fixed_ports(service: &Service, desired: &mut DesiredService) {
-    if !service.fixed_ports.is_empty() {
+    if !service.fixed_ports().is_empty() {
         desired.policy.order = Order::StopFirst;
     }
 }
@@ -89,7 +89,7 @@ impl ComposeRun<'_> {
         let service = &self.project().services[name];
         let own = self.recorded_size(name, observed).or(Some(size(name))).filter(|n| *n > 0);
         let running = own.or(sides.iter().map(|s| size(s)).max()).unwrap_or(0);
-        let in_file = service.replicas.map(|n| n as usize);
+        let in_file = service.replicas().map(|n| n as usize);
         let replicas = self.replicas.get(name).copied().or(in_file).unwrap_or(running);
         let proxied = !reader.proxies.is_empty();
         DesiredService {

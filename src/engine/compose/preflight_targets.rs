@@ -10,6 +10,7 @@ use super::target_rollout::TargetRollout;
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::finding::{self, Finding};
 use crate::health::ReadinessProbe;
+use crate::model::DependsOnCondition;
 use crate::observe::{self, TargetReader};
 use crate::observed::{Generation, Instance, InstanceState};
 use crate::preflight::serving::{self, ServingInstance};
@@ -197,10 +198,10 @@ impl<'a> ComposeRun<'a> {
     /// Stopped dependencies of targets and jobs: no instance runs, or none has completed if that is the condition.
     pub fn stopped_dependencies(&self) -> Vec<&'a str> {
         let targeted: Vec<&str> = self.prepared.targets.iter().flat_map(Target::services).collect();
-        let is_up = |service: &str, completes: bool| {
+        let is_up = |service: &str, condition: DependsOnCondition| {
             let mut its =
                 self.prepared.containers.iter().filter(|c| observe::is_member(self.project(), c, &[service]));
-            its.any(|c| c.is_running() || (completes && c.has_completed()))
+            its.any(|c| c.is_running() || (condition.is_completed() && c.has_completed()))
         };
         let jobs = self.prepared.jobs.all().into_iter();
         let needs = targeted
@@ -213,7 +214,7 @@ impl<'a> ComposeRun<'a> {
             self.kind == RolloutKind::Deploy && self.prepared.jobs.before.iter().any(|shot| shot == s)
         };
         let down =
-            needs.filter(|(s, completes)| !targeted.contains(s) && !is_run(s) && !is_up(s, *completes));
+            needs.filter(|(s, condition)| !targeted.contains(s) && !is_run(s) && !is_up(s, *condition));
         let down: BTreeSet<&str> = down.map(|(s, _)| s).collect();
         down.into_iter().collect()
     }

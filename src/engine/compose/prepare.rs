@@ -157,7 +157,7 @@ impl Prepared {
         let names = self.targets.iter().flat_map(Target::services).chain(self.jobs.all());
         let services = names.collect::<BTreeSet<&str>>().into_iter().map(|s| &project.services[s]);
         let (built, others): (Vec<&Service>, Vec<&Service>) =
-            services.partition(|s| s.builds && !args.no_build);
+            services.partition(|s| s.is_built() && !args.no_build);
         let names = |services: &[&Service]| services.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
         if ctx.args.dry_run {
             if !built.is_empty() {

@@ -169,7 +169,8 @@ impl SwarmDeploy<'_> {
     /// True if compose-zd rolls back a failed update of the service. `failure_action: pause` in the file or a flag prevents
     /// that; Swarm's default, which is also `pause`, does not.
     fn rolls_back_automatically(&self, service: &str) -> bool {
-        let file = self.config().project.services.get(service).and_then(|s| s.update_in_file.action);
+        let file =
+            self.config().project.services.get(service).and_then(|s| s.deploy.update_config.as_ref()?.action);
         let action = self.config().flags.update.action.or(file);
         // A resumed deploy has paused before, because `failure_action: pause` was set.
         let paused = self.journal().in_progress.as_ref().is_some_and(|h| h.paused && h.number == self.number);
