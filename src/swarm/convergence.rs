@@ -8,7 +8,7 @@ use crate::docker::types::{Task, TaskState, UpdateState};
 
 /// Time between the removal of a task from Swarm's DNS and its stop
 /// (moby `daemon/cluster/executor/container/controller.go`).
-const STOP_DELAY: Duration = Duration::from_secs(2);
+pub const STOP_DELAY: Duration = Duration::from_secs(2);
 
 /// Swarm's own default for `monitor` (SwarmKit `api/defaults/service.go`).
 pub const MONITOR: Duration = Duration::from_secs(5);

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::stack_file::StackFile;
+use super::observed::items;
+use super::stack_file::{StackFile, is_global};
 use crate::docker::types::{Node, SwarmNodes};
 use crate::finding::Finding;
 use crate::model::ConfigError;
@@ -92,9 +93,9 @@ impl SwarmNodes {
                     (!missing.is_empty()).then(|| self.image_missing_elsewhere(name, &local.image, &missing)),
                 );
             }
-            let binds = binds(service).filter(|source| Path::new(source).starts_with(folder));
             if !self.other_eligible(service).is_empty() {
-                all.extend(binds.map(|source| self.project_folder_mount(name, source)));
+                let mounts = folder_mounts(service, folder);
+                all.extend(mounts.map(|source| self.project_folder_mount(name, source)));
             }
         }
         all
@@ -162,8 +163,7 @@ impl SwarmNodes {
         let mut all = Vec::new();
         for name in &file.services {
             let service = &file.value["services"][name];
-            let is_global = service["deploy"]["mode"].as_str().is_some_and(|m| m.starts_with("global"));
-            if is_global || self.eligible(service).len() < 2 {
+            if is_global(service) || self.eligible(service).len() < 2 {
                 continue;
             }
             for volume in mounts(service, "volume").filter(|v| is_local(&file.value["volumes"][*v])) {
@@ -186,17 +186,16 @@ fn hostnames(nodes: &[&Node]) -> String {
 }
 
 fn constraints(service: &Value) -> Vec<&str> {
-    let all = service["deploy"]["placement"]["constraints"].as_array().into_iter().flatten();
-    all.filter_map(Value::as_str).collect()
+    items(&service["deploy"]["placement"]["constraints"]).filter_map(Value::as_str).collect()
 }
 
 fn mounts<'v>(service: &'v Value, kind: &'static str) -> impl Iterator<Item = &'v str> {
-    let all = service["volumes"].as_array().into_iter().flatten();
-    all.filter(move |m| m["type"].as_str() == Some(kind)).filter_map(|m| m["source"].as_str())
+    items(&service["volumes"]).filter(move |m| m["type"] == kind).filter_map(|m| m["source"].as_str())
 }
 
-fn binds(service: &Value) -> impl Iterator<Item = &str> {
-    mounts(service, "bind")
+/// Bind mounts from the project's folder.
+pub fn folder_mounts<'v>(service: &'v Value, folder: &'v Path) -> impl Iterator<Item = &'v str> {
+    mounts(service, "bind").filter(move |source| Path::new(source).starts_with(folder))
 }
 
 /// A volume of one node; another driver, or options such as those of NFS, may share it between nodes.

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::convergence::STOP_DELAY;
+use super::observed::items;
 use crate::finding::Finding;
 use crate::proxy::public_route::{PublicRoute, is_plain};
 use crate::proxy::{haproxy, traefik};
@@ -34,24 +36,13 @@ pub struct StackProxy {
 /// requests, Caddy's default of a minute lost 151 of 1,895, and 1 s or less lost none.
 const MAX_ADDRESS_AGE: Duration = Duration::from_secs(1);
 
-/// Time between the removal of a task from the DNS and its stop (moby `daemon/cluster/executor/container/controller.go`).
-const STOP_DELAY: Duration = Duration::from_secs(2);
-
-/// Name of the configuration file of each kind.
-const CONFIG_FILES: [(ProxyKind, &str); 4] = [
-    (ProxyKind::Caddy, "Caddyfile"),
-    (ProxyKind::Haproxy, "haproxy.cfg"),
-    (ProxyKind::Nginx, "nginx.conf"),
-    (ProxyKind::Traefik, "traefik."),
-];
-
-/// Word in the image names of each kind.
-const IMAGE_NAMES: [(ProxyKind, &str); 5] = [
-    (ProxyKind::Caddy, "caddy"),
-    (ProxyKind::Haproxy, "haproxy"),
-    (ProxyKind::NginxProxy, "nginx-proxy"),
-    (ProxyKind::Nginx, "nginx"),
-    (ProxyKind::Traefik, "traefik"),
+/// Word in the image names of each kind, and name of its configuration file.
+const KINDS: [(ProxyKind, &str, Option<&str>); 5] = [
+    (ProxyKind::Caddy, "caddy", Some("Caddyfile")),
+    (ProxyKind::Haproxy, "haproxy", Some("haproxy.cfg")),
+    (ProxyKind::NginxProxy, "nginx-proxy", None),
+    (ProxyKind::Nginx, "nginx", Some("nginx.conf")),
+    (ProxyKind::Traefik, "traefik", Some("traefik.")),
 ];
 
 impl StackProxy {
@@ -72,11 +63,10 @@ impl StackProxy {
         let image = service["image"].as_str().unwrap_or_default();
         let image = image.rsplit('/').next().unwrap_or_default();
         let files = mounted_files(service, stack);
-        let by_image = IMAGE_NAMES.iter().find(|(_, word)| image.contains(word)).map(|(kind, _)| *kind);
-        let by_file = CONFIG_FILES
-            .iter()
-            .find(|(_, file)| files.iter().any(|(target, _)| file_name(target).starts_with(file)));
-        let kind = by_image.or(by_file.map(|(kind, _)| *kind))?;
+        let is_mounted = |name: &str| files.iter().any(|(target, _)| file_name(target).starts_with(name));
+        let by_image = KINDS.into_iter().find(|(_, word, _)| image.contains(word));
+        let by_file = || KINDS.into_iter().find(|(.., file)| file.is_some_and(is_mounted));
+        let (kind, ..) = by_image.or_else(by_file)?;
         let mut text: Vec<String> = files.iter().filter_map(|(_, source)| read(source)).collect();
         text.extend(["command", "entrypoint"].iter().flat_map(|key| words(&service[*key])));
         // Traefik's settings by environment variable: `TRAEFIK_PROVIDERS_SWARM_REFRESHSECONDS`.
@@ -356,12 +346,12 @@ fn haproxy_time(text: &str) -> Option<Duration> {
 
 /// Files mounted into a service: the path in the container and the path on this machine.
 pub fn mounted_files(service: &Value, stack: &Value) -> Vec<(String, String)> {
-    let configs = service["configs"].as_array().into_iter().flatten().filter_map(|grant| {
+    let configs = items(&service["configs"]).filter_map(|grant| {
         let source = grant["source"].as_str()?;
         let file = stack["configs"][source]["file"].as_str()?;
         Some((grant["target"].as_str().unwrap_or(source).to_string(), file.to_string()))
     });
-    let binds = service["volumes"].as_array().into_iter().flatten().filter_map(|mount| {
+    let binds = items(&service["volumes"]).filter_map(|mount| {
         let is_bind = mount["type"].as_str() == Some("bind");
         let (source, target) = (mount["source"].as_str()?, mount["target"].as_str()?);
         is_bind.then(|| (target.to_string(), source.to_string()))

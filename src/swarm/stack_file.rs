@@ -5,12 +5,14 @@
 //! `DeprecatedProperties`, `ForbiddenProperties`: ignored keys).
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use super::objects::StackObject;
 use super::observed::items;
+use super::placement::folder_mounts;
 use crate::docker::types::ObjectKind;
 use crate::error::Error;
 use crate::model::{ConfigError, UpdateLayer, word};
@@ -27,7 +29,7 @@ pub struct StackOverrides {
 }
 
 /// File for `docker stack deploy`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct StackFile {
     /// Content of the file. May hold secrets of the project: never logged, never shown.
     pub value: Value,
@@ -42,61 +44,13 @@ pub struct StackFile {
 }
 
 /// Keys of a service that mean the same in a stack, and are copied.
-const PASSED_ON: &[&str] = &[
-    "cap_add",
-    "cap_drop",
-    "command",
-    "configs",
-    "credential_spec",
-    "deploy",
-    "dns",
-    "dns_search",
-    "entrypoint",
-    "environment",
-    "extra_hosts",
-    "healthcheck",
-    "hostname",
-    "image",
-    "init",
-    "isolation",
-    "labels",
-    "logging",
-    "networks",
-    "ports",
-    "read_only",
-    "secrets",
-    "stdin_open",
-    "stop_grace_period",
-    "stop_signal",
-    "sysctls",
-    "tmpfs",
-    "tty",
-    "ulimits",
-    "user",
-    "volumes",
-    "working_dir",
-];
+const PASSED_ON: &str = "cap_add cap_drop command configs credential_spec deploy dns dns_search entrypoint environment extra_hosts \
+     healthcheck hostname image init isolation labels logging networks ports read_only secrets stdin_open \
+     stop_grace_period stop_signal sysctls tmpfs tty ulimits user volumes working_dir";
 
 /// Keys without a meaning in Swarm, or converted into other keys: dropped without a note.
-const DROPPED: &[&str] = &[
-    "attach",
-    "build",
-    "cpus",
-    "depends_on",
-    "develop",
-    "env_file",
-    "expose",
-    "links",
-    "mem_limit",
-    "mem_reservation",
-    "pids_limit",
-    "platform",
-    "profiles",
-    "pull_policy",
-    "restart",
-    "scale",
-    "x-zd",
-];
+const DROPPED: &str = "attach build cpus depends_on develop env_file expose links mem_limit mem_reservation pids_limit \
+                       platform profiles pull_policy restart scale";
 
 /// Keys that Swarm cannot honour and that change the container, each with the fix.
 const REFUSED: [(&str, &str); 3] = [
@@ -106,11 +60,11 @@ const REFUSED: [(&str, &str); 3] = [
 ];
 
 /// Keys of a network, a volume, a secret and a config that a stack accepts.
-const SHARED_KEYS: [(&str, &[&str]); 4] = [
-    ("networks", &["name", "driver", "driver_opts", "ipam", "external", "internal", "attachable", "labels"]),
-    ("volumes", &["name", "driver", "driver_opts", "external", "labels"]),
-    ("secrets", &["name", "file", "external", "labels", "driver", "driver_opts", "template_driver"]),
-    ("configs", &["name", "file", "external", "labels", "template_driver"]),
+const SHARED_KEYS: [(&str, &str); 4] = [
+    ("networks", "name driver driver_opts ipam external internal attachable labels"),
+    ("volumes", "name driver driver_opts external labels"),
+    ("secrets", "name file external labels driver driver_opts template_driver"),
+    ("configs", "name file external labels template_driver"),
 ];
 
 impl StackFile {
@@ -127,35 +81,23 @@ impl StackFile {
             message: format!("{source}: cannot read the resolved project"),
             hint: "please report this with the output of `docker compose version`".into(),
         })?;
-        let mut writer = StackFileWriter {
-            source,
-            overrides,
-            notes: Vec::new(),
-            objects: Vec::new(),
-            refusals: Vec::new(),
-        };
-        let mut services = Map::new();
-        for (name, service) in object(&project["services"]) {
-            if overrides.services.is_empty() || overrides.services.contains(name) {
-                services.insert(name.clone(), writer.service(name, service));
-            }
-        }
+        let mut writer = StackFileWriter { source, overrides, file: StackFile::default() };
+        let is_deployed = |name: &&String| overrides.services.is_empty() || overrides.services.contains(name);
+        let services: Map<String, Value> = object(&project["services"])
+            .filter(|(name, _)| is_deployed(name))
+            .map(|(name, service)| (name.clone(), writer.service(name, service)))
+            .collect();
         let names = services.keys().cloned().collect();
-        let version = version(&services);
-        let mut stack = json!({ "version": version, "services": services });
-        for (key, allowed) in SHARED_KEYS {
+        let mut stack = json!({ "version": version(&services) });
+        for (section, accepted) in SHARED_KEYS {
             let used: Vec<String> =
-                object(&stack["services"]).flat_map(|(_, service)| names_in(service, key)).collect();
-            let mut section = Map::new();
-            for (name, value) in object(&project[key]).filter(|(name, _)| used.contains(name)) {
-                section.insert(name.clone(), writer.shared(key, name, value, allowed));
-            }
-            if !section.is_empty() {
-                stack[key] = Value::Object(section);
+                services.values().flat_map(|service| names_in(service, section)).collect();
+            for (name, value) in object(&project[section]).filter(|(name, _)| used.contains(name)) {
+                stack[section][name] = writer.shared(section, name, value, accepted);
             }
         }
-        let StackFileWriter { notes, objects, refusals, .. } = writer;
-        Ok(StackFile { value: stack, notes, objects, services: names, refusals })
+        stack["services"] = services.into();
+        Ok(StackFile { value: stack, services: names, ..writer.file })
     }
 
     /// The file, unless Swarm cannot honour it.
@@ -200,14 +142,28 @@ impl StackFile {
         file
     }
 
+    /// Bind mounts from the project's folder, each with its service.
+    pub fn mounts_of<'f>(&'f self, folder: &'f Path) -> impl Iterator<Item = (&'f str, &'f str)> {
+        self.services.iter().flat_map(move |name| {
+            let mounts = folder_mounts(&self.value["services"][name], folder);
+            mounts.map(move |source| (name.as_str(), source))
+        })
+    }
+
     /// The file without jobs: a rollback does not run them again.
     pub fn without_jobs(self) -> StackFile {
         self.with_services(|name| !is_job(&self.value["services"][name]))
     }
 }
 
+/// The service runs to completion.
 fn is_job(service: &Value) -> bool {
     service["deploy"]["mode"].as_str().is_some_and(|mode| mode.ends_with("-job"))
+}
+
+/// The service runs on every node that meets its constraints.
+pub(super) fn is_global(service: &Value) -> bool {
+    service["deploy"]["mode"].as_str().is_some_and(|mode| mode.starts_with("global"))
 }
 
 /// Oldest schema version that has every key, for older clients.
@@ -231,44 +187,43 @@ fn object(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
 struct StackFileWriter<'a> {
     source: &'a str,
     overrides: &'a StackOverrides,
-    notes: Vec<String>,
-    objects: Vec<StackObject>,
-    refusals: Vec<ConfigError>,
+    file: StackFile,
 }
 
 impl StackFileWriter<'_> {
     fn refuse(&mut self, message: String, hint: impl Into<String>) {
-        self.refusals.push(ConfigError { message: format!("{}: {message}", self.source), hint: hint.into() });
+        let message = format!("{}: {message}", self.source);
+        self.file.refusals.push(ConfigError { message, hint: hint.into() });
     }
 
-    fn note(&mut self, text: String) {
-        self.notes.push(text);
+    /// The keys that a stack accepts. Notes every other key, unless it is empty or dropped.
+    fn accepted(&mut self, path: &str, value: &Value, accepted: &str, dropped: &str) -> Map<String, Value> {
+        let mut kept = Map::new();
+        let is_in = |words: &str, key: &str| words.split(' ').any(|word| word == key);
+        for (key, value) in object(value) {
+            if is_in(accepted, key) {
+                kept.insert(key.clone(), value.clone());
+            } else if !is_in(dropped, key) && !key.starts_with("x-") && !is_empty(value) {
+                self.file.notes.push(format!("`{path}.{key}`: Swarm ignores it"));
+            }
+        }
+        kept
     }
 
     fn service(&mut self, name: &str, service: &Value) -> Value {
         self.refuse_service(name, service);
-        let mut converted = Map::new();
-        for (key, value) in object(service) {
-            match key.as_str() {
-                k if PASSED_ON.contains(&k) => {
-                    converted.insert(key.clone(), value.clone());
-                }
-                k if DROPPED.contains(&k) || k.starts_with("x-") || is_empty(value) => {}
-                k => self.note(format!("`services.{name}.{k}`: Swarm ignores it")),
-            }
-        }
+        let mut converted = self.accepted(&format!("services.{name}"), service, PASSED_ON, DROPPED);
         self.note_ignored_keys(name, service);
-        let ports = service["ports"].as_array().into_iter().flatten();
-        let ports: Vec<Value> = ports.map(|p| self.port(name, p)).collect();
+        let ports: Vec<Value> = items(&service["ports"]).map(|port| self.port(name, port)).collect();
         if !ports.is_empty() {
             converted.insert("ports".into(), ports.into());
         }
         // Compose accepts `disable` beside a test, `docker stack deploy` does not.
-        if service["healthcheck"]["disable"].as_bool() == Some(true) {
+        if service["healthcheck"]["disable"] == true {
             converted.insert("healthcheck".into(), json!({ "disable": true }));
         }
         converted.insert("deploy".into(), self.deploy(name, service));
-        Value::Object(converted)
+        converted.into()
     }
 
     fn refuse_service(&mut self, name: &str, service: &Value) {
@@ -297,63 +252,60 @@ impl StackFileWriter<'_> {
             object(&service["depends_on"]).map(|(n, _)| format!("`{n}`")).collect();
         if !dependencies.is_empty() {
             let needed = dependencies.join(", ");
-            self.note(format!(
+            self.file.notes.push(format!(
                 "`services.{name}.depends_on`: Swarm starts all services at once; `{name}` must tolerate that {needed} is not up \
                  yet"
             ));
         }
         if service.get("build").is_some() {
             let image = service["image"].as_str().unwrap_or_default();
-            self.note(format!(
+            self.file.notes.push(format!(
                 "`services.{name}.build`: Swarm does not build; `{image}` must be on every node or in a registry \
                  (`--build` builds it here)"
             ));
         }
         if service.get("links").is_some() {
-            self.note(format!(
+            self.file.notes.push(format!(
                 "`services.{name}.links`: Swarm ignores it; services reach each other by name"
             ));
         }
     }
 
     fn port(&mut self, name: &str, port: &Value) -> Value {
-        let mut converted = Map::new();
-        for key in ["target", "protocol", "mode"] {
-            port.get(key).map(|v| converted.insert(key.into(), v.clone()));
-        }
+        let keys = ["target", "protocol", "mode"];
+        let copied = keys.iter().filter_map(|key| Some((key.to_string(), port.get(key)?.clone())));
+        let mut converted: Map<String, Value> = copied.collect();
         if let Some(address) = port["host_ip"].as_str().filter(|a| !["", "0.0.0.0", "::"].contains(a)) {
             self.refuse(
                 format!("`services.{name}.ports`: `{address}` belongs to one machine, and Swarm publishes on every address"),
                 format!("remove `{address}:` from `services.{name}.ports`, or close the port in a firewall"),
             );
         }
-        match port.get("published").map(|p| p.as_str().map_or(p.to_string(), String::from)) {
-            None => {}
-            Some(text) if text.is_empty() => {}
-            Some(text) => match text.parse::<u16>() {
+        let published = port.get("published").map(|p| p.as_str().map_or(p.to_string(), String::from));
+        if let Some(published) = published.filter(|text| !text.is_empty()) {
+            match published.parse::<u16>() {
                 Ok(number) => {
                     converted.insert("published".into(), number.into());
                 }
                 Err(_) => self.refuse(
-                    format!("`services.{name}.ports`: Swarm publishes one port, not `{text}`"),
+                    format!("`services.{name}.ports`: Swarm publishes one port, not `{published}`"),
                     "name one port, or none to let Swarm choose",
                 ),
-            },
+            }
         }
-        Value::Object(converted)
+        converted.into()
     }
 
     fn deploy(&mut self, name: &str, service: &Value) -> Value {
         let mut deploy = service["deploy"].as_object().cloned().unwrap_or_default();
         self.resources(name, service, &mut deploy);
-        let global =
-            ["global", "global-job"].contains(&deploy.get("mode").and_then(Value::as_str).unwrap_or(""));
         let by_flag = self.overrides.replicas.get(name).copied().map(Value::from);
-        if let Some(replicas) = by_flag.or(service.get("scale").cloned()).filter(|_| !global) {
+        let replicas = by_flag.or(service.get("scale").cloned());
+        if let Some(replicas) = replicas.filter(|_| !is_global(service)) {
             deploy.insert("replicas".into(), replicas);
         }
-        if let Some(policy) = restart_policy(service).filter(|_| !deploy.contains_key("restart_policy")) {
-            deploy.insert("restart_policy".into(), policy);
+        if let Some(policy) = restart_policy(service) {
+            deploy.entry("restart_policy").or_insert(policy);
         }
         for (key, flags) in
             [("update_config", &self.overrides.update), ("rollback_config", &self.overrides.rollback)]
@@ -368,12 +320,12 @@ impl StackFileWriter<'_> {
                 deploy.insert(key.into(), config);
             }
         }
-        Value::Object(deploy)
+        deploy.into()
     }
 
     /// Converts `mem_limit`, `cpus` and the like, Compose's short forms of `deploy.resources`.
     fn resources(&mut self, name: &str, service: &Value, deploy: &mut Map<String, Value>) {
-        let mut resources = deploy.get("resources").and_then(Value::as_object).cloned().unwrap_or_default();
+        let mut resources = service["deploy"]["resources"].as_object().cloned().unwrap_or_default();
         let short_forms = [
             ("cpus", "limits", "cpus"),
             ("mem_limit", "limits", "memory"),
@@ -390,7 +342,9 @@ impl StackFileWriter<'_> {
         for (kind, section) in &mut resources {
             let Some(section) = section.as_object_mut() else { continue };
             if section.remove("devices").is_some() {
-                self.note(format!("`services.{name}.deploy.resources.{kind}.devices`: Swarm ignores it"));
+                self.file
+                    .notes
+                    .push(format!("`services.{name}.deploy.resources.{kind}.devices`: Swarm ignores it"));
             }
             // `docker stack deploy` refuses a number here.
             if let Some(number) = section.get("cpus").filter(|c| c.is_number()).map(Value::to_string) {
@@ -402,60 +356,36 @@ impl StackFileWriter<'_> {
         }
     }
 
-    fn shared(&mut self, kind: &str, name: &str, value: &Value, allowed: &[&str]) -> Value {
-        let kind = ObjectKind::ALL.into_iter().find(|k| k.key() == kind).ok_or(kind);
-        match kind {
-            Ok(kind) if value.get("external").is_none_or(|e| *e == json!(false)) => {
-                self.object(kind, name, value, allowed)
-            }
-            Ok(kind) => self.allowed_keys(kind.key(), name, value, allowed),
-            Err(kind) => {
-                let mut converted = self.allowed_keys(kind, name, value, allowed);
-                if kind == "networks" {
-                    self.network(name, &mut converted);
-                }
-                converted
+    fn shared(&mut self, section: &str, name: &str, value: &Value, accepted: &str) -> Value {
+        let is_external = value.get("external").is_some_and(|e| *e != json!(false));
+        let kind = ObjectKind::ALL.into_iter().find(|kind| kind.key() == section);
+        if let Some(kind) = kind.filter(|_| !is_external) {
+            return self.object(kind, name, value, accepted);
+        }
+        let mut converted = self.accepted(&format!("{section}.{name}"), value, accepted, "");
+        if section == "networks" {
+            converted.retain(|_, value| !is_empty(value));
+            let driver = value["driver"].as_str().filter(|d| !["", "overlay"].contains(d) && !is_external);
+            if let Some(driver) = driver {
+                self.refuse(
+                    format!("`networks.{name}.driver: {driver}` spans one machine only"),
+                    format!("remove `networks.{name}.driver`: a stack's networks are overlay networks"),
+                );
             }
         }
-    }
-
-    fn allowed_keys(&mut self, kind: &str, name: &str, value: &Value, allowed: &[&str]) -> Value {
-        let mut converted = Map::new();
-        for (key, value) in object(value) {
-            match key.as_str() {
-                k if allowed.contains(&k) => {
-                    converted.insert(key.clone(), value.clone());
-                }
-                k if is_empty(value) || k.starts_with("x-") => {}
-                k => self.note(format!("`{kind}.{name}.{k}`: Swarm ignores it")),
-            }
-        }
-        Value::Object(converted)
+        converted.into()
     }
 
     /// Collects a config or secret to create before the stack is sent; the file refers to it by name.
-    fn object(&mut self, kind: ObjectKind, key: &str, value: &Value, allowed: &[&str]) -> Value {
-        let allowed = [allowed, &["environment", "content"]].concat();
-        let full = value["name"].as_str().unwrap_or(key).to_string();
-        match StackObject::new(kind, key, &full, &self.allowed_keys(kind.key(), key, value, &allowed)) {
-            Ok(object) => self.objects.push(object),
+    fn object(&mut self, kind: ObjectKind, key: &str, value: &Value, accepted: &str) -> Value {
+        let accepted = format!("{accepted} environment content");
+        let definition = self.accepted(&format!("{}.{key}", kind.key()), value, &accepted, "");
+        let full = value["name"].as_str().unwrap_or(key);
+        match StackObject::new(kind, key, full, &definition.into()) {
+            Ok(object) => self.file.objects.push(object),
             Err((message, hint)) => self.refuse(message, hint),
         }
         json!({ "name": full, "external": true })
-    }
-
-    fn network(&mut self, name: &str, network: &mut Value) {
-        let external = network.get("external").is_some_and(|e| *e != json!(false));
-        let driver = network["driver"].as_str().filter(|d| *d != "overlay" && !external);
-        if let Some(driver) = driver.map(String::from) {
-            self.refuse(
-                format!("`networks.{name}.driver: {driver}` spans one machine only"),
-                format!("remove `networks.{name}.driver`: a stack's networks are overlay networks"),
-            );
-        }
-        if let Some(network) = network.as_object_mut() {
-            network.retain(|_, v| !is_empty(v));
-        }
     }
 }
 

@@ -14,7 +14,6 @@ use crate::finding::Finding;
 use crate::model::args::CheckArgs;
 use crate::model::{ConfigError, Project, Service};
 use crate::swarm::audit;
-use crate::swarm::convert::folder_mounts;
 use crate::swarm::placement::LocalImage;
 use crate::swarm::stack_file::{StackFile, StackOverrides};
 
@@ -98,11 +97,11 @@ fn named(services: &[String], finding: Finding) -> Finding {
 
 /// Findings on files and images that other nodes lack, if the nodes are unknown.
 fn single_node_findings(project: &Project, file: &StackFile, folder: &Path) -> Vec<Finding> {
-    let binds = folder_mounts(file, folder).into_iter().map(|(service, source)| {
+    let binds = file.mounts_of(folder).map(|(service, source)| {
         let message =
             format!("`services.{service}.volumes`: `{source}` must exist on every node that may run it");
         let hint = "make a file a config (`configs`), or pin the service: `deploy.placement.constraints`";
-        Finding::note("swarm-bind", message, hint).of_service(&service)
+        Finding::note("swarm-bind", message, hint).of_service(service)
     });
     let is_built = |name: &&String| project.services[*name].is_built() && !file.image(name).is_empty();
     let built = file.services.iter().filter(is_built).map(|name| {

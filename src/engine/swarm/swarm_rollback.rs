@@ -140,24 +140,17 @@ impl SwarmDeploy<'_> {
     fn overwritten_error(&self, failure: &ServiceFailure) -> Error {
         let (name, service) = (self.stack_name(), &failure.name);
         let goal = self.sent_goals().iter().find(|goal| goal.service == *service);
-        let sent_image = goal
-            .and_then(|goal| goal.sent.as_ref())
-            .map(|spec| short_image(spec.image()))
-            .unwrap_or_default();
-        let (version, image) = match &failure.service {
-            Some(now) => (now.version, short_image(now.spec.image())),
-            None => (0, String::new()),
-        };
-        Error::new(
-            Exit::StillServing,
-            format!(
-                "`{service}`: another update replaced this one: release {} ({sent_image}, version {}) was followed by version \
-                 {version} ({image}), from another `docker stack deploy` or `docker service update`, which continues",
-                self.number,
-                goal.map_or(0, |goal| goal.version)
-            ),
-        )
-        .hint(format!(
+        let sent_image =
+            goal.and_then(|g| g.sent.as_ref()).map_or(String::new(), |spec| short_image(spec.image()));
+        let sent_version = goal.map_or(0, |goal| goal.version);
+        let now = failure.service.as_ref();
+        let (version, image) = now.map_or((0, String::new()), |s| (s.version, short_image(s.spec.image())));
+        let message = format!(
+            "`{service}`: another update replaced this one: release {} ({sent_image}, version {sent_version}) was followed by \
+             version {version} ({image}), from another `docker stack deploy` or `docker service update`, which continues",
+            self.number
+        );
+        Error::new(Exit::StillServing, message).hint(format!(
             "see the service with `docker service inspect {name}_{service}`, and deploy again after the other update"
         ))
     }
