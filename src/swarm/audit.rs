@@ -3,6 +3,7 @@
 use anyhow::Result;
 use serde_json::Value;
 
+use super::observed::items;
 use super::proxy_config::StackProxy;
 use super::stack_file::StackFile;
 use crate::docker::inspect::Image;
@@ -63,58 +64,54 @@ pub fn job_refusals(project: &Project) -> Vec<ConfigError> {
 
 /// Risks of replacing a service, by its definition in a stack file.
 pub fn service_risks(name: &str, service: &Value, facts: ServiceFacts) -> Vec<Finding> {
-    let deploy = &service["deploy"];
-    let global = deploy["mode"].as_str() == Some("global");
-    let start_first = deploy["update_config"]["order"].as_str() == Some("start-first");
-    let single = !global && deploy["replicas"].as_u64().unwrap_or(1) == 1;
-    let on_host = ports(service).any(|p| p["mode"].as_str() == Some("host") && p.get("published").is_some());
-    let mut risks = Vec::new();
-    if !facts.receives_requests && !publishes(service) {
-        return risks;
+    if !facts.receives_requests && ports(service).next().is_none() {
+        return Vec::new();
     }
-    if !facts.image_has_healthcheck && !has_healthcheck(service) {
+    let is_unchecked = !facts.image_has_healthcheck && !has_healthcheck(service);
+    let unchecked = is_unchecked.then(|| {
         let message = format!(
             "`{name}` has no health check: Swarm sends requests to a task as soon as its container runs, ready or not"
         );
-        risks.push(Finding::loss(
-            "swarm-no-healthcheck",
-            message,
-            format!("set `services.{name}.healthcheck`"),
-        ));
-    }
-    if start_first && on_host {
+        Finding::loss("swarm-no-healthcheck", message, format!("set `services.{name}.healthcheck`"))
+    });
+    unchecked.into_iter().chain(replacement_risk(name, service, facts.is_proxy)).collect()
+}
+
+/// Risk of the order in which Swarm replaces the tasks.
+fn replacement_risk(name: &str, service: &Value, is_proxy: bool) -> Option<Finding> {
+    let deploy = &service["deploy"];
+    let is_start_first = deploy["update_config"]["order"] == "start-first";
+    let is_single = deploy["mode"] != "global" && deploy["replicas"].as_u64().unwrap_or(1) == 1;
+    let is_on_host = ports(service).any(|p| p["mode"] == "host" && p.get("published").is_some());
+    if is_start_first && is_on_host {
         let message = format!(
             "`{name}` publishes a port of the host and is replaced start-first: a new task needs a node with that port free"
         );
         let fix = "add a node, as the update cannot proceed with as many replicas as nodes; or use `order: stop-first`";
-        risks.push(Finding::loss("swarm-host-port", message, fix));
-    } else if single && on_host {
+        return Some(Finding::loss("swarm-host-port", message, fix));
+    }
+    if is_single && is_on_host {
         let message = format!(
             "`{name}` is one task on a port of the host, so nothing answers on that port while the task is replaced"
         );
-        risks.push(if facts.is_proxy {
+        if is_proxy {
             let fix = "update the proxy seldom: updates of the services behind it lose nothing";
-            Finding::note("swarm-one-task", message, fix)
-        } else {
-            let fix = format!("publish the port from a proxy, and remove it from `{name}`");
-            Finding::loss("swarm-one-task", message, fix)
-        });
-    } else if single && !start_first {
+            return Some(Finding::note("swarm-one-task", message, fix));
+        }
+        let fix = format!("publish the port from a proxy, and remove it from `{name}`");
+        return Some(Finding::loss("swarm-one-task", message, fix));
+    }
+    (is_single && !is_start_first).then(|| {
         let message = format!(
             "`{name}` has one replica, which Swarm stops before it starts the new one: nothing serves in between"
         );
         let fix = format!("set `services.{name}.deploy.update_config.order: start-first`");
-        risks.push(Finding::loss("swarm-stop-first", message, fix));
-    }
-    risks
-}
-
-pub fn publishes(service: &Value) -> bool {
-    ports(service).next().is_some()
+        Finding::loss("swarm-stop-first", message, fix)
+    })
 }
 
 fn ports(service: &Value) -> impl Iterator<Item = &Value> {
-    service["ports"].as_array().into_iter().flatten()
+    items(&service["ports"])
 }
 
 fn has_healthcheck(service: &Value) -> bool {

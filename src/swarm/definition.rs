@@ -209,8 +209,8 @@ impl Form {
             Number(default) => number(value).unwrap_or(default).into(),
             Parallelism => number(value).unwrap_or(1.0).into(),
             Time(default) => time(value).unwrap_or(default).into(),
-            Cpus => number(value).map(|cpus| (cpus * 1e9).round()).into(),
-            Bytes => bytes(value).into(),
+            Cpus => (number(value).unwrap_or(0.0) * 1e9).round().into(),
+            Bytes => bytes(value).unwrap_or(0).into(),
             Map | Labels => map(value),
             Set | Networks => sorted(strings(value).into_iter()),
             Capabilities => {

@@ -122,88 +122,56 @@ impl StackProxy {
 
     /// Requests that the proxy loses when a service behind it is updated; `definition` is that service in the file.
     pub fn risks(&self, service: &str, definition: &Value) -> Vec<Finding> {
-        let risks = match self.kind {
-            ProxyKind::Caddy => self.caddy_risks(service),
-            ProxyKind::Haproxy => self.haproxy_risks(service),
-            ProxyKind::Nginx => self.nginx_risks(service, definition),
-            ProxyKind::NginxProxy => vec![(
-                "swarm-nginx-proxy",
-                "nginx-proxy sees only the containers of its own node, and sends requests to a task until the task is dead".into(),
-                "use Caddy, HAProxy or Traefik's swarm provider in a Swarm".into(),
-            )],
-            ProxyKind::Traefik => self.traefik_risks(service, definition),
+        let broken = match self.kind {
+            ProxyKind::Caddy => self.caddy_rules(),
+            ProxyKind::Haproxy => self.haproxy_rules(),
+            ProxyKind::Nginx => self.nginx_rule(service, definition).into_iter().collect(),
+            ProxyKind::NginxProxy => vec!["swarm-nginx-proxy"],
+            ProxyKind::Traefik => self.traefik_rule(definition).into_iter().collect(),
         };
-        let to_risk = |(rule, message, fix): ProxyRisk| {
-            Finding::loss(rule, format!("`{}` in front of `{service}`: {message}", self.service), fix)
+        let broken = RULES.into_iter().filter(|(rule, ..)| broken.contains(rule));
+        let named = |text: &str| text.replace("SERVICE", service);
+        let to_risk = |(rule, message, fix)| {
+            let message = format!("`{}` in front of `{service}`: {}", self.service, named(message));
+            Finding::loss(rule, message, named(fix))
         };
-        risks.into_iter().map(to_risk).collect()
+        broken.map(to_risk).collect()
     }
 
-    fn caddy_risks(&self, service: &str) -> Vec<ProxyRisk> {
-        let mut risks = Vec::new();
+    fn caddy_rules(&self) -> Vec<&'static str> {
         let looks_up = self.has_line(&["dynamic", "a"]) || self.has_line(&["dynamic", "srv"]);
         let refresh = self.value("refresh").and_then(|v| humantime::parse_duration(v).ok());
-        match (looks_up, refresh) {
-            (false, _) => risks.push((
-                "swarm-caddy-lookup",
-                "Caddy keeps connections open, and sends requests on them to a task that is stopping".into(),
-                format!("use `dynamic a {{ name tasks.{service}; refresh 500ms }}` as its upstream"),
-            )),
-            (true, Some(refresh)) if refresh <= MAX_ADDRESS_AGE => {}
-            (true, _) => risks.push((
-                "swarm-caddy-refresh",
-                "Caddy caches addresses (`refresh`, 1m by default) for longer than the 2 s that a removed task lives".into(),
-                "set `refresh 500ms`".into(),
-            )),
-        }
-        if self.value("lb_try_duration").is_none() {
-            risks.push((
-                "swarm-caddy-retries",
-                "Caddy answers 502 to a request whose task has just been removed".into(),
-                "set `lb_try_duration 5s`".into(),
-            ));
-        }
-        risks
+        let is_fresh = refresh.is_some_and(|refresh| refresh <= MAX_ADDRESS_AGE);
+        let rules = [
+            (!looks_up, "swarm-caddy-lookup"),
+            (looks_up && !is_fresh, "swarm-caddy-refresh"),
+            (self.value("lb_try_duration").is_none(), "swarm-caddy-retries"),
+        ];
+        rules.into_iter().filter(|(is_broken, _)| *is_broken).map(|(_, rule)| rule).collect()
     }
 
-    fn haproxy_risks(&self, service: &str) -> Vec<ProxyRisk> {
-        let mut risks = Vec::new();
+    fn haproxy_rules(&self) -> Vec<&'static str> {
         let looks_up = self.has_line(&["server-template"])
             || self.lines().any(|l| is_server(l) && has_word(l, "resolvers"));
-        if !looks_up {
-            risks.push((
-                "swarm-haproxy-lookup",
-                format!("HAProxy resolves `{service}` when it starts and never again"),
-                "use `server-template` with `resolvers` on 127.0.0.11".into(),
-            ));
-        }
         let time = |first: &str, second: &str| {
             let line = self.lines().find(|l| l.split_whitespace().take(2).eq([first, second]));
             line.and_then(|l| l.split_whitespace().last()).and_then(haproxy_time)
         };
-        if time("timeout", "resolve").is_some_and(|every| every > MAX_ADDRESS_AGE) {
-            risks.push((
-                "swarm-haproxy-resolve",
-                "HAProxy caches addresses for longer than the 2 s that a removed task lives".into(),
-                "set `timeout resolve 500ms`".into(),
-            ));
-        }
+        let is_slow = time("timeout", "resolve").is_some_and(|every| every > MAX_ADDRESS_AGE);
         // The default is 0. In an update, 10 s lost 12 of 326 requests.
-        if time("hold", "obsolete").is_some_and(|held| held >= STOP_DELAY) {
-            risks.push((
-                "swarm-haproxy-hold",
-                "HAProxy keeps the address of a removed task for longer than the 2 s that the task lives"
-                    .into(),
-                "remove `hold obsolete`".into(),
-            ));
-        }
-        risks
+        let holds = time("hold", "obsolete").is_some_and(|held| held >= STOP_DELAY);
+        let rules = [
+            (!looks_up, "swarm-haproxy-lookup"),
+            (is_slow, "swarm-haproxy-resolve"),
+            (holds, "swarm-haproxy-hold"),
+        ];
+        rules.into_iter().filter(|(is_broken, _)| *is_broken).map(|(_, rule)| rule).collect()
     }
 
     /// nginx resolves a plain name once, at its start, and a name in a variable repeatedly. A virtual
     /// IP never changes.
-    fn nginx_risks(&self, service: &str, definition: &Value) -> Vec<ProxyRisk> {
-        let is_dnsrr = definition["deploy"]["endpoint_mode"].as_str() == Some("dnsrr");
+    fn nginx_rule(&self, service: &str, definition: &Value) -> Option<&'static str> {
+        let is_dnsrr = definition["deploy"]["endpoint_mode"] == "dnsrr";
         let tasks = format!("tasks.{service}");
         let is_part = |c: char| c.is_ascii_alphanumeric() || "._-$".contains(c);
         let names =
@@ -212,73 +180,32 @@ impl StackProxy {
             let first = line.split_whitespace().next().unwrap_or_default();
             first.ends_with("_pass") || (first == "server" && !line.ends_with('{'))
         };
-        if self.lines().filter(is_upstream).any(|l| names(l) && !has_word(l.trim_end_matches(';'), "resolve"))
-        {
-            return vec![(
-                "swarm-nginx-lookup",
-                format!(
-                    "nginx resolves `{service}` once, at its start; after an update it sends requests to addresses without a \
-                     task, for ever"
-                ),
-                format!(
-                    "remove `endpoint_mode: dnsrr` and `tasks.`, so that the name stands for a virtual IP; or set \
-                     `resolver 127.0.0.11 valid=1s; set $up {tasks}; proxy_pass http://$up:PORT;`"
-                ),
-            )];
+        let mut upstreams = self.lines().filter(is_upstream).filter(|line| names(line));
+        if upstreams.any(|line| !has_word(line.trim_end_matches(';'), "resolve")) {
+            return Some("swarm-nginx-lookup");
         }
         let valid = self.value("resolver").and_then(|v| v.split("valid=").nth(1));
-        let valid = valid.map(|v| v.split([' ', ';']).next().unwrap_or_default());
-        let is_fresh =
-            valid.and_then(|v| humantime::parse_duration(v).ok()).is_some_and(|v| v <= MAX_ADDRESS_AGE);
+        let valid = valid.and_then(|v| humantime::parse_duration(v.split([' ', ';']).next()?).ok());
         let uses_variable = self.lines().any(|l| names(l) && !is_upstream(&l));
-        if !uses_variable || is_fresh {
-            return Vec::new();
-        }
-        vec![(
-            "swarm-nginx-resolver",
-            "nginx caches addresses for 10 minutes, the TTL of Docker's DNS, and a removed task lives 2 s"
-                .into(),
-            "set `resolver 127.0.0.11 valid=1s`".into(),
-        )]
+        (uses_variable && valid.is_none_or(|v| v > MAX_ADDRESS_AGE)).then_some("swarm-nginx-resolver")
     }
 
-    fn traefik_risks(&self, service: &str, definition: &Value) -> Vec<ProxyRisk> {
+    fn traefik_rule(&self, definition: &Value) -> Option<&'static str> {
         let config = self.config.to_lowercase();
         let has = |texts: &[&str]| texts.iter().any(|text| config.contains(text));
         let is_swarm = has(&["providers.swarm", "swarmmode=true", "swarmmode: true", "swarm:"]);
         if !is_swarm && has(&["providers.docker", "docker:"]) {
-            return vec![(
-                "swarm-traefik-provider",
-                "Traefik's docker provider sees only the containers of its own node, and no services of the Swarm"
-                    .into(),
-                format!(
-                    "use `--providers.swarm=true --providers.swarm.refreshSeconds=1` (Traefik 2: \
-                     `--providers.docker.swarmMode=true`), and move the labels to `services.{service}.deploy.labels`"
-                ),
-            )];
+            return Some("swarm-traefik-provider");
         }
         let has_labels = |labels: &Value| labels.to_string().contains("traefik.");
         if has_labels(&definition["labels"]) && !has_labels(&definition["deploy"]["labels"]) {
-            return vec![(
-                "swarm-traefik-labels",
-                format!(
-                    "Traefik's swarm provider reads `deploy.labels`, and the labels of `{service}` are in `labels`"
-                ),
-                format!("move the labels to `services.{service}.deploy.labels`"),
-            )];
+            return Some("swarm-traefik-labels");
         }
-        let value = config.split("refreshseconds").nth(1).map(|rest| {
+        let seconds = config.split("refreshseconds").nth(1).and_then(|rest| {
             let number = rest.trim_start_matches(|c: char| "=: \"'".contains(c));
-            number.chars().take_while(char::is_ascii_digit).collect::<String>()
+            number.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok()
         });
-        match value.and_then(|v| v.parse::<u64>().ok()) {
-            Some(seconds) if seconds <= 1 => Vec::new(),
-            _ => vec![(
-                "swarm-traefik-refresh",
-                "Traefik queries Swarm every 15 s (`refreshSeconds`), and a removed task lives 2 s".into(),
-                "set `--providers.swarm.refreshSeconds=1`".into(),
-            )],
-        }
+        seconds.is_none_or(|seconds| seconds > 1).then_some("swarm-traefik-refresh")
     }
 
     /// Lines of the configuration without comments.
@@ -325,8 +252,71 @@ fn as_strings(value: &Value) -> BTreeMap<String, String> {
     pairs.map(|(k, v)| (k.clone(), text(v).replace("$$", "$"))).collect()
 }
 
-/// The broken rule, its consequence, and the fix.
-type ProxyRisk = (&'static str, String, String);
+/// Rules, each with the consequence of breaking it, and with its fix. `SERVICE` stands for the service behind the proxy.
+const RULES: [(&str, &str, &str); 12] = [
+    (
+        "swarm-caddy-lookup",
+        "Caddy keeps connections open, and sends requests on them to a task that is stopping",
+        "use `dynamic a { name tasks.SERVICE; refresh 500ms }` as its upstream",
+    ),
+    (
+        "swarm-caddy-refresh",
+        "Caddy caches addresses (`refresh`, 1m by default) for longer than the 2 s that a removed task lives",
+        "set `refresh 500ms`",
+    ),
+    (
+        "swarm-caddy-retries",
+        "Caddy answers 502 to a request whose task has just been removed",
+        "set `lb_try_duration 5s`",
+    ),
+    (
+        "swarm-haproxy-lookup",
+        "HAProxy resolves `SERVICE` when it starts and never again",
+        "use `server-template` with `resolvers` on 127.0.0.11",
+    ),
+    (
+        "swarm-haproxy-resolve",
+        "HAProxy caches addresses for longer than the 2 s that a removed task lives",
+        "set `timeout resolve 500ms`",
+    ),
+    (
+        "swarm-haproxy-hold",
+        "HAProxy keeps the address of a removed task for longer than the 2 s that the task lives",
+        "remove `hold obsolete`",
+    ),
+    (
+        "swarm-nginx-lookup",
+        "nginx resolves `SERVICE` once, at its start; after an update it sends requests to addresses without a task, for ever",
+        "remove `endpoint_mode: dnsrr` and `tasks.`, so that the name stands for a virtual IP; or set \
+         `resolver 127.0.0.11 valid=1s; set $up tasks.SERVICE; proxy_pass http://$up:PORT;`",
+    ),
+    (
+        "swarm-nginx-resolver",
+        "nginx caches addresses for 10 minutes, the TTL of Docker's DNS, and a removed task lives 2 s",
+        "set `resolver 127.0.0.11 valid=1s`",
+    ),
+    (
+        "swarm-nginx-proxy",
+        "nginx-proxy sees only the containers of its own node, and sends requests to a task until the task is dead",
+        "use Caddy, HAProxy or Traefik's swarm provider in a Swarm",
+    ),
+    (
+        "swarm-traefik-provider",
+        "Traefik's docker provider sees only the containers of its own node, and no services of the Swarm",
+        "use `--providers.swarm=true --providers.swarm.refreshSeconds=1` (Traefik 2: `--providers.docker.swarmMode=true`), and \
+         move the labels to `services.SERVICE.deploy.labels`",
+    ),
+    (
+        "swarm-traefik-labels",
+        "Traefik's swarm provider reads `deploy.labels`, and the labels of `SERVICE` are in `labels`",
+        "move the labels to `services.SERVICE.deploy.labels`",
+    ),
+    (
+        "swarm-traefik-refresh",
+        "Traefik queries Swarm every 15 s (`refreshSeconds`), and a removed task lives 2 s",
+        "set `--providers.swarm.refreshSeconds=1`",
+    ),
+];
 
 fn is_server(line: &str) -> bool {
     line.split_whitespace().next() == Some("server")

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde_json::Value;
 
+use super::observed::items;
 use super::proxy_config::StackProxy;
 use crate::proxy::public_route::PublicRoute;
 use crate::witness::UrlCandidates;
@@ -72,8 +73,7 @@ struct PublishedPort {
 }
 
 fn published_ports(service: &Value) -> Vec<PublishedPort> {
-    let ports = service["ports"].as_array().into_iter().flatten();
-    let tcp = ports.filter(|p| p["protocol"].as_str().is_none_or(|name| name == "tcp"));
+    let tcp = items(&service["ports"]).filter(|p| p["protocol"].as_str().is_none_or(|name| name == "tcp"));
     let number =
         |v: &Value| v.as_u64().or_else(|| v.as_str()?.parse().ok()).and_then(|n| u16::try_from(n).ok());
     let port = |p: &Value| {
