@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
-use crate::docker::{CommandResult, run_program};
+use crate::process::{CommandResult, run_program};
 
 /// State of a working copy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,14 +11,15 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use sha2::{Digest, Sha256};
 
-use crate::docker::Docker;
 use crate::docker::lock_resource::{LockBackend, LockRecord};
+use crate::docker::{ChangeGuard, Docker};
 use crate::error::Error;
+use crate::process::Liveness;
 use crate::wait::{self, StopSignal, WaitResult};
 pub use lease::Lease;
 use lease::LeaseStart;
-use owner::{Liveness, age};
-pub use owner::{LockOwner, ProcessId, RUN_VARIABLE};
+pub use owner::LockOwner;
+use owner::age;
 
 /// Interval between two attempts of a waiting run.
 const RETRY: Duration = Duration::from_millis(500);
@@ -102,20 +103,6 @@ pub trait WaitObserver {
     fn on_takeover(&mut self, owner: &LockOwner);
     /// Returns true if the run should stop waiting.
     fn should_give_up(&mut self) -> Result<bool>;
-    /// A record exists now, of this run or of another. Data that is read from now on is current if the lock is this
-    /// run's.
-    fn on_claim(&mut self) {}
-}
-
-/// Observer for records other than the lock.
-struct NoObserver;
-
-impl WaitObserver for NoObserver {
-    fn on_wait(&mut self, _: &LockOwner) {}
-    fn on_takeover(&mut self, _: &LockOwner) {}
-    fn should_give_up(&mut self) -> Result<bool> {
-        Ok(false)
-    }
 }
 
 /// Lock of this run; it is released when this is dropped.
@@ -252,7 +239,7 @@ impl LockContext {
         stop: &StopSignal,
         observer: &mut dyn WaitObserver,
     ) -> Result<AcquireAttempt> {
-        let Some(owner) = self.try_claim(&self.names.lock(), observer)? else {
+        let Some(owner) = self.try_claim(&self.names.lock())? else {
             return Ok(AcquireAttempt::Acquired);
         };
         let verdict = match owner.liveness() {
@@ -272,10 +259,9 @@ impl LockContext {
     }
 
     /// Creates a record, or returns the owner of the existing one.
-    fn try_claim(&self, name: &str, observer: &mut dyn WaitObserver) -> Result<Option<LockOwner>> {
+    fn try_claim(&self, name: &str) -> Result<Option<LockOwner>> {
         for _ in 0..MAX_ATTEMPTS {
             self.docker.create_lock_record(self.names.backend, name, &self.owner.to_json())?;
-            observer.on_claim();
             match self.owner_of(name)? {
                 Some(owner) if owner == self.owner => return Ok(None),
                 Some(owner) => return Ok(Some(owner)),
@@ -313,7 +299,7 @@ impl LockContext {
 
     /// Age of the latest heartbeat, by the engine's clock.
     fn age(&self, heartbeats: &[LockRecord]) -> Result<Option<Duration>> {
-        let current = self.docker.engine_time()?;
+        let current = self.docker.info()?.system_time;
         Ok(heartbeats.iter().filter_map(|record| age(&record.created_at, &current)).min())
     }
 
@@ -328,7 +314,7 @@ impl LockContext {
     ) -> Result<Option<LockOwner>> {
         let takeover = self.names.takeover();
         let waited = wait::until(RETRY / 5, TAKEOVER_LIMIT, stop, || -> Result<Option<()>> {
-            let Some(other) = self.try_claim(&takeover, &mut NoObserver)? else {
+            let Some(other) = self.try_claim(&takeover)? else {
                 return Ok(Some(()));
             };
             if self.seems_dead(&other)? {
@@ -350,7 +336,7 @@ impl LockContext {
             })?;
             self.remove(&self.names.all())?;
         }
-        let other = self.try_claim(&self.names.lock(), observer);
+        let other = self.try_claim(&self.names.lock());
         self.remove(&[takeover])?;
         other
     }
@@ -362,7 +348,7 @@ impl LockContext {
         self.remove(std::slice::from_ref(&name))?;
         self.docker.create_lock_record(self.names.backend, &name, &self.owner.to_json())?;
         let other = if is_fresh {
-            self.try_claim(&self.names.lock(), &mut NoObserver)?
+            self.try_claim(&self.names.lock())?
         } else {
             let owner = self.owner_of(&self.names.lock())?;
             Some(owner.unwrap_or_default()).filter(|owner| *owner != self.owner)
@@ -381,8 +367,7 @@ impl Lock {
         let lease = Lease::new(context.clone(), since);
         let renewing = lease.clone();
         let beats = thread::spawn(move || {
-            while ended.recv_timeout(HEARTBEAT) == Err(RecvTimeoutError::Timeout)
-                && renewing.error().is_none()
+            while ended.recv_timeout(HEARTBEAT) == Err(RecvTimeoutError::Timeout) && renewing.lost().is_none()
             {
                 // If the engine does not answer, the next heartbeat tries again.
                 let _ = renewing.renew();

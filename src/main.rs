@@ -26,6 +26,7 @@ mod observed;
 mod plan;
 mod plugin;
 mod preflight;
+mod process;
 mod proxy;
 mod release;
 mod report;

@@ -11,8 +11,8 @@ use anyhow::Result;
 use clap_complete::Shell;
 
 use crate::cli::{Cli, TOPICS, title};
-use crate::docker;
 use crate::error::Error;
+use crate::process;
 use crate::report::Report;
 
 /// Completions of a shell, for the program `compose-zd`.
@@ -63,7 +63,7 @@ pub fn help(word: Option<&str>, program: &'static str, report: &Report) {
 fn show(text: &str, report: &Report) {
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     let pager = std::env::var("PAGER").unwrap_or("less".into());
-    if is_dumb || pager.trim().is_empty() || report.width().is_none() || !docker::page(&pager, text) {
+    if is_dumb || pager.trim().is_empty() || report.width().is_none() || !process::page(&pager, text) {
         report.print_page(text);
     }
 }

@@ -190,7 +190,7 @@ fn too_few_ports(service: &Service, running: usize, starting: usize) -> Option<E
 
 fn needs_newer_engine(docker: &Docker, services: &[&Service]) -> Result<Option<Error>> {
     let Some(service) = services.iter().find(|s| s.has_start_interval()) else { return Ok(None) };
-    let version = docker.host_info()?.version;
+    let version = docker.info()?.server_version;
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     let name = &service.name;
     let error = || {

@@ -1,12 +1,13 @@
 //! Lock of a project: one rollout at a time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 
 use super::Context;
-use crate::docker::Docker;
 use crate::docker::lock_resource::LockBackend;
+use crate::docker::{ChangeGuard, Docker};
 use crate::error::{Error, Exit};
 use crate::git;
 use crate::lock::{self, AcquireResult, Lease, Lock, LockOwner, WaitObserver};
@@ -27,7 +28,7 @@ pub struct LockGuard {
 impl LockGuard {
     /// Replaces the error of the run by that of a lost lock, if the run has lost its lock.
     pub fn finish<T>(&self, result: Result<T>) -> Result<T> {
-        let lost = self.lease().and_then(Lease::error);
+        let lost = self.lease().and_then(Lease::lost);
         result.map_err(|error| lost.map_or(error, Into::into))
     }
 
@@ -47,8 +48,7 @@ impl Context<'_> {
             return Ok(Some(LockGuard { waited: false, lock: None, _ticket: None }));
         }
         let ticket = self.args.lock.latest.then(|| self.journal.queue_ticket()).transpose()?;
-        let docker = (self.engine == EngineKind::Compose).then(|| self.docker.clone());
-        let mut reporter = WaitReporter { ticket, report: self.report, waited: false, docker };
+        let mut reporter = WaitReporter { ticket, report: self.report, waited: false };
         let (limit, project) = (self.args.lock.limit(), self.journal.project.as_str());
         let request = lock::LockRequest {
             docker: &self.docker,
@@ -75,7 +75,7 @@ impl Context<'_> {
             }
             ticket.mark_served()?;
         }
-        self.docker.require_lease(lock.lease().clone());
+        self.docker.require_guard(Arc::new(lock.lease().clone()));
         Ok(Some(LockGuard { waited: reporter.waited, lock: Some(lock), _ticket: reporter.ticket }))
     }
 }
@@ -113,13 +113,11 @@ pub fn not_restored(number: u32) -> String {
     )
 }
 
-/// Reports the wait for another run, and prefetches meanwhile.
+/// Reports the wait for another run.
 struct WaitReporter {
     ticket: Option<QueueTicket>,
     report: Report,
     waited: bool,
-    /// Engine to prefetch containers from; `None` for a stack.
-    docker: Option<Docker>,
 }
 
 impl WaitObserver for WaitReporter {
@@ -130,10 +128,6 @@ impl WaitObserver for WaitReporter {
 
     fn on_takeover(&mut self, owner: &LockOwner) {
         self.report.event(Event::LockTakenOver(owner.to_string().into()));
-    }
-
-    fn on_claim(&mut self) {
-        self.docker.iter().for_each(Docker::prefetch_containers);
     }
 
     fn should_give_up(&mut self) -> Result<bool> {

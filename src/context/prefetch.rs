@@ -19,7 +19,6 @@ const FOLDER_LABEL: &str = "com.docker.compose.project.working_dir";
 /// Prefetches while Compose reads the file: shells in nearby proxies, and Compose's dry run for the service that
 /// will most likely be deployed.
 pub fn for_project(docker: &Docker, folder: &Path, args: &DeployArgs) {
-    docker.prefetch_manager();
     thread::spawn(git::user_and_host);
     let (docker, folder, args) = (docker.clone(), folder.to_path_buf(), args.clone());
     thread::spawn(move || {
@@ -73,7 +72,7 @@ impl<'a> NearbyContainers<'a> {
     }
 }
 
-/// Prefetches once the targets are known: images, and Compose's dry run.
+/// Prefetches Compose's dry run once the targets are known.
 pub fn for_targets(
     docker: &Docker,
     project: &Project,
@@ -81,9 +80,6 @@ pub fn for_targets(
     containers: &[Container],
     args: &DeployArgs,
 ) {
-    let services: BTreeSet<&str> = targets.iter().flat_map(Target::services).collect();
-    let images: BTreeSet<&str> = services.iter().map(|s| project.services[*s].image.as_str()).collect();
-    images.iter().for_each(|image| docker.prefetch_image(image));
     for target in targets.iter().filter(|t| matches!(t, Target::Service(_))) {
         let (name, service) = (target.name(), &project.services[target.name()]);
         let its = containers.iter().filter(|c| observe::is_member(project, c, &[name]));

@@ -1,396 +1,449 @@
-//! Engine API requests in place of some docker commands. Builds the requests that the client sends, and prints the
-//! responses as the client prints them; without I/O. The client itself runs every other command, and also a command
-//! whose response this file does not know.
-//!
-//! All these commands can be repeated: they only read, or create or remove one name atomically.
+//! Engine API over kept connections. A connection is a docker client that passes HTTP on (`docker system dial-stdio`,
+//! which clients use over ssh): it reaches every engine that the client reaches. A client for each query takes longer
+//! than the engine's answer, and over ssh needs a login each time.
+//! Only queries and repeatable requests use it. An engine may abort a request when the connection ends; a separate
+//! client outlives compose-zd.
 
-use reqwest::{Method, Url};
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::http::response::Parts;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use reqwest::Url;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::net::unix::pipe;
+use tokio::runtime::{self, Runtime};
+use tokio::time::{timeout, timeout_at};
 
-use super::CommandResult;
-use super::containers::{INSPECT, LIST_IDS};
-use super::endpoint::IDENTITY;
-use super::images::familiar_name;
-use super::lock_resource::LOCK_LABEL;
-use super::swarm::{IS_MANAGER, NAMESPACE, NODES};
+use super::endpoint::Timeouts;
+use super::{Docker, VERSION};
+use crate::error::Error;
 
-/// Engine API form of a docker command.
-#[derive(Debug, PartialEq)]
-pub struct ApiQuery {
-    pub requests: Vec<ApiRequest>,
-    reply_format: ReplyFormat,
+/// Limit for a response on a connection that was open before: it may have ended unnoticed. After the limit a new
+/// connection sends the request again.
+const KEPT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Longest response that is read, in bytes: a list of ten thousand containers.
+const MAX_RESPONSE: usize = 64 << 20;
+
+/// Longest silence of a followed connection before the receiver is checked.
+const LISTENER_POLL: Duration = Duration::from_millis(200);
+
+/// Header with the version of the engine's API (`GET /_ping`).
+const VERSION_HEADER: &str = "api-version";
+
+/// Longest wait for a connection that another request uses: a new one takes about as long.
+const BUSY_LIMIT: Duration = Duration::from_millis(200);
+
+/// Kept connections.
+#[derive(Default)]
+pub(super) struct ConnectionPool {
+    state: Mutex<PoolState>,
+    returned: Condvar,
 }
 
-/// Message of an engine whose API does not have the path.
-const UNKNOWN_PATH: &str = "page not found";
+#[derive(Default)]
+struct PoolState {
+    idle: Vec<Connection>,
+    /// Number of requests under way.
+    busy: usize,
+}
 
-/// Request of the Engine API; the path is without its version.
-#[derive(Debug, PartialEq)]
-pub struct ApiRequest {
+/// HTTP over the two pipes of a client.
+pub(super) struct Connection {
+    runtime: Runtime,
+    sender: SendRequest<Full<Bytes>>,
+    /// Prefix for the engine's latest API, such as `/v1.41`. Requests without a version are deprecated.
+    version: String,
+}
+
+/// Request of the Engine API; the path has a query string and no version.
+#[derive(Debug, Clone)]
+pub(super) struct ApiRequest {
     pub method: Method,
-    /// Includes the query string.
     pub path: String,
     pub body: Option<Value>,
 }
 
-/// Form in which the client prints the response.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum ReplyFormat {
-    /// The objects as JSON.
-    Objects,
-    /// Value of this key in each object of a list, one per line.
-    Lines(&'static str),
-    /// Names of containers.
-    Names,
-    /// Tags of images.
-    Tags,
-    /// Nodes of a Swarm, in the form of [`NODES`].
-    Nodes,
-    /// In the form of [`IDENTITY`].
-    Identity,
-    Nothing,
-}
-
 /// Response of the engine to one request.
-#[derive(Debug)]
-pub struct ApiResponse {
-    pub status: u16,
-    pub body: Vec<u8>,
+#[derive(Debug, PartialEq)]
+pub(super) struct ApiResponse {
+    pub status: StatusCode,
+    pub body: Bytes,
 }
 
-/// Requests of a command, given its words after `docker`; `None` if the client has to run the command.
-pub fn query_for(words: &[&str]) -> Option<ApiQuery> {
-    let single = |request, form| Some(ApiQuery { requests: vec![request], reply_format: form });
-    if let Some(filters) = words.strip_prefix(&LIST_IDS[..]) {
-        return single(
-            list_request("containers", "label", &filter_values("label", filters)?),
-            ReplyFormat::Lines("Id"),
-        );
+/// Reason for a missing response.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NoResponse {
+    /// The connection has ended, or cannot be opened.
+    Closed,
+    TimedOut,
+}
+
+impl ApiRequest {
+    pub fn get(path: &str, query: &[(&str, &str)]) -> ApiRequest {
+        let mut url = Url::parse("http://engine").expect("an address");
+        url.set_path(path);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
+        ApiRequest { method: Method::GET, path: format!("{}{query}", url.path()), body: None }
     }
-    if words == IS_MANAGER {
-        return single(get("/nodes".into()), ReplyFormat::Lines("ID"));
+
+    pub fn post(path: &str, body: Value) -> ApiRequest {
+        ApiRequest { method: Method::POST, body: Some(body), ..ApiRequest::get(path, &[]) }
     }
-    if words == IDENTITY {
-        return single(get("/info".into()), ReplyFormat::Identity);
+
+    pub fn delete(path: &str) -> ApiRequest {
+        ApiRequest { method: Method::DELETE, ..ApiRequest::get(path, &[]) }
     }
-    if words == NODES {
-        return single(get("/nodes".into()), ReplyFormat::Nodes);
-    }
-    match words {
-        ["ps", "--all", filters @ .., "--format", "{{.Names}}"] => {
-            single(list_request("containers", "label", &filter_values("label", filters)?), ReplyFormat::Names)
-        }
-        ["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", filters @ ..] => single(
-            list_request("images", "reference", &filter_values("reference", filters)?),
-            ReplyFormat::Tags,
-        ),
-        ["service", "ls", "--quiet", filters @ ..] => single(
-            filtered_get("/services", &[], "label", &filter_values("label", filters)?),
-            ReplyFormat::Lines("ID"),
-        ),
-        ["node", "inspect", ids @ ..] => {
-            one_per_name(ids, |id| get(format!("/nodes/{id}")), ReplyFormat::Objects)
-        }
-        ["service", "inspect", ids @ ..] => {
-            one_per_name(ids, |id| get(format!("/services/{id}")), ReplyFormat::Objects)
-        }
-        ["stack", "ps", "--quiet", "--no-trunc", stack] => {
-            let label = format!("{NAMESPACE}={stack}");
-            single(filtered_get("/tasks", &[], "label", &[&label]), ReplyFormat::Lines("ID"))
-        }
-        ["inspect", "--type", "task", ids @ ..] => {
-            one_per_name(ids, |id| get(format!("/tasks/{id}")), ReplyFormat::Objects)
-        }
-        ["volume", "create", "--label", label, name] => {
-            single(create_volume(label, name)?, ReplyFormat::Nothing)
-        }
-        ["volume", "rm", names @ ..] => {
-            one_per_name(names, |name| remove(format!("/volumes/{name}")), ReplyFormat::Nothing)
-        }
-        ["volume", "inspect", names @ ..] => {
-            one_per_name(names, |name| get(format!("/volumes/{name}")), ReplyFormat::Objects)
-        }
-        ["image", "inspect", names @ ..] => {
-            one_per_name(names, |name| get(format!("/images/{name}/json")), ReplyFormat::Objects)
-        }
-        [a, b, names @ ..] if [*a, *b] == INSPECT => {
-            one_per_name(names, |name| get(format!("/containers/{name}/json")), ReplyFormat::Objects)
-        }
-        _ => None,
+
+    fn message(&self, version: &str) -> Option<Request<Full<Bytes>>> {
+        let body = self.body.as_ref().map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+        let message = Request::builder().method(&self.method).uri(format!("{version}{}", self.path));
+        message.header(HOST, "docker").header(CONTENT_TYPE, "application/json").body(Full::new(body)).ok()
     }
 }
 
-/// Query with one request per name.
-fn one_per_name(names: &[&str], request: impl Fn(&str) -> ApiRequest, form: ReplyFormat) -> Option<ApiQuery> {
-    let requests = names.iter().map(|name| is_plain(name).then(|| request(name)));
-    Some(ApiQuery { requests: requests.collect::<Option<_>>()?, reply_format: form })
-}
-
-fn get(path: String) -> ApiRequest {
-    ApiRequest { method: Method::GET, path, body: None }
-}
-
-fn remove(path: String) -> ApiRequest {
-    ApiRequest { method: Method::DELETE, path, body: None }
-}
-
-/// Request to create the volume of a lock; `None` for other volumes, which the client creates.
-fn create_volume(label: &str, name: &str) -> Option<ApiRequest> {
-    let text = label.strip_prefix(LOCK_LABEL)?.strip_prefix('=')?;
-    let body = json!({ "Name": name, "Labels": { LOCK_LABEL: text } });
-    Some(ApiRequest { method: Method::POST, path: "/volumes/create".into(), body: Some(body) })
-}
-
-/// Values of `--filter KEY=…`; `None` for any other flag or key.
-fn filter_values<'w>(key: &str, words: &[&'w str]) -> Option<Vec<&'w str>> {
-    let (pairs, []) = words.as_chunks::<2>() else { return None };
-    let value = |text: &'w str| text.strip_prefix(key)?.strip_prefix('=');
-    pairs.iter().map(|[flag, text]| value(text).filter(|_| *flag == "--filter")).collect()
-}
-
-/// Request for a list of images, or of all containers, also stopped ones.
-fn list_request(noun: &str, key: &str, values: &[&str]) -> ApiRequest {
-    let all: &[_] = if noun == "containers" { &[("all", "1")] } else { &[] };
-    filtered_get(&format!("/{noun}/json"), all, key, values)
-}
-
-/// GET request with a query string and a filter.
-fn filtered_get(path: &str, pairs: &[(&str, &str)], key: &str, values: &[&str]) -> ApiRequest {
-    let mut url = Url::parse(&format!("http://engine{path}")).expect("an address");
-    pairs.iter().for_each(|(name, value)| _ = url.query_pairs_mut().append_pair(name, value));
-    if !values.is_empty() {
-        url.query_pairs_mut().append_pair("filters", &json!({ key: values }).to_string());
-    }
-    get(format!("{}?{}", url.path(), url.query().unwrap_or_default()))
-}
-
-/// API path that streams events of the containers with a label, from now on.
-pub fn events_path(actions: &[&str], label: &str) -> String {
-    let filters = json!({ "event": actions, "label": [label], "type": ["container"] }).to_string();
-    filtered_get("/events", &[("filters", &filters)], "", &[]).path
-}
-
-/// True for a name that needs no escaping in a path; the client handles all others.
-fn is_plain(name: &str) -> bool {
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-:@/".contains(c);
-    let is_named = |segment: &str| !segment.trim_matches('.').is_empty();
-    let is_flag = name.starts_with('-');
-    !is_flag && name.chars().all(is_allowed) && name.split('/').all(is_named)
-}
-
-impl ApiQuery {
-    /// Output that the client prints for these responses; `None` if the client has to run the command itself.
-    pub fn client_output(&self, responses: &[ApiResponse]) -> Option<CommandResult> {
-        let (mut stdout, mut stderr) = (Vec::new(), String::new());
-        for ApiResponse { status, body } in responses {
-            match status {
-                200 | 201 => stdout.push(serde_json::from_slice::<Value>(body).ok()?),
-                204 => {}
-                // The object does not exist, or the engine manages no Swarm. An unknown path is a 404, too: then the
-                // client has to run the command.
-                404 | 503 if message(body)? != UNKNOWN_PATH => {
-                    stderr.push_str(&format!("Error response from daemon: {}\n", message(body)?))
-                }
-                _ => return None,
-            }
+impl ApiResponse {
+    /// Message of a refusal.
+    pub fn message(&self) -> String {
+        #[derive(Deserialize)]
+        struct Message {
+            message: String,
         }
-        let code = Some((!stderr.is_empty()).into());
-        Some(CommandResult { code, stdout: self.reply_format.print(stdout)?, stderr })
+        let message = serde_json::from_slice(&self.body).map(|Message { message }| message);
+        message.unwrap_or_else(|_| String::from_utf8_lossy(&self.body).into())
+    }
+
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
+        Ok(serde_json::from_slice(&self.body)?)
     }
 }
 
-impl ReplyFormat {
-    fn print(self, objects: Vec<Value>) -> Option<String> {
-        let lines = |of: fn(&Value, &str) -> Option<String>, key: &str| -> Option<String> {
-            let lists: Option<Vec<&Vec<Value>>> = objects.iter().map(Value::as_array).collect();
-            lists?.into_iter().flatten().map(|object| of(object, key)).collect()
+/// Value of the query's `filters` for objects that have all these labels.
+pub(super) fn labelled(labels: &[&str]) -> String {
+    json!({ "label": labels }).to_string()
+}
+
+impl Connection {
+    fn new(input: PipeWriter, output: PipeReader) -> io::Result<Connection> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let sender = runtime.block_on(async {
+            let input = pipe::Sender::from_owned_fd(OwnedFd::from(input))?;
+            let output = pipe::Receiver::from_owned_fd(OwnedFd::from(output))?;
+            let io = TokioIo::new(tokio::io::join(output, input));
+            let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
+            // The task ends with the connection; the next request then fails.
+            tokio::spawn(connection);
+            Ok::<_, io::Error>(sender)
+        })?;
+        Ok(Connection { runtime, sender, version: String::new() })
+    }
+
+    /// Reads the version of the engine's API.
+    fn with_version(mut self, deadline: Instant) -> Result<Connection, NoResponse> {
+        let (head, _) = self.exchange(&ApiRequest::get("/_ping", &[]), deadline)?;
+        let version = head.headers.get(VERSION_HEADER).and_then(|v| v.to_str().ok());
+        self.version = version.map(|version| format!("/v{version}")).unwrap_or_default();
+        Ok(self)
+    }
+
+    /// Sends a request, and returns the connection for the next one.
+    fn send(
+        mut self,
+        request: &ApiRequest,
+        deadline: Instant,
+    ) -> Result<(ApiResponse, Connection), NoResponse> {
+        let (head, body) = self.exchange(request, deadline)?;
+        Ok((ApiResponse { status: head.status, body }, self))
+    }
+
+    fn exchange(&mut self, request: &ApiRequest, deadline: Instant) -> Result<(Parts, Bytes), NoResponse> {
+        let Connection { runtime, sender, version } = self;
+        let message = request.message(version).ok_or(NoResponse::Closed)?;
+        let response = async {
+            sender.ready().await.ok()?;
+            let (head, body) = sender.send_request(message).await.ok()?.into_parts();
+            Some((head, Limited::new(body, MAX_RESPONSE).collect().await.ok()?.to_bytes()))
         };
-        match self {
-            ReplyFormat::Nothing => Some(String::new()),
-            ReplyFormat::Lines(key) => lines(value_line, key),
-            ReplyFormat::Names => lines(name_line, "Names"),
-            ReplyFormat::Tags => lines(tag_lines, "RepoTags"),
-            ReplyFormat::Nodes => lines(node_line, "Description"),
-            ReplyFormat::Identity => {
-                let text = |key: &str| objects.first()?.get(key)?.as_str();
-                Some(format!("{}/{}\n", text("ID")?, text("Name")?))
-            }
-            ReplyFormat::Objects => Some(Value::Array(objects).to_string()),
+        let ended = runtime.block_on(async { timeout_at(deadline.into(), response).await });
+        ended.map_err(|_| NoResponse::TimedOut)?.ok_or(NoResponse::Closed)
+    }
+
+    /// Follows an endless response while `receive` returns true. `receive` gets each chunk, and an empty one while
+    /// nothing arrives. A response that is no success is never passed on.
+    pub(super) fn follow(
+        mut self,
+        request: &ApiRequest,
+        deadline: Instant,
+        mut receive: impl FnMut(&[u8]) -> bool,
+    ) {
+        let Connection { runtime, sender, version } = &mut self;
+        let Some(message) = request.message(version) else { return };
+        let response = async {
+            sender.ready().await.ok()?;
+            sender.send_request(message).await.ok().filter(|response| response.status().is_success())
+        };
+        let response = runtime.block_on(async { timeout_at(deadline.into(), response).await });
+        let Ok(Some(response)) = response else { return };
+        let mut body = response.into_body();
+        let mut is_wanted = receive(&[]);
+        while is_wanted {
+            is_wanted = match runtime.block_on(async { timeout(LISTENER_POLL, body.frame()).await }) {
+                Err(_) => receive(&[]),
+                Ok(Some(Ok(frame))) => frame.data_ref().is_none_or(|chunk| receive(chunk)),
+                Ok(_) => false,
+            };
         }
     }
 }
 
-fn message(body: &[u8]) -> Option<String> {
-    Some(serde_json::from_slice::<Value>(body).ok()?.get("message")?.as_str()?.into())
+impl ConnectionPool {
+    fn state(&self) -> MutexGuard<'_, PoolState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A kept connection for one request, which ends with [`ConnectionPool::put_back`].
+    fn take(&self) -> Option<Connection> {
+        let is_in_use = |state: &mut PoolState| state.idle.is_empty() && state.busy > 0;
+        let waited = self.returned.wait_timeout_while(self.state(), BUSY_LIMIT, is_in_use);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.busy += 1;
+        state.idle.pop()
+    }
+
+    fn put_back(&self, connection: Option<Connection>) {
+        let mut state = self.state();
+        state.busy -= 1;
+        state.idle.extend(connection);
+        self.returned.notify_one();
+    }
 }
 
-fn value_line(object: &Value, key: &str) -> Option<String> {
-    Some(format!("{}\n", object.get(key)?.as_str()?))
+impl Docker {
+    /// Object at a path with a query string.
+    pub(super) fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T> {
+        self.request(&ApiRequest::get(path, query))?.json()
+    }
+
+    /// Object at a path, if it exists.
+    pub(super) fn lookup<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
+        let request = ApiRequest::get(path, &[]);
+        let response = self.send(&request)?;
+        match response.status {
+            StatusCode::NOT_FOUND => Ok(None),
+            status if status.is_success() => response.json().map(Some),
+            _ => Err(refused(&request, &response).into()),
+        }
+    }
+
+    /// Removes the object at a path, if it exists.
+    pub(super) fn remove_if_exists(&self, path: &str) -> Result<()> {
+        let request = ApiRequest::delete(path);
+        let response = self.send(&request)?;
+        match response.status {
+            status if status.is_success() || status == StatusCode::NOT_FOUND => Ok(()),
+            _ => Err(refused(&request, &response).into()),
+        }
+    }
+
+    /// Sends a request that may be repeated.
+    ///
+    /// # Errors
+    /// The engine refuses the request.
+    pub(super) fn request(&self, request: &ApiRequest) -> Result<ApiResponse> {
+        let response = self.send(request)?;
+        if response.status.is_success() { Ok(response) } else { Err(refused(request, &response).into()) }
+    }
+
+    /// Response to a request that may be repeated, whatever its status.
+    pub(super) fn send(&self, request: &ApiRequest) -> Result<ApiResponse> {
+        let (start, shown) = (Instant::now(), format!("api {} {}", request.method, request.path));
+        let kept_deadline = start + KEPT_LIMIT.min(self.scaled(KEPT_LIMIT));
+        let kept = self.connections.take().and_then(|kept| kept.send(request, kept_deadline).ok());
+        let sent = kept.map_or_else(|| self.send_by_new_connection(request, &shown), Ok);
+        let (response, connection) = match sent {
+            Ok((response, connection)) => (Ok(response), Some(connection)),
+            Err(error) => (Err(error), None),
+        };
+        self.connections.put_back(connection);
+        (self.observer)(&shown, start.elapsed());
+        response
+    }
+
+    fn send_by_new_connection(&self, request: &ApiRequest, shown: &str) -> Result<(ApiResponse, Connection)> {
+        let start = Instant::now();
+        let Timeouts { check_after, answer } = self.current_timeouts();
+        let deadline = start + check_after + answer;
+        let attempt = || self.connect(deadline)?.send(request, deadline);
+        let mut sent = attempt();
+        if matches!(sent, Err(NoResponse::Closed)) {
+            // The client's own message names the cause. An ssh server may have refused the connection just now.
+            self.checked(&VERSION)?;
+            sent = attempt();
+        }
+        self.is_silent.store(matches!(sent, Err(NoResponse::TimedOut)), Ordering::Relaxed);
+        Ok(sent.map_err(|reason| match reason {
+            NoResponse::TimedOut => self.silence_error(shown, start.elapsed()),
+            NoResponse::Closed => no_connection(),
+        })?)
+    }
+
+    pub(super) fn connect(&self, deadline: Instant) -> Result<Connection, NoResponse> {
+        let open = || {
+            let ((inner, input), (output, out)) = (io::pipe()?, io::pipe()?);
+            self.command(&self.docker_words(&["system", "dial-stdio"])).start(inner, out, None)?;
+            Connection::new(input, output)
+        };
+        open().map_err(|_| NoResponse::Closed)?.with_version(deadline)
+    }
 }
 
-/// Name of a container. A container has one name, and further ones (`/other/alias`) by links from other containers.
-fn name_line(object: &Value, key: &str) -> Option<String> {
-    let names = object.get(key)?.as_array()?.iter().filter_map(|name| name.as_str()?.strip_prefix('/'));
-    names.filter(|name| !name.contains('/')).map(|name| Some(format!("{name}\n"))).next()?
+/// Error of a request that the engine, or a filter in front of it, refuses.
+pub(super) fn refused(request: &ApiRequest, response: &ApiResponse) -> Error {
+    let ApiRequest { method, path, .. } = request;
+    let path = path.split('?').next().unwrap_or(path);
+    let status = response.status.as_u16();
+    Error::unchanged(format!("the Docker engine answers `{method} {path}` with {status}"))
+        .detail(&response.message())
 }
 
-/// Tags of an image, which may have none.
-fn tag_lines(object: &Value, key: &str) -> Option<String> {
-    let tags = object.get(key)?.as_array()?;
-    tags.iter().map(|tag| Some(format!("{}\n", familiar_name(tag.as_str()?)))).collect()
-}
-
-/// Node in the form of [`NODES`].
-fn node_line(object: &Value, key: &str) -> Option<String> {
-    let (id, name) = (object.get("ID")?.as_str()?, object.get(key)?.get("Hostname")?.as_str()?);
-    Some(format!("{id}={name}\n"))
+fn no_connection() -> Error {
+    Error::unchanged("`docker system dial-stdio` does not connect to the Docker engine").hint(
+        "compose-zd needs Docker's own client, of version 18.09 or later, or a script that calls it and passes its input on",
+    )
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+
     use super::*;
 
-    fn requests(words: &str) -> Option<Vec<String>> {
-        let query = query_for(&words.split(' ').collect::<Vec<_>>())?;
-        Some(query.requests.iter().map(|r| format!("{} {}", r.method, r.path)).collect())
+    /// Connection to an engine that sends these responses, one a request, and then hangs up; and the requests it gets.
+    fn engine(responses: &'static [&'static str]) -> (Connection, std::thread::JoinHandle<Vec<String>>) {
+        let ((requests, input), (output, mut out)) = (io::pipe().unwrap(), io::pipe().unwrap());
+        let thread = std::thread::spawn(move || {
+            let mut lines = BufReader::new(requests).lines().map_while(Result::ok);
+            let requested = responses.iter().map(|response| {
+                let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+                write!(out, "HTTP/1.1 {response}").expect("a reader");
+                head[0].clone()
+            });
+            requested.collect()
+        });
+        (Connection::new(input, output).unwrap(), thread)
     }
 
-    fn response(status: u16, body: &str) -> ApiResponse {
-        ApiResponse { status, body: body.into() }
+    fn deadline() -> Instant {
+        Instant::now() + KEPT_LIMIT
     }
 
-    fn printed(words: &str, answers: &[ApiResponse]) -> Option<(i32, String, String)> {
-        let result =
-            query_for(&words.split(' ').collect::<Vec<_>>()).expect("a query").client_output(answers)?;
-        Some((result.code?, result.stdout, result.stderr))
+    fn send(connection: Connection, path: &str) -> Result<(u16, String, Connection), NoResponse> {
+        let (response, connection) = connection.send(&ApiRequest::get(path, &[]), deadline())?;
+        Ok((response.status.as_u16(), String::from_utf8(response.body.to_vec()).unwrap(), connection))
     }
-
-    const CONTAINERS: &str = "ps --all --quiet --no-trunc";
 
     #[test]
-    fn a_command_sends_the_same_requests_as_the_client() {
-        let label = "filters=%7B%22label%22%3A%5B%22a%3Db%22%2C%22c%22%5D%7D";
-        let reference = "filters=%7B%22reference%22%3A%5B%22a%2Fb%22%5D%7D";
-        for (words, expected) in [
-            (CONTAINERS, vec!["GET /containers/json?all=1".to_string()]),
-            (
-                "ps --all --quiet --no-trunc --filter label=a=b --filter label=c",
-                vec![format!("GET /containers/json?all=1&{label}")],
-            ),
-            (
-                "ps --all --filter label=a=b --filter label=c --format {{.Names}}",
-                vec![format!("GET /containers/json?all=1&{label}")],
-            ),
-            (
-                "image ls --format {{.Repository}}:{{.Tag}} --filter reference=a/b",
-                vec![format!("GET /images/json?{reference}")],
-            ),
-            ("info --format {{.ID}}/{{.Name}}", vec!["GET /info".into()]),
-            ("container inspect a b", vec!["GET /containers/a/json".into(), "GET /containers/b/json".into()]),
-            ("image inspect reg:5000/app:1", vec!["GET /images/reg:5000/app:1/json".into()]),
-            ("volume inspect compose-zd.p.lock", vec!["GET /volumes/compose-zd.p.lock".into()]),
-            ("volume create --label compose-zd.lock=me p.lock", vec!["POST /volumes/create".into()]),
-            ("volume rm a b", vec!["DELETE /volumes/a".into(), "DELETE /volumes/b".into()]),
-            ("node ls --quiet", vec!["GET /nodes".into()]),
-            ("node ls --format {{.ID}}={{.Hostname}}", vec!["GET /nodes".into()]),
-            (
-                "service ls --quiet --filter label=a=b --filter label=c",
-                vec![format!("GET /services?{label}")],
-            ),
-            ("node inspect a", vec!["GET /nodes/a".into()]),
-            ("service inspect a b", vec!["GET /services/a".into(), "GET /services/b".into()]),
-            (
-                "stack ps --quiet --no-trunc demo",
-                vec![
-                    "GET /tasks?filters=%7B%22label%22%3A%5B%22com.docker.stack.namespace%3Ddemo%22%5D%7D"
-                        .into(),
-                ],
-            ),
-            ("inspect --type task a", vec!["GET /tasks/a".into()]),
-        ] {
-            assert_eq!(requests(words).unwrap(), expected, "{words}");
+    fn one_connection_serves_many_requests_whatever_the_framing_of_the_responses() {
+        let (mut connection, engine) = engine(&[
+            "200 OK\r\nContent-Length: 2\r\n\r\n{}",
+            "404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n",
+            "204 No Content\r\n\r\n",
+        ]);
+        for (path, status, body) in [("/a", 200, "{}"), ("/b", 404, "abcd"), ("/c", 204, "")] {
+            let response = send(connection, path).unwrap();
+            assert_eq!((response.0, response.1.as_str()), (status, body));
+            connection = response.2;
+        }
+        assert_eq!(engine.join().unwrap(), ["a", "b", "c"].map(|name| format!("GET /{name} HTTP/1.1")));
+    }
+
+    #[test]
+    fn requests_use_the_version_that_the_engine_reports() {
+        let (connection, engine) = engine(&[
+            "200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\nOK",
+            "200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        ]);
+        let connection = connection.with_version(deadline()).unwrap();
+        assert_eq!(send(connection, "/info").unwrap().1, "{}");
+        assert_eq!(engine.join().unwrap(), ["GET /_ping HTTP/1.1", "GET /v1.41/info HTTP/1.1"]);
+    }
+
+    #[test]
+    fn an_engine_that_does_not_answer_in_time_times_out() {
+        let ((_requests, input), (output, _out)) = (io::pipe().unwrap(), io::pipe().unwrap());
+        let connection = Connection::new(input, output).unwrap();
+        let response =
+            connection.send(&ApiRequest::get("/a", &[]), Instant::now() + Duration::from_millis(20));
+        assert_eq!(response.err(), Some(NoResponse::TimedOut));
+    }
+
+    #[test]
+    fn an_endless_response_is_passed_on_in_chunks_until_the_receiver_or_the_connection_ends() {
+        const EVENTS: &str = "200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\none\n\r\n4\r\ntwo\n\r\n";
+        let followed = |responses, limit: usize| {
+            let (connection, _) = engine(responses);
+            let mut all = Vec::new();
+            let mut received = false;
+            connection.follow(&ApiRequest::get("/events", &[]), deadline(), |chunk| {
+                received = true;
+                all.extend_from_slice(chunk);
+                all.len() < limit
+            });
+            received.then(|| String::from_utf8(all).unwrap())
+        };
+        assert_eq!(followed(&[EVENTS], 4), Some("one\n".into()));
+        assert_eq!(followed(&[EVENTS], 100), Some("one\ntwo\n".into()));
+        assert_eq!(followed(&["403 Forbidden\r\nContent-Length: 0\r\n\r\n"], 100), None);
+        assert_eq!(followed(&[], 100), None);
+    }
+
+    #[test]
+    fn a_broken_connection_gives_no_response() {
+        for responses in [&[][..], &["200 OK\r\nContent-Length: 9\r\n\r\n{}"], &["what?\r\n\r\n"]] {
+            let (connection, _) = engine(responses);
+            assert_eq!(send(connection, "/a").err(), Some(NoResponse::Closed), "{responses:?}");
         }
     }
 
     #[test]
-    fn a_lock_keeps_the_text_of_its_owner_unchanged() {
-        let text = r#"{"token": "a=b", "by": "\u{1f600}"}"#;
-        let label = format!("{LOCK_LABEL}={text}");
-        let query = query_for(&["volume", "create", "--label", &label, "p.lock"]).unwrap();
-        let expected = json!({"Name": "p.lock", "Labels": {"compose-zd.lock": text}});
-        assert_eq!(query.requests[0].body, Some(expected));
+    fn text_in_a_path_or_a_query_stays_one_word() {
+        let path = |path: &str, query: &[(&str, &str)]| ApiRequest::get(path, query).path;
+        assert_eq!(
+            path("/images/reg:5000/app:1@sha256:ab/json", &[]),
+            "/images/reg:5000/app:1@sha256:ab/json"
+        );
+        assert_eq!(path("/images/a?b#c d/json", &[]), "/images/a%3Fb%23c%20d/json");
+        assert_eq!(
+            path("/containers/json", &[("all", "1"), ("filters", &labelled(&["a=b", "c"]))]),
+            "/containers/json?all=1&filters=%7B%22label%22%3A%5B%22a%3Db%22%2C%22c%22%5D%7D"
+        );
     }
 
     #[test]
-    fn other_commands_are_left_to_the_client() {
-        for words in [
-            "start a",
-            "stop a",
-            "rm a",
-            "volume create a",
-            "volume create --label other=me a",
-            "volume rm --force a",
-            "exec a sh",
-            "compose config",
-            "ps --all",
-            "ps --all --format {{.ID}}",
-            "ps --all --quiet --no-trunc --filter name=a",
-            "ps --all --quiet --no-trunc --filter",
-            "ps --all --quiet --no-trunc --last 1",
-            "image inspect a?b=c",
-            "service inspect --pretty a",
-            "service ls --quiet --filter name=a",
-            "stack ps --quiet --no-trunc demo --filter name=a",
-            "inspect --type container a",
-            "image inspect a/../../containers/json",
-            "container inspect a  b",
-        ] {
-            assert_eq!(requests(words), None, "{words}");
-        }
-    }
-
-    #[test]
-    fn responses_are_printed_as_the_client_prints_them() {
-        let all = |text: &str| Some((0, text.to_string(), String::new()));
-        let list =
-            response(200, r#"[{"Id": "a", "Names": ["/x/alias", "/one"]}, {"Id": "b", "Names": ["/two"]}]"#);
-        assert_eq!(printed(CONTAINERS, &[list]), all("a\nb\n"));
-        let list = response(200, r#"[{"Names": ["/x/alias", "/one"]}, {"Names": ["/two"]}]"#);
-        assert_eq!(printed("ps --all --format {{.Names}}", &[list]), all("one\ntwo\n"));
-        let list = response(200, r#"[{"RepoTags": ["a:1", "a:2"]}, {"RepoTags": []}]"#);
-        assert_eq!(printed("image ls --format {{.Repository}}:{{.Tag}}", &[list]), all("a:1\na:2\n"));
-        let podman =
-            response(200, r#"[{"RepoTags": ["docker.io/a/b:1", "docker.io/library/c:1", "localhost/d:1"]}]"#);
-        let output = printed("image ls --format {{.Repository}}:{{.Tag}}", &[podman]);
-        assert_eq!(output, all("a/b:1\nc:1\nlocalhost/d:1\n"));
-        let list = response(200, r#"[{"ID": "a", "Description": {"Hostname": "one"}, "Spec": {}}]"#);
-        assert_eq!(printed("node ls --format {{.ID}}={{.Hostname}}", &[list]), all("a=one\n"));
-        assert_eq!(printed("volume rm a", &[response(204, "")]), all(""));
-        assert_eq!(printed("volume create --label compose-zd.lock=me a", &[response(201, "{}")]), all(""));
-    }
-
-    #[test]
-    fn a_missing_object_is_reported_beside_the_others() {
-        let missing = response(404, r#"{"message": "No such container: b"}"#);
-        let output = printed("container inspect a b", &[response(200, r#"{"Id": "a"}"#), missing]).unwrap();
-        let error = "Error response from daemon: No such container: b\n";
-        assert_eq!(output, (1, r#"[{"Id":"a"}]"#.into(), error.into()));
-    }
-
-    #[test]
-    fn unknown_responses_are_left_to_the_client() {
-        for (status, body) in [
-            (400, r#"{"message": "client version 1.50 is too new"}"#),
-            (403, r#"{"message": "denied"}"#),
-            (409, r#"{"message": "in use"}"#),
-            (500, r#"{"message": "server error"}"#),
-            (404, "page not found"),
-            (404, r#"{"message": "page not found"}"#),
-            (200, "{"),
-            (200, "{}"),
-            (200, r#"[{"ID": "a"}]"#),
-        ] {
-            assert_eq!(printed(CONTAINERS, &[response(status, body)]), None, "{status} {body}");
-        }
+    fn a_refusal_has_the_message_of_the_engine_or_the_text_of_a_filter() {
+        let refusal = |status: u16, body: &'static str| {
+            let response = ApiResponse { status: StatusCode::from_u16(status).unwrap(), body: body.into() };
+            refused(&ApiRequest::get("/info", &[("a", "b")]), &response).to_string()
+        };
+        assert_eq!(
+            refusal(500, r#"{"message":"no"}"#),
+            "the Docker engine answers `GET /info` with 500\n  no"
+        );
+        assert_eq!(refusal(403, "denied\n"), "the Docker engine answers `GET /info` with 403\n  denied");
     }
 }

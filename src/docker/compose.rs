@@ -5,8 +5,9 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{CommandResult, Docker, expression, find_standalone};
+use super::{CommandResult, Docker, find_standalone};
 use crate::error::Error;
+use crate::process::Command;
 
 /// Prints the configuration hash of every service.
 pub(super) const HASH_COMMAND: [&str; 3] = ["config", "--hash", "*"];
@@ -28,7 +29,7 @@ impl Docker {
             self.discard_prefetched();
             return self.config();
         }
-        if self.standalone.is_none() && !self.run(&self.docker_words(&["compose", "version"]))?.ok() {
+        if self.standalone.is_none() && !self.run(&["compose", "version"])?.ok() {
             self.standalone = Some(find_standalone(&self.flags.engine)?);
             return self.config();
         }
@@ -54,10 +55,7 @@ impl Docker {
 
     /// Configuration hash of every service, as in the label of its containers.
     pub fn hashes(&self) -> Result<BTreeMap<String, String>> {
-        let result = self.checked_compose_output(
-            &HASH_COMMAND,
-            self.run_prefetched(&self.compose_words(&HASH_COMMAND))?,
-        )?;
+        let result = self.checked_compose_output(&HASH_COMMAND, self.compose_prefetched(&HASH_COMMAND)?)?;
         let pairs = result.lines().filter_map(|l| l.split_once(char::is_whitespace));
         Ok(pairs.map(|(service, hash)| (service.trim().into(), hash.trim().into())).collect())
     }
@@ -89,7 +87,9 @@ impl Docker {
     fn run_visibly(&self, verb: &str, services: &[String]) -> Result<()> {
         let mut words = vec![verb];
         words.extend(services.iter().map(String::as_str));
-        if self.run_shown(&self.compose_words(&words))? {
+        let argv = self.compose_words(&words);
+        // Nothing has changed yet, so Ctrl-C may end the command at once.
+        if self.show(&argv, Command::in_this_group(&argv))? {
             Ok(())
         } else {
             Err(Error::unchanged(format!(
@@ -106,7 +106,7 @@ impl Docker {
         self.check_lease()?;
         let argv = self.compose_words(&["run", "--rm", "--no-deps", "--no-TTY", service]);
         // In a process group of its own: the first Ctrl-C must not cut off a database migration.
-        self.run_streaming(&argv, expression(&argv))
+        self.show(&argv, Command::new(&argv))
     }
 
     /// Containers and networks that Compose would stop or remove when it creates instances. Compose recreates a network
@@ -145,7 +145,7 @@ impl Docker {
     }
 
     fn dry_run(&self, command: &[String]) -> Result<CommandResult> {
-        let result = self.run_prefetched(&self.compose_words(&dry_words(command)))?;
+        let result = self.compose_prefetched(&dry_words(command))?;
         if result.ok() {
             Ok(result)
         } else {

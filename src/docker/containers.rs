@@ -1,21 +1,21 @@
 //! Containers: queries, and the commands that start, stop and remove containers.
 
-use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use serde::Deserialize;
+use serde_json::json;
 
+use super::api::{ApiRequest, labelled};
+use super::events::{EventKind, parse_event};
 use super::inspect::Container;
-use super::{CommandResult, Docker, DockerCommand};
-
-/// Lists the ids of containers.
-pub(super) const LIST_IDS: [&str; 4] = ["ps", "--all", "--quiet", "--no-trunc"];
-
-/// Inspects containers by id.
-pub(super) const INSPECT: [&str; 2] = ["container", "inspect"];
+use super::{CommandResult, Docker, DockerCommand, shown_words};
 
 /// Label with the project that Compose created a container for.
 pub(super) const PROJECT: &str = "com.docker.compose.project";
+
+/// Label with the service that Compose created a container for.
+const SERVICE: &str = "com.docker.compose.service";
 
 /// Number of docker clients that start containers side by side; most engines start no more at a time.
 const PARALLEL_CLIENTS: usize = 10;
@@ -23,76 +23,56 @@ const PARALLEL_CLIENTS: usize = 10;
 /// Limit for reading the last lines of a log.
 const LOG_LIMIT: Duration = Duration::from_secs(20);
 
+/// Container in a list.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct ListedContainer {
+    id: String,
+    names: Option<Vec<String>>,
+}
+
+impl ListedContainer {
+    /// Name of the container. Links from other containers give it further ones, such as `/other/alias`.
+    pub fn name(&self) -> Option<&str> {
+        let mut names = self.names.iter().flatten().filter_map(|name| name.strip_prefix('/'));
+        names.find(|name| !name.contains('/'))
+    }
+}
+
 impl Docker {
     /// Every container of the engine, running or not.
     pub fn containers(&self) -> Result<Vec<Container>> {
-        // Most containers are known from the last call: they are inspected while the current ids are listed.
-        let known_ids = self.known_ids();
-        let (ids, inspected) = std::thread::scope(|scope| {
-            let ids = scope.spawn(|| {
-                self.checked_output(&LIST_IDS, self.run_prefetched(&self.docker_words(&LIST_IDS))?)
-            });
-            let inspected = self.inspect_by(&known_ids, |argv| self.run_prefetched(argv));
-            (ids.join().expect("no panic in a read"), inspected)
-        });
-        let (ids, mut all): (Vec<String>, _) = (ids?.lines().map(String::from).collect(), inspected?);
-        let is_new = |id: &&String| !known_ids.contains(id);
-        all.extend(self.inspect(&ids.iter().filter(is_new).cloned().collect::<Vec<_>>())?);
-        all.retain(|c| ids.contains(&c.id));
-        all.sort_by_key(|c| ids.iter().position(|id| *id == c.id));
-        *self.known_ids.lock().unwrap_or_else(PoisonError::into_inner) = ids;
-        Ok(all)
-    }
-
-    /// Ids of the containers that the last [`Docker::containers`] found.
-    pub(super) fn known_ids(&self) -> Vec<String> {
-        self.known_ids.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.list(&[])
     }
 
     /// The containers of one service, running or not.
     pub fn containers_of(&self, project: &str, service: &str) -> Result<Vec<Container>> {
-        let project = format!("label=com.docker.compose.project={project}");
-        let service = format!("label=com.docker.compose.service={service}");
-        self.list(&["--filter", &project, "--filter", &service])
+        self.list(&[&format!("{PROJECT}={project}"), &format!("{SERVICE}={service}")])
     }
 
     /// The containers of a project, running or not.
     pub fn project_containers(&self, project: &str) -> Result<Vec<Container>> {
-        self.list(&["--filter", &format!("label=com.docker.compose.project={project}")])
+        self.list(&[&format!("{PROJECT}={project}")])
     }
 
     /// The ids of all containers of the engine.
     pub fn ids(&self) -> Result<Vec<String>> {
-        let ids = self.checked(&LIST_IDS)?;
-        Ok(ids.lines().map(String::from).collect())
+        Ok(self.listed(&[])?.into_iter().map(|container| container.id).collect())
     }
 
-    pub(super) fn list(&self, filters: &[&str]) -> Result<Vec<Container>> {
-        let words = [&LIST_IDS[..], filters].concat();
-        let ids = self.checked(&words)?;
-        self.inspect(&ids.lines().map(String::from).collect::<Vec<_>>())
+    pub(super) fn list(&self, labels: &[&str]) -> Result<Vec<Container>> {
+        let ids: Vec<String> = self.listed(labels)?.into_iter().map(|container| container.id).collect();
+        self.inspect(&ids)
+    }
+
+    pub(super) fn listed(&self, labels: &[&str]) -> Result<Vec<ListedContainer>> {
+        self.get("/containers/json", &[("all", "1"), ("filters", &labelled(labels))])
     }
 
     /// Inspects containers by id or name; containers that no longer exist are left out.
     pub fn inspect(&self, ids: &[String]) -> Result<Vec<Container>> {
-        self.inspect_by(ids, |argv| self.run(argv))
-    }
-
-    fn inspect_by(
-        &self,
-        ids: &[String],
-        run: impl Fn(&[String]) -> Result<CommandResult>,
-    ) -> Result<Vec<Container>> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let words: Vec<&str> = INSPECT.into_iter().chain(ids.iter().map(String::as_str)).collect();
-        let result = run(&self.docker_words(&words))?;
-        let is_gone = result.stderr.to_lowercase().contains("no such container");
-        if !result.ok() && !is_gone {
-            return Err(self.engine_error(&words, &result).into());
-        }
-        Ok(serde_json::from_str(&result.stdout)?)
+        let found = ids.iter().map(|id| self.lookup(&format!("/containers/{id}/json")));
+        found.filter_map(Result::transpose).collect()
     }
 
     /// Starts containers, side by side.
@@ -134,7 +114,7 @@ impl Docker {
         }
         let mut words = vec![verb];
         words.extend(ids.iter().map(String::as_str));
-        let result = self.run(&self.docker_words(&words))?;
+        let result = self.run(&words)?;
         let is_gone = |line: &str| line.to_lowercase().contains("no such container");
         if result.ok() || result.stderr.lines().all(is_gone) {
             Ok(())
@@ -146,7 +126,7 @@ impl Docker {
     /// Removes a container that does not run, with its anonymous volumes, if the container still exists.
     pub fn remove_with_volumes(&self, name: &str) -> Result<()> {
         let words = ["rm", "--volumes", name];
-        let result = self.run(&self.docker_words(&words))?;
+        let result = self.run(&words)?;
         if result.ok() || result.stderr.to_lowercase().contains("no such container") {
             Ok(())
         } else {
@@ -156,30 +136,31 @@ impl Docker {
 
     /// Last lines that a container printed.
     pub fn logs(&self, id: &str, lines: u32) -> Result<Vec<String>> {
-        let tail = lines.to_string();
-        let result =
-            self.read_log(&self.docker_words(&["logs", "--tail", &tail, id]), self.scaled(LOG_LIMIT))?;
+        let words = ["logs", "--tail", &lines.to_string(), id];
+        let result = self.read_log(&words, self.scaled(LOG_LIMIT))?;
         let both = result.stdout.lines().chain(result.stderr.lines());
         Ok(both.map(String::from).collect())
+    }
+
+    /// Start of a log; empty if reading takes longer than `limit`.
+    pub(super) fn read_log(&self, words: &[&str], limit: Duration) -> Result<CommandResult> {
+        let argv = self.docker_words(words);
+        let result = self.run_user_command(&shown_words(&argv[1..]), &self.command(&argv), limit)?;
+        Ok(result.unwrap_or_default())
     }
 
     /// Exit code of a container's last run, even if it was restarted since, when `inspect` no longer has the code. The
     /// engine counts whole seconds, so the query waits for the next second.
     pub fn last_exit_code(&self, id: &str) -> Result<Option<i32>> {
-        let container = format!("container={id}");
-        let code = "{{index .Actor.Attributes \"exitCode\"}}";
-        let codes = self.checked(&[
-            "events",
-            "--since",
-            "1h",
-            "--until=-1s",
-            "--filter",
-            &container,
-            "--filter",
-            "event=die",
-            "--format",
-            code,
-        ])?;
-        Ok(codes.lines().last().and_then(|c| c.trim().parse().ok()))
+        let filters = json!({ "container": [id], "event": ["die"] }).to_string();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let (since, until) = (now.saturating_sub(3600).to_string(), (now + 1).to_string());
+        let query = [("since", since.as_str()), ("until", until.as_str()), ("filters", &filters)];
+        let response = self.request(&ApiRequest::get("/events", &query))?;
+        let events = String::from_utf8_lossy(&response.body).into_owned();
+        Ok(events.lines().filter_map(parse_event).next_back().and_then(|event| match event.kind {
+            EventKind::Died { code } => code,
+            _ => None,
+        }))
     }
 }

@@ -2,11 +2,10 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
-
-use super::{CommandResult, Docker};
+use super::{CommandResult, Docker, MAX_OUTPUT, shown_words};
 use crate::error::Error;
 
 /// Time that a command may take before its engine is checked, and limit for the answer to that check.
@@ -104,27 +103,19 @@ fn has_own_context() -> bool {
     file.is_some_and(|text| text.contains("\"currentContext\""))
 }
 
-impl Timeouts {
-    fn scaled(self, docker: &Docker) -> Timeouts {
-        Timeouts { check_after: docker.scaled(self.check_after), answer: docker.scaled(self.answer) }
-    }
-}
-
-/// Prints the engine's id and its host's name.
-pub(super) const IDENTITY: [&str; 3] = ["info", "--format", "{{.ID}}/{{.Name}}"];
-
-/// Name and label of a volume of compose-zd, which holds an id for the engine.
-const ID_VOLUME: &str = "compose-zd.engine";
+/// Command that only an engine that answers completes.
+pub(super) const VERSION: [&str; 3] = ["version", "--format", "{{.Server.Version}}"];
 
 impl Docker {
     /// The same client, with this `--engine-timeout`.
     pub fn with_engine_timeout(self, limit: Duration) -> Docker {
-        let docker = Docker { engine_timeout: limit, ..self };
-        Docker {
-            timeouts: TIMEOUTS.scaled(&docker),
-            silent_timeouts: SILENT_TIMEOUTS.scaled(&docker),
-            ..docker
-        }
+        Docker { engine_timeout: limit, ..self }
+    }
+
+    pub(super) fn current_timeouts(&self) -> Timeouts {
+        let is_silent = self.is_silent.load(Ordering::Relaxed);
+        let Timeouts { check_after, answer } = if is_silent { SILENT_TIMEOUTS } else { TIMEOUTS };
+        Timeouts { check_after: self.scaled(check_after), answer: self.scaled(answer) }
     }
 
     /// Scales a default limit with `--engine-timeout`.
@@ -135,8 +126,7 @@ impl Docker {
     /// Address of the engine; empty if docker does not report it.
     pub fn engine_address(&self) -> EngineAddress {
         let format = "{{.Name}} {{.Endpoints.docker.Host}}";
-        let argv = self.docker_words(&["context", "inspect", "--format", format]);
-        let result = self.run_within(&argv, None, CONTEXT_LIMIT).ok().flatten();
+        let result = self.run_unchecked(&["context", "inspect", "--format", format], CONTEXT_LIMIT);
         result
             .filter(CommandResult::ok)
             .map_or_else(EngineAddress::default, |output| EngineAddress::parse(&output.stdout))
@@ -149,25 +139,6 @@ impl Docker {
         (given || has_own_context()) && self.engine_address().is_remote()
     }
 
-    /// Id of the engine, and its host's name. Podman reports another id each time.
-    pub fn identity(&self) -> Result<(String, String)> {
-        let output = self.checked(&IDENTITY)?;
-        let (id, name) = output.trim().split_once('/').unwrap_or((output.trim(), ""));
-        Ok((id.into(), name.into()))
-    }
-
-    /// Id that compose-zd gives to an engine without a lasting one. The id is on a volume, which is created if missing.
-    ///
-    /// # Errors
-    /// No engine, or the engine cannot create a volume.
-    pub fn assigned_identity(&self) -> Result<String> {
-        let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
-        let label = format!("{ID_VOLUME}={}", id.trim());
-        self.checked(&["volume", "create", "--label", &label, ID_VOLUME])?;
-        let format = format!("{{{{index .Labels \"{ID_VOLUME}\"}}}}");
-        Ok(self.checked(&["volume", "inspect", "--format", &format, ID_VOLUME])?.trim().into())
-    }
-
     /// True if an ssh server kept a command from running or from finishing; to repeat the command does no harm.
     pub(super) fn should_retry(&self, result: &CommandResult) -> bool {
         was_refused_by_ssh(result)
@@ -176,9 +147,17 @@ impl Docker {
 
     /// True if the engine answers its version within the limit.
     pub(super) fn answers_within(&self, limit: Duration) -> bool {
-        let argv = self.docker_words(&["version", "--format", "{{.Server.Version}}"]);
-        let result = self.run_within(&argv, None, limit).ok().flatten();
+        let result = self.run_unchecked(&VERSION, limit);
         result.is_some_and(|result| result.ok() || self.should_retry(&result))
+    }
+
+    /// Result of a command, without a check of the engine; `None` if the command takes longer than `limit`.
+    fn run_unchecked(&self, words: &[&str], limit: Duration) -> Option<CommandResult> {
+        let start = Instant::now();
+        let argv = self.docker_words(words);
+        let result = self.command(&argv).output(MAX_OUTPUT, || (start.elapsed() >= limit).then_some(()));
+        (self.observer)(&shown_words(&argv[1..]), start.elapsed());
+        result.ok()?.ok()
     }
 
     /// Error of an engine that accepted a command and never answers.
@@ -202,14 +181,22 @@ mod tests {
     #[test]
     fn every_limit_is_scaled_with_the_timeout_of_the_engine() {
         let docker = Docker::for_test("/nonexistent".into(), ComposeFlags::default());
-        let seconds =
-            |timeouts: Timeouts| [timeouts.check_after, timeouts.answer].map(|limit| limit.as_secs());
-        assert_eq!((seconds(docker.timeouts), seconds(docker.silent_timeouts)), ([30, 90], [5, 5]));
+        let seconds = |docker: &Docker| {
+            let Timeouts { check_after, answer } = docker.current_timeouts();
+            [check_after, answer].map(|limit| limit.as_secs())
+        };
+        let silent = |docker: &Docker| {
+            docker.is_silent.store(true, Ordering::Relaxed);
+            let seconds = seconds(docker);
+            docker.is_silent.store(false, Ordering::Relaxed);
+            seconds
+        };
+        assert_eq!((seconds(&docker), silent(&docker)), ([30, 90], [5, 5]));
         assert_eq!(TIMEOUTS.check_after + TIMEOUTS.answer, TIMEOUT);
         let docker = docker.with_engine_timeout(TIMEOUT * 2);
-        assert_eq!((seconds(docker.timeouts), seconds(docker.silent_timeouts)), ([60, 180], [10, 10]));
+        assert_eq!((seconds(&docker), silent(&docker)), ([60, 180], [10, 10]));
         let docker = docker.with_engine_timeout(Duration::from_secs(20));
-        assert_eq!(docker.timeouts.check_after + docker.timeouts.answer, Duration::from_secs(20));
+        assert_eq!(seconds(&docker), [5, 15]);
         assert_eq!(docker.scaled(Duration::from_secs(60)), Duration::from_secs(10));
     }
 

@@ -1,17 +1,20 @@
 //! Events of a project's containers, as the engine streams them (`GET /events`). The stream is a connection like
-//! that of the queries, on a thread of its own. Some engines stream no events (a socket that blocks `/events`, a
-//! client that is a script); the caller polls those.
+//! that of the queries, on a thread of its own. Some engines stream no events (a socket that blocks `/events`); the
+//! caller polls those.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use serde_json::json;
 
 use super::Docker;
-use super::api::events_path;
-use super::connection::REQUEST_LIMIT;
+use super::api::ApiRequest;
 use super::containers::PROJECT;
+
+/// Limit for the start of the stream.
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 
 /// An event of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,18 +64,16 @@ impl Docker {
     /// Follows the containers of a project on a thread of its own, and calls `receive` for each event.
     pub fn follow(&self, project: &str, receive: impl Fn(ContainerEvent) + Send + 'static) -> EventStream {
         let events = EventStream::default();
-        let (docker, state, path) = (self.clone(), Arc::clone(&events.state), project_events_path(project));
-        if self.is_docker_cli {
-            std::thread::spawn(move || docker.follow_blocking(&path, &state, receive));
-        }
+        let (docker, state, request) = (self.clone(), Arc::clone(&events.state), project_events(project));
+        std::thread::spawn(move || docker.follow_blocking(&request, &state, receive));
         events
     }
 
-    fn follow_blocking(&self, path: &str, state: &StreamState, receive: impl Fn(ContainerEvent)) {
+    fn follow_blocking(&self, request: &ApiRequest, state: &StreamState, receive: impl Fn(ContainerEvent)) {
         let deadline = Instant::now() + self.scaled(REQUEST_LIMIT);
-        let Ok(connection) = self.open_connection(deadline) else { return };
+        let Ok(connection) = self.connect(deadline) else { return };
         let mut lines = LineBuffer::default();
-        connection.follow(path, deadline, |chunk| {
+        connection.follow(request, deadline, |chunk| {
             state.open.store(true, Ordering::Relaxed);
             lines.push(chunk).iter().filter_map(|line| parse_event(line)).for_each(&receive);
             !state.ended.load(Ordering::Relaxed)
@@ -81,8 +82,13 @@ impl Docker {
     }
 }
 
-fn project_events_path(project: &str) -> String {
-    events_path(&["die", "oom", "health_status"], &format!("{PROJECT}={project}"))
+fn project_events(project: &str) -> ApiRequest {
+    let filters = json!({
+        "event": ["die", "oom", "health_status"],
+        "label": [format!("{PROJECT}={project}")],
+        "type": ["container"],
+    });
+    ApiRequest::get("/events", &[("filters", &filters.to_string())])
 }
 
 /// Splits chunks of bytes into lines.
@@ -117,7 +123,7 @@ struct RawActor {
 }
 
 /// Parses an event; `None` if it is of no interest here.
-fn parse_event(line: &str) -> Option<ContainerEvent> {
+pub(super) fn parse_event(line: &str) -> Option<ContainerEvent> {
     let RawEvent { action, actor } = serde_json::from_str(line).ok()?;
     let kind = match action.as_str() {
         "die" => {
@@ -184,7 +190,7 @@ mod tests {
     #[test]
     fn the_stream_is_filtered_by_project() {
         assert_eq!(
-            project_events_path("p"),
+            project_events("p").path,
             "/events?filters=%7B%22event%22%3A%5B%22die%22%2C%22oom%22%2C%22health_status%22%5D%2C%22label%22%3A%5B%22\
              com.docker.compose.project%3Dp%22%5D%2C%22type%22%3A%5B%22container%22%5D%7D"
         );

@@ -1,8 +1,19 @@
 //! Command in a container, and the arguments of `docker exec` or `docker run` that start it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::shown_words;
+use anyhow::Result;
+
+use super::{
+    Abort, AbortCheck, CommandResult, Docker, MAX_USER_OUTPUT, container_shell, shown_words, with_variables,
+};
+use crate::process::Command;
+
+/// Most bytes that are read of a proxy's configuration, or of a proxy's answer.
+pub(super) const MAX_PROXY_OUTPUT: u64 = 16 << 20;
+
+/// Limit of a command in a container, unless it has one of its own.
+const EXEC_LIMIT: Duration = Duration::from_secs(60);
 
 /// Command that runs in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -88,6 +99,87 @@ impl Exec {
         words.extend(self.argv.iter().cloned());
         words
     }
+}
+
+impl Docker {
+    /// Runs a command in a container, up to its limit. A plain script runs in a shell that is kept open there, in a
+    /// tenth of the time. A signal ends a user's command. It does not end a command of ours, which changes a proxy
+    /// and has limits.
+    ///
+    /// # Errors
+    /// Docker cannot be started, the engine does not answer, or a signal. The result holds the command's own failure.
+    pub fn exec(&self, exec: &Exec) -> Result<CommandResult> {
+        self.exec_until(exec, &|| self.signal().filter(|_| exec.private))
+    }
+
+    /// As [`Docker::exec`], for a command that changes nothing: a signal ends the command.
+    pub fn query(&self, exec: &Exec) -> Result<CommandResult> {
+        self.exec_until(exec, &|| self.signal())
+    }
+
+    fn signal(&self) -> Option<Abort> {
+        self.stop.signal().map(Abort::Signal)
+    }
+
+    fn exec_until(&self, exec: &Exec, signal: AbortCheck) -> Result<CommandResult> {
+        let (start, limit) = (Instant::now(), exec.limit.unwrap_or_else(|| self.scaled(EXEC_LIMIT)));
+        let time_out = || match start.elapsed() {
+            elapsed if elapsed >= limit => Some(Abort::TimedOut(limit)),
+            elapsed => (exec.private && self.stop.is_hurried()).then_some(Abort::TimedOut(elapsed)),
+        };
+        let abort = || signal().or_else(time_out);
+        let (shown, command) = self.exec_command(exec);
+        let in_shell = container_shell::can_run(exec).then(|| self.exec_in_shell(exec, &abort)).flatten();
+        let result = match in_shell {
+            Some(result) => {
+                (self.observer)(&shown, start.elapsed());
+                result
+            }
+            None => self.run_until(&shown, &command, MAX_PROXY_OUTPUT, &abort)?,
+        };
+        result.or_else(|abort| match abort {
+            Abort::TimedOut(limit) => {
+                let stderr = format!("no answer within {}", humantime::format_duration(rounded(limit)));
+                Ok(CommandResult { stderr, ..CommandResult::default() })
+            }
+            abort => Err(self.abort_error(&shown, start.elapsed(), abort).into()),
+        })
+    }
+
+    /// As [`Docker::exec`], for at most `limit`. A command that takes longer is left running in its container and has
+    /// no result. Reads at most the first 64 KiB of the output.
+    pub fn exec_within(&self, exec: &Exec, limit: Duration) -> Result<Option<CommandResult>> {
+        let (shown, command) = self.exec_command(exec);
+        self.run_user_command(&shown, &command, limit)
+    }
+
+    /// Result of a command that runs the user's code; `None` if the command takes longer than `limit`.
+    pub(super) fn run_user_command(
+        &self,
+        shown: &str,
+        command: &Command,
+        limit: Duration,
+    ) -> Result<Option<CommandResult>> {
+        let start = Instant::now();
+        let time_out = || (start.elapsed() >= limit).then_some(Abort::TimedOut(limit));
+        match self.run_until(shown, command, MAX_USER_OUTPUT, &time_out)? {
+            Ok(result) => Ok(Some(result)),
+            Err(Abort::TimedOut(_)) => Ok(None),
+            Err(abort) => Err(self.abort_error(shown, start.elapsed(), abort).into()),
+        }
+    }
+
+    /// The command for display, and the command.
+    fn exec_command(&self, exec: &Exec) -> (String, Command) {
+        let argv = self.docker_words(&exec.words().iter().map(String::as_str).collect::<Vec<_>>());
+        let input = exec.stdin.as_ref().map(|text| text.clone().into_bytes());
+        (exec.shown(&argv), with_variables(self.command(&argv), &exec.variables).stdin(input))
+    }
+}
+
+/// Rounds down to whole seconds; a time below one second stays as it is.
+fn rounded(time: Duration) -> Duration {
+    if time < Duration::from_secs(1) { time } else { Duration::from_secs(time.as_secs()) }
 }
 
 /// Flags that pass environment variables to the command. Docker takes their values from its own environment.

@@ -1,39 +1,47 @@
-//! Facts about the engine's machine and its containers, for `check`. All queries are read-only.
+//! The engine, its machine and the processes in its containers. All queries are read-only.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
+use serde_json::json;
 
+use super::api::ApiRequest;
+use super::types::{EngineInfo, Volume};
 use super::{CommandResult, Docker, Exec};
 
 /// Limit for a process in a container that prints a few lines.
 const EXEC_LIMIT: Duration = Duration::from_secs(10);
 
-/// Facts that an engine reports about itself.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct HostInfo {
-    pub version: String,
-    /// Memory of the machine, in bytes.
-    pub memory: Option<u64>,
-}
+/// Name and label of a volume of compose-zd, which holds an id for the engine.
+const ID_VOLUME: &str = "compose-zd.engine";
 
 impl Docker {
+    pub fn info(&self) -> Result<EngineInfo> {
+        self.get("/info", &[])
+    }
+
+    /// Id that compose-zd gives to an engine without a lasting one. The id is on a volume, which is created if missing.
+    ///
+    /// # Errors
+    /// No engine, or the engine cannot create a volume.
+    pub fn assigned_identity(&self) -> Result<String> {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
+        let volume = json!({ "Name": ID_VOLUME, "Labels": { ID_VOLUME: id.trim() } });
+        self.request(&ApiRequest::post("/volumes/create", volume))?;
+        let volume: Option<Volume> = self.lookup(&format!("/volumes/{ID_VOLUME}"))?;
+        Ok(volume.and_then(|mut volume| volume.labels.remove(ID_VOLUME)).unwrap_or_default())
+    }
+
     /// Version of Compose; `None` if Compose does not report it.
     pub fn compose_version(&self) -> Result<Option<String>> {
         let result = self.compose(&["version", "--short"])?;
         Ok(result.ok().then(|| result.stdout.trim().to_string()))
     }
 
-    pub fn host_info(&self) -> Result<HostInfo> {
-        let output = self.checked(&["info", "--format", "{{.ServerVersion}} {{.MemTotal}}"])?;
-        let (version, memory) = output.trim().split_once(' ').unwrap_or((output.trim(), ""));
-        Ok(HostInfo { version: version.into(), memory: memory.parse().ok() })
-    }
-
     /// True if a volume of this name exists.
     pub fn has_volume(&self, name: &str) -> Result<bool> {
-        Ok(self.run(&self.docker_words(&["volume", "inspect", name]))?.ok())
+        Ok(self.lookup::<Volume>(&format!("/volumes/{name}"))?.is_some())
     }
 
     /// Memory that each of these containers uses now, by id, in docker's notation.

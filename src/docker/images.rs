@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
+use serde::Deserialize;
+use serde_json::json;
 
 use super::inspect::{Container, Image};
 use super::{CommandResult, Docker};
+use crate::process::Command;
 
 /// Label of a keeper, a container that holds an image; the value is the project.
 pub const KEEPER_LABEL: &str = "compose-zd.keeps";
@@ -16,30 +19,12 @@ const HISTORY_LABEL: &str = "compose-zd.history";
 impl Docker {
     /// A local image; `None` if no image has that name.
     pub fn image(&self, reference: &str) -> Result<Option<Image>> {
-        if !is_reference(reference) {
-            return Ok(None);
-        }
-        let words = image_words(&[reference]);
-        let result = self.run_prefetched(&self.docker_words(&words))?;
-        match result.stderr.to_lowercase().contains("no such image") {
-            true => Ok(None),
-            false if result.ok() => Ok(serde_json::from_str::<Vec<Image>>(&result.stdout)?.pop()),
-            false => Err(self.engine_error(&words, &result).into()),
-        }
+        if is_reference(reference) { self.lookup(&format!("/images/{reference}/json")) } else { Ok(None) }
     }
 
     /// The local images among these, in no particular order.
     pub fn images(&self, references: &BTreeSet<&str>) -> Result<Vec<Image>> {
-        if references.is_empty() {
-            return Ok(Vec::new());
-        }
-        let words = image_words(&references.iter().copied().collect::<Vec<_>>());
-        let result = self.run_prefetched(&self.docker_words(&words))?;
-        if result.ok() || result.stderr.to_lowercase().contains("no such image") {
-            Ok(serde_json::from_str(&result.stdout)?)
-        } else {
-            Err(self.engine_error(&words, &result).into())
-        }
+        references.iter().map(|reference| self.image(reference)).filter_map(Result::transpose).collect()
     }
 
     /// Pulls one image by its reference and shows docker's own progress. Returns true if the image was pulled.
@@ -47,7 +32,8 @@ impl Docker {
         if !is_reference(reference) {
             return Ok(false);
         }
-        self.run_shown(&self.docker_words(&["pull", reference]))
+        let argv = self.docker_words(&["pull", reference]);
+        self.show(&argv, Command::in_this_group(&argv))
     }
 
     /// Gives an image a name. Another image that has the name loses it.
@@ -60,16 +46,16 @@ impl Docker {
         if repositories.is_empty() {
             return Ok(Vec::new());
         }
-        let filters: Vec<String> = repositories.iter().map(|r| format!("reference={r}")).collect();
-        let words = tags_words(&filters);
-        let tags = self.checked_output(&words, self.run_prefetched(&self.docker_words(&words))?)?;
-        Ok(tags.lines().map(String::from).collect())
+        let filters = json!({ "reference": repositories }).to_string();
+        let images: Vec<ListedImage> = self.get("/images/json", &[("filters", &filters)])?;
+        let tags = images.iter().flat_map(|image| image.repo_tags.iter().flatten());
+        Ok(tags.map(|tag| familiar_name(tag).to_string()).collect())
     }
 
     /// Removes a name from an image. The engine removes the image with its last name, unless a container uses the
     /// image.
     pub fn remove_tag(&self, tag: &str) -> Result<CommandResult> {
-        self.run(&self.docker_words(&["image", "rm", tag]))
+        self.run(&["image", "rm", tag])
     }
 
     /// Creates a container that is never started, so that pruning images spares its image.
@@ -80,16 +66,21 @@ impl Docker {
 
     /// Keepers of all projects.
     pub fn all_keepers(&self) -> Result<Vec<Container>> {
-        self.list(&["--filter", &format!("label={KEEPER_LABEL}")])
+        self.list(&[KEEPER_LABEL])
     }
 
     /// Names of a project's keepers.
     pub fn keepers(&self, project: &str) -> Result<Vec<String>> {
-        let label = keeper_label(project);
-        let words = keepers_words(&label);
-        let names = self.checked_output(&words, self.run_prefetched(&self.docker_words(&words))?)?;
-        Ok(names.lines().map(String::from).collect())
+        let all = self.listed(&[&format!("{KEEPER_LABEL}={project}")])?;
+        Ok(all.iter().filter_map(|container| container.name()).map(String::from).collect())
     }
+}
+
+/// Image in a list.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ListedImage {
+    repo_tags: Option<Vec<String>>,
 }
 
 /// Image name as docker's client prints it. Podman's engine always names the registry.
@@ -99,25 +90,8 @@ pub fn familiar_name(name: &str) -> &str {
 }
 
 /// True if the text cannot be a flag of docker; the text may come from a damaged record.
-pub(super) fn is_reference(text: &str) -> bool {
+fn is_reference(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
-}
-
-pub(super) fn image_words<'w>(references: &[&'w str]) -> Vec<&'w str> {
-    ["image", "inspect"].into_iter().chain(references.iter().copied()).collect()
-}
-
-pub(super) fn tags_words(filters: &[String]) -> Vec<&str> {
-    let words = ["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"].into_iter();
-    words.chain(filters.iter().flat_map(|f| ["--filter", f])).collect()
-}
-
-pub(super) fn keeper_label(project: &str) -> String {
-    format!("label={KEEPER_LABEL}={project}")
-}
-
-pub(super) fn keepers_words(label: &str) -> [&str; 6] {
-    ["ps", "--all", "--filter", label, "--format", "{{.Names}}"]
 }
 
 /// Words that create a keeper; `owner` is a project and the id of its history.

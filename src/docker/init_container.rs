@@ -4,8 +4,9 @@
 use anyhow::Result;
 
 use super::exec::env_words;
-use super::{Docker, expression, shown_words, with_variables};
+use super::{Docker, shown_words, with_variables};
 use crate::error::Error;
+use crate::process::Command;
 
 /// Label by which Compose finds the containers that it may remove.
 pub(super) const HOOK: &str = "com.docker.compose.hook";
@@ -48,10 +49,10 @@ impl Docker {
         self.check_lease()?;
         let words = init.words();
         let argv = self.docker_words(&words.iter().map(String::as_str).collect::<Vec<_>>());
-        let command = with_variables(expression(&argv), &init.variables);
+        let command = with_variables(self.command(&argv), &init.variables);
         // The arguments are the user's and may hold secrets.
         let shown = shown_words(&argv[1..=argv.len() - 1 - init.command.len()]);
-        let created = self.run_command(&format!("{shown} …"), command, None)?;
+        let created = self.run_command(&format!("{shown} …"), &command, None)?;
         if !created.ok() {
             return Err(Error::unchanged("cannot create an init container")
                 .detail(created.stderr_or_stdout())
@@ -71,7 +72,7 @@ impl Docker {
         }
         let argv = self.docker_words(&["start", "--attach", id]);
         // In a process group of its own: the first Ctrl-C must not cut off a database migration.
-        self.run_streaming(&argv, expression(&argv))
+        self.show(&argv, Command::new(&argv))
     }
 }
 

@@ -499,7 +499,7 @@ impl Healthcheck {
 }
 
 /// Docker writes `null` where a list or map is empty.
-fn or_default<'de, D, T>(from: D) -> Result<T, D::Error>
+pub(super) fn or_default<'de, D, T>(from: D) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,
     T: Default + Deserialize<'de>,
@@ -527,7 +527,7 @@ where
 
 /// The engine uses signed numbers. An impossible number counts as 0, so that one odd container does not keep all others
 /// from being read.
-fn number_or_zero<'de, D, T>(from: D) -> Result<T, D::Error>
+pub(super) fn number_or_zero<'de, D, T>(from: D) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,
     T: Default + TryFrom<i64>,

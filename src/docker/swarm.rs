@@ -5,18 +5,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use hyper::StatusCode;
+use serde::Deserialize;
 
-use super::types::{CONTENT_LABEL, ExistingObject, ObjectKind, SwarmNodes, SwarmService, Task};
+use super::api::{ApiRequest, labelled, refused};
+use super::types::{
+    CONTENT_LABEL, ExistingObject, Node, ObjectKind, SwarmNodes, SwarmObject, SwarmService, Task,
+};
 use super::{CommandResult, Docker};
 use crate::error::Error;
-
-/// Lists node ids. The command succeeds only on a manager of a Swarm.
-pub const IS_MANAGER: [&str; 3] = ["node", "ls", "--quiet"];
-
-/// Lists the nodes of a Swarm.
-pub const NODES: [&str; 4] = ["node", "ls", "--format", "{{.ID}}={{.Hostname}}"];
 
 /// Label that ties a service to its stack.
 pub const NAMESPACE: &str = "com.docker.stack.namespace";
@@ -30,91 +27,46 @@ const DEPLOY_LIMIT: Duration = Duration::from_secs(300);
 /// Limit for reading a task's log.
 const LOG_LIMIT: Duration = Duration::from_secs(5);
 
+/// Network in a list.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ListedNetwork {
+    id: String,
+    name: String,
+}
+
 impl Docker {
-    /// Ids of a stack's services; `None` if the engine is no manager of a Swarm.
-    pub fn stack_services(&self, stack: &str) -> Result<Option<Vec<String>>> {
-        let filter = format!("label={NAMESPACE}={stack}");
-        let words = ["service", "ls", "--quiet", "--filter", &filter];
-        self.service_ids(&words, self.query_swarm(&words)?)
+    /// Services of a stack; `None` if the engine is no manager of a Swarm.
+    pub fn stack_services(&self, stack: &str) -> Result<Option<Vec<SwarmService>>> {
+        let filters = labelled(&[&format!("{NAMESPACE}={stack}")]);
+        let request = ApiRequest::get("/services", &[("filters", &filters)]);
+        let response = self.send(&request)?;
+        match response.status {
+            status if status.is_success() => response.json().map(Some),
+            status if is_no_manager(status, &response.message()) => Ok(None),
+            _ => Err(refused(&request, &response).into()),
+        }
     }
 
-    /// True if a stack of that name exists. The query has no short limit, because engines without a Swarm get it too.
+    /// True if a stack of that name exists.
     pub fn is_stack(&self, name: &str) -> Result<bool> {
-        let result = self.prefetcher.remove(&self.docker_words(&IS_MANAGER));
-        if result.is_some_and(|result| result.is_ok_and(|output| is_no_manager(&output))) {
-            return Ok(false); // the engine has no stacks
-        }
-        let filter = format!("label={NAMESPACE}={name}");
-        let words = ["service", "ls", "--quiet", "--filter", &filter];
-        let result = self.service_ids(&words, self.run(&self.docker_words(&words))?)?;
-        Ok(result.is_some_and(|services| !services.is_empty()))
-    }
-
-    fn service_ids(&self, words: &[&str], output: CommandResult) -> Result<Option<Vec<String>>> {
-        match output.ok() {
-            true => Ok(Some(output.stdout.split_whitespace().map(String::from).collect())),
-            false if is_no_manager(&output) => Ok(None),
-            false => Err(self.engine_error(words, &output).into()),
-        }
+        Ok(self.stack_services(name)?.is_some_and(|services| !services.is_empty()))
     }
 
     /// Id of the Swarm that the engine manages; the same on every manager.
     pub fn swarm_id(&self) -> Result<String> {
-        let id = self.query_checked(&["info", "--format", "{{with .Swarm.Cluster}}{{.ID}}{{end}}"])?;
-        match id.trim() {
-            "" => Err(not_a_manager().into()),
-            id => Ok(id.into()),
-        }
-    }
-
-    /// Runs a query with a limit: a manager on another machine may stop answering at any time.
-    fn query_swarm(&self, words: &[&str]) -> Result<CommandResult> {
-        let limit = self.scaled(ANSWER_LIMIT);
-        let output = self.run_within(&self.docker_words(words), None, limit)?;
-        Ok(output.ok_or_else(|| timeout_error(words, limit))?)
-    }
-
-    fn query_checked(&self, words: &[&str]) -> Result<String> {
-        let output = self.query_swarm(words)?;
-        if output.ok() { Ok(output.stdout) } else { Err(self.engine_error(words, &output).into()) }
-    }
-
-    /// Services by id; services that no longer exist are left out.
-    pub fn inspect_services(&self, ids: &[String]) -> Result<Vec<SwarmService>> {
-        self.inspect_all(&["service", "inspect"], ids)
+        let id = self.info()?.swarm.cluster.map(|cluster| cluster.id).filter(|id| !id.is_empty());
+        Ok(id.ok_or_else(not_a_manager)?)
     }
 
     /// All tasks of a stack, also the ended ones that Swarm still lists.
     pub fn tasks(&self, stack: &str) -> Result<Vec<Task>> {
-        let words = ["stack", "ps", "--quiet", "--no-trunc", stack];
-        let result = self.query_swarm(&words)?;
-        if !result.ok() && !result.stderr.contains("nothing found in stack") {
-            return Err(self.engine_error(&words, &result).into());
-        }
-        let ids: Vec<String> = result.stdout.split_whitespace().map(String::from).collect();
-        self.inspect_all(&["inspect", "--type", "task"], &ids)
+        self.get("/tasks", &[("filters", &labelled(&[&format!("{NAMESPACE}={stack}")]))])
     }
 
-    fn inspect_all<T: DeserializeOwned>(&self, command: &[&str], ids: &[String]) -> Result<Vec<T>> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let words: Vec<&str> = command.iter().copied().chain(ids.iter().map(String::as_str)).collect();
-        let result = self.query_swarm(&words)?;
-        let is_gone = |line: &str| {
-            let line = line.to_lowercase();
-            line.contains("no such") || line.contains("not found")
-        };
-        if result.ok() || result.stderr.lines().all(is_gone) {
-            Ok(serde_json::from_str(&result.stdout)?)
-        } else {
-            Err(self.engine_error(&words, &result).into())
-        }
-    }
-
-    /// Hostnames of the nodes of the Swarm by id.
-    pub fn node_names(&self) -> Result<BTreeMap<String, String>> {
-        Ok(pairs(&self.query_checked(&NODES)?))
+    /// Nodes of the Swarm.
+    pub fn swarm_nodes(&self) -> Result<Vec<Node>> {
+        self.get("/nodes", &[])
     }
 
     /// Deploys the file of a stack. Services that are not in the file stay unchanged.
@@ -125,8 +77,8 @@ impl Docker {
         self.check_lease()?;
         let mut words = vec!["stack", "deploy", "--with-registry-auth", "--resolve-image", resolve];
         words.extend(["--compose-file", "-", stack]);
-        let result = self.run_within(&self.docker_words(&words), Some(file.as_bytes()), DEPLOY_LIMIT)?;
-        let result = result.ok_or_else(|| timeout_error(&words, DEPLOY_LIMIT))?;
+        let argv = self.docker_words(&words);
+        let result = self.run_argv(&argv, Some(file.as_bytes()), Some(DEPLOY_LIMIT))?;
         if result.ok() {
             Ok(())
         } else {
@@ -135,25 +87,17 @@ impl Docker {
         }
     }
 
-    /// Details of the nodes of the Swarm, and the id of this engine's node.
+    /// Nodes of the Swarm, and the id of this engine's node.
     pub fn inspect_swarm_nodes(&self) -> Result<SwarmNodes> {
-        let ids = self.query_checked(&IS_MANAGER)?;
-        let ids: Vec<String> = ids.split_whitespace().map(String::from).collect();
-        let this = self.query_checked(&["info", "--format", "{{.Swarm.NodeID}}"])?.trim().to_string();
-        Ok(SwarmNodes { all: self.inspect_all(&["node", "inspect"], &ids)?, this_id: this })
+        Ok(SwarmNodes { all: self.swarm_nodes()?, this_id: self.info()?.swarm.node_id })
     }
 
     /// Config or secret of this name.
     pub fn existing_object(&self, kind: ObjectKind, name: &str) -> Result<Option<ExistingObject>> {
-        let objects: Vec<Value> = self.inspect_all(&[kind.noun(), "inspect"], &[name.into()])?;
-        Ok(objects.first().map(|object| {
-            let spec = &object["Spec"];
-            let labels = spec["Labels"].as_object().into_iter().flatten();
-            let data = spec["Data"].as_str().and_then(|text| BASE64_STANDARD.decode(text).ok());
-            ExistingObject {
-                labels: labels.map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().into())).collect(),
-                content: data,
-            }
+        let object: Option<SwarmObject> = self.lookup(&format!("/{}s/{name}", kind.noun()))?;
+        Ok(object.map(|SwarmObject { spec, .. }| ExistingObject {
+            labels: spec.labels,
+            content: spec.data.and_then(|text| BASE64_STANDARD.decode(text).ok()),
         }))
     }
 
@@ -168,19 +112,14 @@ impl Docker {
         let mut words = vec![kind.noun(), "create"];
         words.extend(flags.iter().map(String::as_str));
         words.extend([name, "-"]);
-        let limit = self.scaled(ANSWER_LIMIT);
-        let result = self.run_within(&self.docker_words(&words), Some(content), limit)?;
-        let result = result.ok_or_else(|| timeout_error(&words, limit))?;
-        if result.ok() { Ok(()) } else { Err(self.engine_error(&words, &result).into()) }
+        self.run_within(&words, Some(content), self.scaled(ANSWER_LIMIT)).map(drop)
     }
 
     /// Names of the configs or secrets that compose-zd created for a stack.
     pub fn object_names(&self, stack: &str, kind: ObjectKind) -> Result<Vec<String>> {
-        let (of_stack, any_content) =
-            (format!("label={NAMESPACE}={stack}"), format!("label={CONTENT_LABEL}"));
-        let words =
-            [kind.noun(), "ls", "--filter", &of_stack, "--filter", &any_content, "--format", "{{.Name}}"];
-        Ok(self.query_checked(&words)?.lines().map(String::from).collect())
+        let filters = labelled(&[&format!("{NAMESPACE}={stack}"), CONTENT_LABEL]);
+        let objects: Vec<SwarmObject> = self.get(&format!("/{}s", kind.noun()), &[("filters", &filters)])?;
+        Ok(objects.into_iter().map(|object| object.spec.name).collect())
     }
 
     /// Removes a config or secret; Swarm refuses to remove one that a service uses.
@@ -188,18 +127,19 @@ impl Docker {
     /// # Errors
     /// No engine; a service uses the object.
     pub fn remove_object(&self, kind: ObjectKind, name: &str) -> Result<()> {
-        self.query_checked(&[kind.noun(), "rm", name]).map(drop)
+        self.remove_if_exists(&format!("/{}s/{name}", kind.noun()))
     }
 
     /// Names of networks by id; service specs refer to networks by id.
     pub fn network_names(&self) -> Result<BTreeMap<String, String>> {
-        Ok(pairs(&self.query_checked(&["network", "ls", "--no-trunc", "--format", "{{.ID}}={{.Name}}"])?))
+        let networks: Vec<ListedNetwork> = self.get("/networks", &[])?;
+        Ok(networks.into_iter().map(|network| (network.id, network.name)).collect())
     }
 
     /// Swarm's own rollback of a service to its previous spec. The current spec becomes the previous one.
     pub fn roll_back_service(&self, id: &str) -> Result<()> {
         self.check_lease()?;
-        self.query_checked(&["service", "rollback", "--quiet", "--detach", id]).map(drop)
+        self.change_service(&["service", "rollback", "--quiet", "--detach", id])
     }
 
     /// Runs `docker service update` with these flags.
@@ -207,27 +147,25 @@ impl Docker {
         let mut words = vec!["service", "update", "--quiet", "--detach", "--with-registry-auth"];
         words.extend(flags.iter().map(String::as_str));
         words.push(id);
-        let result = self.run_within(&self.docker_words(&words), None, DEPLOY_LIMIT)?;
-        let result = result.ok_or_else(|| timeout_error(&words, DEPLOY_LIMIT))?;
-        if result.ok() { Ok(()) } else { Err(self.engine_error(&words, &result).into()) }
+        self.run_within(&words, None, DEPLOY_LIMIT).map(drop)
     }
 
     /// Service of this name.
     pub fn service_named(&self, name: &str) -> Result<Option<SwarmService>> {
-        Ok(self.inspect_all(&["service", "inspect"], &[name.into()])?.pop())
+        self.lookup(&format!("/services/{name}"))
     }
 
     /// Replaces every task of a service without a change of its spec.
     pub fn force_service_update(&self, id: &str) -> Result<()> {
         self.check_lease()?;
-        self.query_checked(&["service", "update", "--quiet", "--detach", "--force", id]).map(drop)
+        self.change_service(&["service", "update", "--quiet", "--detach", "--force", id])
     }
 
     /// Last lines that a task's container printed, on any node. The limit is short because the node may be gone.
     pub fn task_logs(&self, id: &str, lines: u32) -> Result<Vec<String>> {
         let tail = lines.to_string();
         let words = ["service", "logs", "--raw", "--tail", &tail, id];
-        let result = self.read_log(&self.docker_words(&words), LOG_LIMIT)?;
+        let result = self.read_log(&words, LOG_LIMIT)?;
         let both = result.stdout.lines().chain(result.stderr.lines().filter(|_| result.ok()));
         Ok(both.map(String::from).collect())
     }
@@ -239,15 +177,13 @@ impl Docker {
         } else {
             let words: Vec<&str> =
                 ["service", "rm"].into_iter().chain(ids.iter().map(String::as_str)).collect();
-            self.query_checked(&words).map(drop)
+            self.change_service(&words)
         }
     }
-}
 
-/// Parses lines such as `KEY=VALUE`.
-fn pairs(lines: &str) -> BTreeMap<String, String> {
-    let pairs = lines.lines().filter_map(|line| line.split_once('='));
-    pairs.map(|(key, value)| (key.into(), value.into())).collect()
+    fn change_service(&self, words: &[&str]) -> Result<()> {
+        self.run_within(words, None, self.scaled(ANSWER_LIMIT)).map(drop)
+    }
 }
 
 /// Error for an engine that manages no Swarm.
@@ -258,24 +194,20 @@ pub fn not_a_manager() -> Error {
     )
 }
 
-fn timeout_error(words: &[&str], limit: Duration) -> Error {
-    let command = words.iter().take(2).copied().collect::<Vec<_>>().join(" ");
-    Error::unchanged(format!("`docker {command}`: no answer within {}s", limit.as_secs()))
-}
-
 /// Removes the advice of newer clients to set `--detach`, a flag that older clients do not know.
 fn without_advice(output: &str) -> String {
     let is_advice = |l: &&str| l.contains("--detach") || l.starts_with("In a future release,");
     output.lines().filter(|l| !is_advice(l)).map(|l| format!("{l}\n")).collect()
 }
 
-/// True if the engine manages no Swarm. Docker reports that by a message. Podman answers 404, because it has no nodes
-/// or services. A filter in front of the socket answers 403, although other queries may succeed.
-fn is_no_manager(result: &CommandResult) -> bool {
-    let stderr = result.stderr.to_lowercase();
-    let has_any = |words: &[&str]| words.iter().any(|words| stderr.contains(words));
-    let is_refused = has_any(&["response from daemon"]) && has_any(&["not found", "forbidden"]);
-    !result.ok() && (is_refused || has_any(&["not a swarm manager", "not part of a swarm"]))
+/// True if the engine manages no Swarm. Docker answers 503, also without a leader, so the message counts. Podman
+/// answers 404, because it has no services. A filter in front of the socket answers 403, although other queries may
+/// succeed.
+fn is_no_manager(status: StatusCode, message: &str) -> bool {
+    match status {
+        StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => true,
+        _ => ["not a swarm manager", "not part of a swarm"].iter().any(|words| message.contains(words)),
+    }
 }
 
 /// Adds a hint to the error of a refused stack, if the cause is a usual one.
@@ -298,14 +230,11 @@ mod tests {
 
     #[test]
     fn an_engine_without_a_swarm_and_a_filter_that_blocks_its_queries_are_no_manager() {
-        let no_swarm = |stderr: &str| {
-            is_no_manager(&CommandResult { code: Some(1), stderr: stderr.into(), ..CommandResult::default() })
-        };
-        assert!(no_swarm("Error response from daemon: This node is not a swarm manager. Use …"));
-        assert!(no_swarm("Error response from daemon: Not Found"), "Podman");
-        let filter = "Error response from daemon: <html><body><h1>403 Forbidden</h1>\nRequest forbidden by administrative rules.";
-        assert!(no_swarm(filter), "HAProxy in front of the socket");
-        assert!(!no_swarm("Failed to initialize: context \"x\": context not found"));
-        assert!(!no_swarm("Cannot connect to the Docker daemon at unix:///var/run/docker.sock."));
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        assert!(is_no_manager(unavailable, "This node is not a swarm manager. Use …"));
+        assert!(is_no_manager(StatusCode::NOT_FOUND, "Not Found"), "Podman");
+        assert!(is_no_manager(StatusCode::FORBIDDEN, "403 Forbidden"), "HAProxy in front of the socket");
+        assert!(!is_no_manager(unavailable, "rpc error: The swarm does not have a leader."));
+        assert!(!is_no_manager(unavailable, "No server is available to handle this request."));
     }
 }

@@ -108,18 +108,6 @@ fn a_keeper_has_no_label_of_its_image_and_no_volume() {
 }
 
 #[test]
-fn a_program_runs_in_its_folder_with_only_the_given_variables() {
-    let script = "echo $PWD $ONE ${PATH-none}; exit 3";
-    let environment = [("ONE", Some("1".into())), ("PATH", None)];
-    let result = run_program(&["/bin/sh", "-c", script], Path::new("/"), &environment).unwrap();
-    assert_eq!(
-        (result.code, result.stdout.split(' ').take(2).collect::<Vec<_>>()),
-        (Some(3), vec!["/", "1"])
-    );
-    assert!(run_program(&["no-such-program"], Path::new("/"), &[]).is_err());
-}
-
-#[test]
 fn a_container_that_stopped_by_itself_has_failed() {
     let has_failed = |state: &str| {
         let json = format!(r#"{{"Id": "a", "Name": "/a", "State": {state}}}"#);
@@ -135,24 +123,6 @@ fn a_container_that_stopped_by_itself_has_failed() {
     }
     assert!(!has_failed(r#"{"Status": "created", "ExitCode": 1}"#));
     assert!(!has_failed(r#"{"Status": "running", "ExitCode": 0}"#));
-}
-
-#[test]
-fn an_untrusted_command_is_limited_in_time_and_output() {
-    let run = |script: &str, limit| {
-        let argv = ["sh", "-c", script].map(String::from);
-        run_bounded(expression(&argv).stdin_null(), MAX_OUTPUT, |child| {
-            exit_code_within(child, Duration::from_millis(limit))
-        })
-        .unwrap()
-    };
-    let endless = run("yes; echo end", 60_000).unwrap();
-    assert_eq!(endless.stdout.len(), 64 << 10);
-    let both = run("yes >&2; echo end", 60_000).unwrap();
-    assert_eq!((both.stdout.as_str(), both.stderr.len()), ("end\n", 64 << 10));
-    assert_eq!(run("echo a; sleep 60", 200), None);
-    let left_behind = run("sleep 60 & echo a; exit 3", 60_000).unwrap();
-    assert_eq!((left_behind.code, left_behind.stdout.as_str()), (Some(3), "a\n"));
 }
 
 #[test]
@@ -175,20 +145,18 @@ fn a_text_like_a_flag_is_no_image_reference() {
 }
 
 /// A docker client that is a script.
-fn scripted(folder: &Path, script: &str, timeouts: Timeouts) -> Docker {
+fn scripted(folder: &Path, script: &str, timeout: Duration) -> Docker {
     let path = folder.join("docker");
     std::fs::write(&path, script).unwrap();
     let flags = ComposeFlags { engine: vec![path.to_string_lossy().into()], project: Vec::new() };
-    Docker { timeouts, ..Docker::new("/bin/sh".into(), flags, Arc::new(|_, _| ())) }
+    Docker::new("/bin/sh".into(), flags, Arc::new(|_, _| ())).with_engine_timeout(timeout)
 }
 
 #[test]
 fn a_slow_command_may_run_while_its_engine_answers() {
     let folder = tempfile::tempdir().unwrap();
-    let script = "case $1 in version) echo 1 ;; ps) sleep 0.5; echo id ;; esac";
-    let timeouts = Timeouts { check_after: Duration::from_millis(20), answer: Duration::from_secs(60) };
-    let docker = scripted(folder.path(), script, timeouts);
-    assert_eq!(docker.ids().unwrap(), ["id"]);
+    let script = "case $1 in version) echo 1 ;; tag) sleep 1.5 ;; esac";
+    scripted(folder.path(), script, Duration::from_secs(4)).tag("a", "b").unwrap();
 }
 
 #[test]
@@ -196,13 +164,14 @@ fn a_command_is_ended_with_its_children_when_its_engine_stops_answering() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().display();
     let script = format!(
-        "case $1 in context) echo far tcp://192.0.2.1:2375 ;; *) sleep 600 & echo $! >>{path}/pids; wait ;; esac"
+        "case $1 in context) echo far tcp://192.0.2.1:2375 ;; system) exec sleep 3 ;; *) sleep 600 & echo $! >>{path}/pids; wait ;; esac"
     );
-    let tenth = Duration::from_millis(100);
-    let docker = scripted(folder.path(), &script, Timeouts { check_after: tenth * 5, answer: tenth });
-    let error = Error::from_error(docker.ids().unwrap_err());
-    let engine = "the Docker engine at `tcp://192.0.2.1:2375` (context `far`) does not answer";
-    assert_eq!((error.message.as_str(), error.exit), (engine, crate::error::Exit::Unchanged));
+    let docker = scripted(folder.path(), &script, Duration::from_secs(1));
+    for error in [docker.tag("a", "b").unwrap_err(), docker.ids().unwrap_err()] {
+        let error = Error::from_error(error);
+        let engine = "the Docker engine at `tcp://192.0.2.1:2375` (context `far`) does not answer";
+        assert_eq!((error.message.as_str(), error.exit), (engine, crate::error::Exit::Unchanged));
+    }
     let pids = std::fs::read_to_string(folder.path().join("pids")).unwrap();
     let has_ended = |pid: &str| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -213,6 +182,19 @@ fn a_command_is_ended_with_its_children_when_its_engine_stops_answering() {
         assert!(Instant::now() < end, "{pids} still run");
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn a_client_that_cannot_connect_reports_the_cause() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = |script: &str| {
+        let docker = scripted(folder.path(), script, endpoint::TIMEOUT);
+        Error::from_error(docker.ids().unwrap_err()).message
+    };
+    let down = "case $1 in context) ;; *) echo 'Cannot connect to the Docker daemon' >&2; exit 1 ;; esac";
+    assert_eq!(error(down), "no Docker engine answers");
+    let other = "case $1 in version) echo 1 ;; *) echo 'docker: no such command' >&2; exit 1 ;; esac";
+    assert_eq!(error(other), "`docker system dial-stdio` does not connect to the Docker engine");
 }
 
 /// A client with a shell of this machine in its containers; any other command of it never ends.

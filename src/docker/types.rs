@@ -1,4 +1,4 @@
-//! Objects of a Swarm as the engine's API prints them: services, tasks, nodes, configs and secrets.
+//! Objects as the engine's API returns them: the engine itself, volumes, and those of a Swarm.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,7 +6,81 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// A service.
+use super::inspect::{number_or_zero, or_default};
+
+/// Engine, by its own report.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct EngineInfo {
+    /// Id of the engine. Podman reports another one each time.
+    #[serde(rename = "ID")]
+    pub id: String,
+    /// Name of the host.
+    pub name: String,
+    pub server_version: String,
+    #[serde(deserialize_with = "number_or_zero")]
+    mem_total: u64,
+    /// Time by the engine's clock, in RFC 3339.
+    pub system_time: String,
+    #[serde(deserialize_with = "or_default")]
+    pub swarm: SwarmInfo,
+}
+
+impl EngineInfo {
+    /// Memory of the machine, in bytes, if the engine reports it.
+    pub fn memory(&self) -> Option<u64> {
+        Some(self.mem_total).filter(|bytes| *bytes > 0)
+    }
+}
+
+/// Membership of an engine in a Swarm.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct SwarmInfo {
+    #[serde(rename = "NodeID")]
+    pub node_id: String,
+    /// The Swarm, on a manager.
+    pub cluster: Option<Identified>,
+}
+
+/// Object that has an id.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Identified {
+    #[serde(rename = "ID", alias = "Id")]
+    pub id: String,
+}
+
+/// Volume of an engine.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Volume {
+    /// RFC 3339.
+    #[serde(deserialize_with = "or_default")]
+    pub created_at: String,
+    #[serde(deserialize_with = "or_default")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Config or secret of a Swarm.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct SwarmObject {
+    /// RFC 3339.
+    pub created_at: String,
+    pub spec: SwarmObjectSpec,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct SwarmObjectSpec {
+    pub name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub labels: BTreeMap<String, String>,
+    /// Content of a config in base64; Swarm never returns that of a secret.
+    pub data: Option<String>,
+}
+
+/// A service of a Swarm.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct SwarmService {
@@ -148,6 +222,7 @@ pub struct SwarmNodes {
     pub this_id: String,
 }
 
+/// A node of a Swarm.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Node {
     #[serde(rename = "ID")]

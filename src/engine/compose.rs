@@ -151,7 +151,6 @@ impl<'a> ComposeRun<'a> {
 
     /// Reader for the state of each target.
     pub fn readers(&self) -> Result<Vec<TargetReader<'_>>> {
-        self.prefetch_unnamed();
         self.prepared.targets.iter().map(|target| self.reader(target)).collect()
     }
 
@@ -417,7 +416,6 @@ impl<'a> ComposeRun<'a> {
             }
             run_stage_of(rollouts, &first, Stage::BringUp)?;
             tagging.join().expect("no panic in bookkeeping");
-            self.journal().prefetch_end(self.docker(), draft);
             run_stage_of(rollouts, &first, Stage::Switch)
         })?;
         self.run_jobs("after", self.prepared.jobs.after.iter()).map_err(|failure| {

@@ -127,7 +127,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::docker::run_program;
+    use crate::process::run_program;
 
     #[test]
     fn the_first_final_response_counts() {

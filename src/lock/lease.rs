@@ -7,6 +7,7 @@ use anyhow::Result;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use super::{LockContext, LockOwner};
+use crate::docker::ChangeGuard;
 use crate::error::{Error, Exit};
 
 /// Highest age of the last heartbeat at which a run may change something. A run counts as dead only at a much higher age.
@@ -64,27 +65,6 @@ impl Lease {
         Lease(Arc::new(LeaseInner { context, next_heartbeat: Mutex::default(), state: Mutex::new(state) }))
     }
 
-    /// Checks before a change that this run still holds the lock. Sends a heartbeat first if the last one is old.
-    ///
-    /// # Errors
-    /// Another run took the lock; the engine does not answer.
-    pub fn check(&self) -> Result<()> {
-        let is_fresh = |state: &LeaseState| state.lost.is_none() && state.heartbeat.is_fresh();
-        if !is_fresh(&self.state()) {
-            let next = self.next_heartbeat();
-            // Another thread may have sent a heartbeat meanwhile.
-            if !is_fresh(&self.state()) {
-                self.send_heartbeat(next)?;
-            }
-        }
-        self.error().map_or(Ok(()), |error| Err(error.into()))
-    }
-
-    /// Error of a run that has lost its lock.
-    pub fn error(&self) -> Option<Error> {
-        self.state().lost.as_ref().map(lost_error)
-    }
-
     /// Sends a heartbeat, and checks the owner of the lock.
     pub(super) fn renew(&self) -> Result<()> {
         self.send_heartbeat(self.next_heartbeat())
@@ -111,6 +91,28 @@ impl Lease {
 
     fn next_heartbeat(&self) -> MutexGuard<'_, u64> {
         self.0.next_heartbeat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ChangeGuard for Lease {
+    /// Checks before a change that this run still holds the lock. Sends a heartbeat first if the last one is old.
+    ///
+    /// # Errors
+    /// Another run took the lock; the engine does not answer.
+    fn check(&self) -> Result<()> {
+        let is_fresh = |state: &LeaseState| state.lost.is_none() && state.heartbeat.is_fresh();
+        if !is_fresh(&self.state()) {
+            let next = self.next_heartbeat();
+            // Another thread may have sent a heartbeat meanwhile.
+            if !is_fresh(&self.state()) {
+                self.send_heartbeat(next)?;
+            }
+        }
+        self.lost().map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    fn lost(&self) -> Option<Error> {
+        self.state().lost.as_ref().map(lost_error)
     }
 }
 

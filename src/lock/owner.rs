@@ -1,26 +1,10 @@
 //! Owner of a lock, and the check whether its process is alive.
 
-use std::fs;
 use std::time::{Duration, SystemTime};
 
-use rustix::io::Errno;
-use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
-/// Environment variable of all commands of a run. A later run finds commands of a killed run by it.
-pub const RUN_VARIABLE: &str = "COMPOSE_ZD_RUN";
-
-/// Process, with the facts by which another process can check whether it is alive.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProcessId {
-    pub pid: u32,
-    /// Start in clock ticks since the boot. It differs between processes that had the same number.
-    pub started: String,
-    /// Id of the machine's boot.
-    pub boot: String,
-    /// Pid namespace of the number.
-    pub namespace: String,
-}
+use crate::process::{Liveness, ProcessId};
 
 /// Owner, as written in the lock's record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,80 +19,6 @@ pub struct LockOwner {
     pub since: String,
     #[serde(flatten)]
     pub process: ProcessId,
-}
-
-/// Liveness of the process that owns a lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Liveness {
-    Alive,
-    Dead,
-    /// The process is on another machine or hidden: only its heartbeats on the engine show that it is alive.
-    NotVisible,
-}
-
-impl ProcessId {
-    /// The current process. Facts that the machine does not report stay empty; then only heartbeats count.
-    pub fn current() -> ProcessId {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-        ProcessId {
-            pid: std::process::id(),
-            started: start_time(&read("/proc/self/stat")).unwrap_or_default(),
-            boot: read("/proc/sys/kernel/random/boot_id").trim().into(),
-            namespace: namespace.to_string_lossy().into(),
-        }
-    }
-
-    /// Value of [`RUN_VARIABLE`] in the environment of its commands.
-    pub fn run_mark(&self) -> String {
-        format!("{}-{}", self.pid, self.started)
-    }
-
-    /// True if a command that the process started still runs.
-    pub fn has_orphans(&self) -> bool {
-        let mark = format!("{RUN_VARIABLE}={}", self.run_mark());
-        let is_marked =
-            |environment: Vec<u8>| environment.split(|b| *b == 0).any(|variable| variable == mark.as_bytes());
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        // Another user's processes cannot be read, so another user's orphans are not found.
-        entries.filter_map(|entry| fs::read(entry.path().join("environ")).ok()).any(is_marked)
-    }
-
-    /// Liveness, as far as this process can find out. `stat` reads `/proc/PID/stat`, which the kernel may hide
-    /// (`hidepid`). `exists` is true if a process with this number exists.
-    fn liveness(
-        &self,
-        current: &ProcessId,
-        stat: impl Fn(u32) -> Option<String>,
-        exists: impl Fn(u32) -> bool,
-    ) -> Liveness {
-        let is_known = !self.boot.is_empty() && !self.started.is_empty();
-        let is_same_machine = (&self.boot, &self.namespace) == (&current.boot, &current.namespace);
-        if !is_known || !is_same_machine {
-            return Liveness::NotVisible;
-        }
-        match stat(self.pid).map(|stat| start_time(&stat)) {
-            Some(Some(started)) if started == self.started => Liveness::Alive,
-            // A hidden process may be another one with the same number.
-            None if exists(self.pid) => Liveness::NotVisible,
-            _ => Liveness::Dead,
-        }
-    }
-}
-
-/// True if a process with this number exists. A process of another user may be hidden, and refuses the signal.
-fn process_exists(pid: u32) -> bool {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    pid.is_some_and(|pid| matches!(test_kill_process(pid), Ok(()) | Err(Errno::PERM)))
-}
-
-/// Start time of a process, from `/proc/PID/stat`; `None` for a zombie, which has ended. The name of the process, in
-/// brackets, may contain spaces and brackets.
-fn start_time(stat: &str) -> Option<String> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace();
-    let state = fields.next()?;
-    (state != "Z" && state != "X").then(|| fields.nth(18).map(String::from))?
 }
 
 impl LockOwner {
@@ -145,8 +55,7 @@ impl LockOwner {
     }
 
     pub fn liveness(&self) -> Liveness {
-        let stat = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).ok();
-        self.process.liveness(&ProcessId::current(), stat, process_exists)
+        self.process.liveness()
     }
 }
 
@@ -183,4 +92,24 @@ fn parse_time(text: &str) -> Option<SystemTime> {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_read_as_it_was_written() {
+        let owner = LockOwner::current("deploy a\"b\n", "me@here".into());
+        assert_eq!(LockOwner::parse(&owner.to_json()), owner);
+        assert_eq!(LockOwner::parse("what is this").to_string(), "`another program` by an unknown user");
+    }
+
+    #[test]
+    fn an_age_is_right_in_every_time_zone() {
+        let seconds = |a: &str, b: &str| age(a, b).map(|d| d.as_secs());
+        assert_eq!(seconds("2026-01-02T03:04:05Z", "2026-01-02T03:05:05.123456789Z"), Some(60));
+        assert_eq!(seconds("2026-01-02T04:04:05+01:00", "2026-01-02T03:04:35Z"), Some(30));
+        assert_eq!(seconds("2026-01-01T21:34:05-05:30", "2026-01-02T03:04:06Z"), Some(1));
+        assert_eq!(seconds("2026-01-02T03:04:05Z", "2026-01-02T03:04:00Z"), Some(0));
+        assert_eq!(seconds("yesterday", "2026-01-02T03:04:00Z"), None);
+        assert_eq!(seconds("ä", "2026-01-02T03:04:00Z"), None);
+    }
+}

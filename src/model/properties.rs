@@ -214,7 +214,7 @@ fn a_project_is_parsed_as_the_installed_compose_prints_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = |yaml: &str| {
         std::fs::write(folder.path().join("compose.yaml"), yaml).expect("it can be written");
-        crate::docker::run_program(&["docker", "compose", "config"], folder.path(), &[]).ok()
+        crate::process::run_program(&["docker", "compose", "config"], folder.path(), &[]).ok()
     };
     holds(prop::collection::vec(truth(), 1..24), |mut truths| {
         // Compose refuses another first word.

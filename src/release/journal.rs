@@ -270,13 +270,6 @@ impl Journal {
         missing.into_iter().for_each(|(service, release)| self.keep_image(docker, service, release, report));
     }
 
-    /// Prefetches the queries that [`Journal::end`] needs.
-    pub fn prefetch_end(&self, docker: &Docker, draft: &ReleaseDraft) {
-        let services: BTreeSet<String> = self.history.services();
-        let all = services.iter().chain(draft.services.keys());
-        docker.prefetch_image_tags(&self.project, &images::repositories(&self.project, all));
-    }
-
     /// Records the result of the run. A failed write is only a warning, because it does not change what serves.
     pub fn end(&self, docker: &Docker, draft: &ReleaseDraft, result: RunResult, keep: usize, report: Report) {
         let record = self.release_record(draft, &result);

@@ -30,25 +30,22 @@ impl StateLocation {
             return StateLocation { state_dir: by_name, engine: None };
         }
         // Reading releases needs no engine.
-        let Ok((id, name)) = docker.identity() else {
+        let Some(info) = docker.info().ok().filter(|info| !info.id.is_empty()) else {
             return StateLocation { state_dir: by_name, engine: None };
         };
-        if id.is_empty() {
-            return StateLocation { state_dir: by_name, engine: None };
-        }
         let root = compose.state_root(given);
         let is_here = |folder: &Path| has_images_of(docker, folder, project);
         let find = |engine: EngineId| StateLocation {
             state_dir: engine_folder::find_folder(&root, &by_name, project, &engine, &is_here),
             engine: Some(engine),
         };
-        let engine = EngineId::new(&id, &name);
+        let engine = EngineId::new(&info.id, &info.name);
         if engine_folder::is_known(&root, &by_name, project, &engine) {
             return find(engine);
         }
-        let is_lasting = docker.identity().is_ok_and(|(again, _)| again == id);
+        let is_lasting = docker.info().is_ok_and(|again| again.id == info.id);
         let own = || docker.assigned_identity().ok().filter(|id| !id.is_empty());
-        find(if is_lasting { engine } else { EngineId::new(&own().unwrap_or(id), &name) })
+        find(if is_lasting { engine } else { EngineId::new(&own().unwrap_or(info.id), &info.name) })
     }
 }
 

@@ -250,12 +250,8 @@ impl<'a> Rollout<'a> {
     pub fn hand_back(&self) -> Result<()> {
         let others = self.other_addresses()?;
         let all: Vec<InstanceKey> = self.containers.keys().cloned().collect();
-        let (existing, first) = std::thread::scope(|scope| {
-            let existing = scope.spawn(|| self.context.docker.ids());
-            let first = self.inspect(&all);
-            (existing.join().expect("no panic in a read"), first)
-        });
-        let (existing, first) = (existing?, Cell::new(Some(first?)));
+        let existing = self.context.docker.ids()?;
+        let first = Cell::new(Some(self.inspect(&all)?));
         for proxy in self.context.proxies {
             let now = || first.take().map_or_else(|| self.inspect(&all), Ok);
             let discovery = || {

@@ -88,9 +88,11 @@ struct WatchProgress {
 /// # Errors
 /// The engine does not answer, or is no manager.
 pub fn observe(docker: &Docker, stack: &str) -> Result<ObservedStack> {
-    let ids = docker.stack_services(stack)?.ok_or_else(not_a_manager)?;
-    let (services, tasks) = (docker.inspect_services(&ids)?, docker.tasks(stack)?);
-    Ok(ObservedStack::new(stack, services, tasks, &docker.node_names()?))
+    let services = docker.stack_services(stack)?.ok_or_else(not_a_manager)?;
+    let tasks = docker.tasks(stack)?;
+    let nodes = docker.swarm_nodes()?;
+    let nodes = nodes.iter().map(|node| (node.id.clone(), node.hostname().to_string())).collect();
+    Ok(ObservedStack::new(stack, services, tasks, &nodes))
 }
 
 impl StackWatch<'_> {

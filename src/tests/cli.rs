@@ -94,6 +94,11 @@ impl FakeDocker {
         self.write("fail", &format!("{call}\n{message}\n"));
     }
 
+    /// Makes the engine unreachable, with this message of docker's client.
+    fn no_engine(&self, message: &str) {
+        self.fail("\\(system dial-stdio\\|^version\\)", message);
+    }
+
     fn run(&self, words: &str) -> OutputAssert {
         let path = format!("{}:/usr/bin:/bin", self.path("bin").display());
         self.run_with_path(words, &path)
@@ -135,6 +140,8 @@ impl FakeDocker {
             "service ls",
             "node ls",
             "info ",
+            "version ",
+            "system dial-stdio",
         ];
         let calls = fs::read_to_string(self.path("calls")).unwrap();
         let is_read = |c: &&str| reads.iter().any(|r| c.starts_with(r)) || c.contains(" config --hash ");
@@ -348,7 +355,7 @@ fn without_docker_the_message_says_what_to_install() {
 #[test]
 fn without_an_engine_the_message_says_how_to_start_it() {
     let fake = FakeDocker::new();
-    fake.fail("ps --all", "Cannot connect to the Docker daemon at unix:///var/run/docker.sock.");
+    fake.no_engine("Cannot connect to the Docker daemon at unix:///var/run/docker.sock.");
     says(&fake.run("deploy app").code(1), &["error: no Docker engine answers", "systemctl start docker"]);
 }
 

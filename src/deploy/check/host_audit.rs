@@ -19,8 +19,8 @@ impl ProjectCheck<'_> {
         if self.containers.is_none() {
             return Ok(version::findings(compose.as_deref(), None));
         }
-        let host = self.docker().host_info()?;
-        let mut findings = version::findings(compose.as_deref(), Some(&host.version));
+        let host = self.docker().info()?;
+        let mut findings = version::findings(compose.as_deref(), Some(&host.server_version));
         let used = self.memory_used(&instances)?;
         let demands = instances.into_iter().filter_map(|(service, running, starting)| {
             let definition = &self.project().services[&service];
@@ -32,7 +32,7 @@ impl ProjectCheck<'_> {
         let is_remote = self.docker().engine_address().is_remote();
         let meminfo = std::fs::read_to_string("/proc/meminfo").ok().filter(|_| !is_remote);
         let available = meminfo.and_then(|text| memory::parse_meminfo(&text));
-        findings.extend(memory::finding(&demands, HostMemory { total: host.memory, available }));
+        findings.extend(memory::finding(&demands, HostMemory { total: host.memory(), available }));
         Ok(findings)
     }
 

@@ -124,11 +124,6 @@ impl<'a> ComposeRun<'a> {
         services.iter().map(|s| self.project().services[*s].image.as_str()).collect()
     }
 
-    /// Prefetches the queries that [`ComposeRun::report_left_alone`] needs.
-    pub fn prefetch_unnamed(&self) {
-        self.docker().prefetch_images(&self.images_of(&self.unnamed_services()));
-    }
-
     /// Reports outdated services that this run does not deploy.
     pub fn report_left_alone(&self) -> Result<()> {
         let others = self.unnamed_services();

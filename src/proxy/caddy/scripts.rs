@@ -140,7 +140,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::docker::run_program;
+    use crate::process::run_program;
 
     #[test]
     fn a_tool_that_crashes_is_followed_by_the_next() {

@@ -79,7 +79,7 @@ fn check_prints_one_json_document() {
 fn without_an_engine_check_audits_the_file_and_lists_the_rest() {
     let fake = FakeDocker::new();
     fake.service("image: 'app:1', restart: always, container_name: one");
-    fake.fail("ps --all", "Cannot connect to the Docker daemon at unix:///var/run/docker.sock.");
+    fake.no_engine("Cannot connect to the Docker daemon at unix:///var/run/docker.sock.");
     let output = fake.run("check").code(1).get_output().clone();
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert!(stdout.contains("[container-name]") && stdout.contains("no Docker engine answers"), "{stdout}");

@@ -351,7 +351,7 @@ fn an_instance_in_a_crash_loop_is_named_and_replaced() {
 fn denied_access_to_the_engine_is_reported_by_check_dry_run_and_deploy() {
     let fake = FakeDocker::new();
     let denied = "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock";
-    fake.fail("ps --all", denied);
+    fake.no_engine(denied);
     let check = fake.run("check app").code(1);
     let output = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
     assert!(

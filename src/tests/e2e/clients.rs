@@ -58,7 +58,7 @@ fn a_deploy_queries_the_engine_through_one_client_and_compose_through_its_plugin
 }
 
 #[test]
-fn a_docker_client_that_is_a_script_is_started_for_each_query() {
+fn a_docker_client_that_is_a_script_is_started_for_changes_and_passes_queries_on() {
     let project = TestProject::haproxy("script");
     project.up("--scale app=1");
     let docker = which::which("docker").expect("docker");
@@ -77,6 +77,6 @@ fn a_docker_client_that_is_a_script_is_started_for_each_query() {
     answers.all_from(&["1", "2"]);
     let lines = fs::read_to_string(lines).expect("lines");
     let asked = |words: &str| lines.lines().any(|line| line.starts_with(words));
-    assert!(asked("compose ") && asked("container inspect ") && asked("volume create "), "{lines}");
-    assert!(!asked("system dial-stdio"), "{lines}");
+    assert!(asked("compose ") && asked("system dial-stdio") && asked("start "), "{lines}");
+    assert!(!asked("container inspect ") && !asked("volume create "), "{lines}");
 }
