@@ -7,9 +7,9 @@ use clap::builder::{PossibleValue, PossibleValuesParser, StyledStr};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::commands::init::InitArgs;
 use crate::model::args::{
-    CheckArgs, ComposeArgs, DeployArgs, HistoryArgs, InitArgs, PruneArgs, RecoverArgs, RollbackArgs,
-    StatusArgs,
+    CheckArgs, ComposeArgs, DeployArgs, HistoryArgs, PruneArgs, RecoverArgs, RollbackArgs, StatusArgs,
 };
 
 const EXIT_CODES: &str = "\

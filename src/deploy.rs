@@ -1,7 +1,6 @@
 //! `deploy`, `rollback` and `recover` from start to end: each makes a request, and puts it in place.
 
 pub mod check;
-mod init;
 
 use std::time::Duration;
 
@@ -17,7 +16,6 @@ use crate::model::{EngineKind, FlagLayers, UpdateLayer};
 use crate::request::Request;
 use crate::wait::StopSignal;
 pub use check::check;
-pub use init::init;
 
 /// Replaces services by their next version.
 ///

@@ -15,7 +15,6 @@ mod finding;
 mod git;
 mod health;
 mod http;
-mod init;
 mod jobs;
 mod lock;
 mod manual;
@@ -97,7 +96,7 @@ fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
         Command::History(args) => commands::history::history(&cli.compose, args, report),
         Command::Prune(args) => commands::prune::prune(&cli.compose, args, report),
         Command::Check(args) => deploy::check(&cli.compose, args, report),
-        Command::Init(args) => deploy::init(&cli.compose, args, report),
+        Command::Init(args) => commands::init::init(&cli.compose, args, report),
         Command::Help { word } => {
             manual::help(word.as_deref(), program(), &report);
             Ok(())

@@ -17,11 +17,11 @@ use clap::ValueEnum;
 use serde::Deserialize;
 use serde_yaml::Value;
 
-pub use location::{COMPOSE_FILES, ComposeFlags};
+pub use location::{COMPOSE_FILES, ComposeFlags, override_name};
 pub use obstacle::Obstacle;
 pub use pairs::Pair;
 pub use resolved::ResolvedProject;
-pub use service::{DependsOnCondition, LifecycleHook, Service};
+pub use service::{DependsOnCondition, LifecycleHook, Port, Service};
 use service::{Grant, SettingsContext};
 pub use settings::{
     AnonymousVolumes, ConfigError, DrainLayer, HealthLayer, HttpHealth, ProbeTiming, ProxyLayer,
@@ -84,6 +84,9 @@ pub struct Project {
 #[serde(expecting = "a map of keys")]
 struct EngineObject {
     name: Option<String>,
+    /// A network without access from outside.
+    #[serde(default)]
+    internal: bool,
 }
 
 /// The engine that runs the containers.
@@ -157,6 +160,11 @@ impl Project {
     fn engine_name(&self, objects: &BTreeMap<String, Option<EngineObject>>, key: &str) -> String {
         let named = objects.get(key).and_then(|object| object.as_ref()?.name.clone());
         named.unwrap_or_else(|| format!("{}_{key}", self.name))
+    }
+
+    /// The network has no access from outside.
+    pub fn is_internal(&self, network_key: &str) -> bool {
+        self.networks.get(network_key).and_then(Option::as_ref).is_some_and(|network| network.internal)
     }
 
     /// Compose copies a secret or config into the container at start, because its content is text or an environment

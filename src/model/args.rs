@@ -117,35 +117,6 @@ pub struct PruneArgs {
 }
 
 #[derive(Args, Debug, Clone, Default)]
-pub struct InitArgs {
-    /// Service to put behind a proxy, and its port; may be given several times [default: the only service that looks
-    /// like a web application]
-    #[arg(long, value_name = "SERVICE[:PORT]", value_parser = service_and_port)]
-    pub service: Vec<(String, Option<u16>)>,
-    /// Host port of the proxy, if the service publishes none [default: 8080]
-    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = publication)]
-    pub publish: Option<(String, u16)>,
-    /// Path of health probes, for the proxy and for deploys [default: path of the healthcheck]
-    #[arg(long, value_name = "PATH", value_parser = url_path)]
-    pub health_path: Option<String>,
-    /// Add no proxy
-    #[arg(long, conflicts_with_all = ["service", "publish", "health_path"])]
-    pub no_proxy: bool,
-    /// Print the file converted for a Swarm, with a comment for each change; needs --print
-    #[arg(long, requires = "print", conflicts_with_all = ["service", "publish", "health_path"])]
-    pub swarm: bool,
-    /// Write the Compose file of a Swarm service from `docker service create`, and import the service
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["service", "publish", "health_path", "swarm"])]
-    pub from_service: Option<String>,
-    /// Print the files, write nothing
-    #[arg(long)]
-    pub print: bool,
-    /// Overwrite existing files
-    #[arg(long, conflicts_with = "print")]
-    pub force: bool,
-}
-
-#[derive(Args, Debug, Clone, Default)]
 pub struct DeployArgs {
     /// Services or pairs to deploy [default: every service behind a proxy]
     #[arg(value_name = "SERVICE")]
@@ -357,40 +328,6 @@ fn engine_timeout(text: &str) -> Result<Duration, String> {
         Ok(limit)
     } else {
         Err("the timeout must be from 1s to 1day, such as 2m".into())
-    }
-}
-
-fn service_and_port(text: &str) -> Result<(String, Option<u16>), String> {
-    let invalid = || "expected SERVICE or SERVICE:PORT, such as web:3000".to_string();
-    match text.split_once(':') {
-        _ if text.is_empty() || text.starts_with(':') => Err(invalid()),
-        None => Ok((text.into(), None)),
-        Some((service, port)) => Ok((service.into(), Some(port_number(port).ok_or_else(invalid)?))),
-    }
-}
-
-/// A port, or an address and a port; an IPv6 address is in brackets.
-fn publication(text: &str) -> Result<(String, u16), String> {
-    let (address, port) = text.rsplit_once(':').unwrap_or(("", text));
-    let port = port_number(port).ok_or("expected a port, or ADDRESS:PORT such as 127.0.0.1:8080")?;
-    let bare = address.trim_start_matches('[').trim_end_matches(']');
-    if bare.is_empty() || bare.parse::<std::net::IpAddr>().is_ok() {
-        Ok((bare.into(), port))
-    } else {
-        Err(format!("`{address}` is not an IP address such as 127.0.0.1"))
-    }
-}
-
-fn port_number(text: &str) -> Option<u16> {
-    text.parse().ok().filter(|port| *port > 0)
-}
-
-fn url_path(text: &str) -> Result<String, String> {
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "/-._~%?=&+,;@".contains(c);
-    if text.starts_with('/') && text.chars().all(is_allowed) {
-        Ok(text.into())
-    } else {
-        Err("expected a path that begins with `/`, such as /health".into())
     }
 }
 

@@ -118,6 +118,7 @@ pub struct Port {
     /// A port or a range; from an empty one or a range, Docker chooses.
     #[serde(default, deserialize_with = "text_or_number")]
     pub published: Option<String>,
+    pub host_ip: Option<String>,
 }
 
 impl Port {

@@ -40,26 +40,47 @@ pub fn status_of(folder: &Path, file: &NewFile) -> Result<FileStatus, Error> {
     Ok(if is_same && has_mode { FileStatus::Same } else { FileStatus::Different })
 }
 
-/// Writes all files, and overwrites existing ones that are in the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileAction {
+    New,
+    Overwritten,
+    Unchanged,
+    Kept,
+}
+
+impl FileAction {
+    pub fn label(self) -> &'static str {
+        match self {
+            FileAction::New => "new",
+            FileAction::Overwritten => "overwritten",
+            FileAction::Unchanged => "unchanged",
+            FileAction::Kept => "kept",
+        }
+    }
+}
+
+/// Writes the new files, and overwrites existing ones.
 ///
 /// # Errors
 /// A folder or file that cannot be written. All new files are removed then; overwritten ones stay.
-pub fn write_all(folder: &Path, files: &[(&NewFile, FileStatus)]) -> Result<(), Error> {
+pub fn write_all(folder: &Path, files: &[(&NewFile, FileAction)]) -> Result<(), Error> {
     let mut undo = NewFilesGuard::default();
     let mut drafts = Vec::new();
-    for (file, status) in files {
+    let is_written = |action: &FileAction| [FileAction::New, FileAction::Overwritten].contains(action);
+    for (file, action) in files.iter().filter(|(_, action)| is_written(action)) {
         let path = folder.join(&file.path);
         let draft = write_draft(&path, file, &mut undo).map_err(|e| cannot_write(&path, &e))?;
-        drafts.push((path, draft, *status));
+        drafts.push((path, draft, *action));
     }
-    for (path, draft, status) in drafts {
-        let written = match status {
-            FileStatus::Missing => draft.persist_noclobber(&path).map(|_| undo.files.push(path.clone())),
+    for (path, draft, action) in drafts {
+        let written = match action {
+            FileAction::New => draft.persist_noclobber(&path).map(|_| undo.files.push(path.clone())),
             _ => draft.persist(&path).map(drop),
         };
         written.map_err(|e| cannot_write(&path, &e.error))?;
     }
-    undo.keep();
+    undo.files.clear();
+    undo.folders.clear();
     Ok(())
 }
 
@@ -79,18 +100,11 @@ fn write_draft(path: &Path, file: &NewFile, undo: &mut NewFilesGuard) -> io::Res
     Ok(draft)
 }
 
-/// Removes new files and folders on drop, unless `keep` is called.
+/// Removes new files and folders on drop.
 #[derive(Default)]
 struct NewFilesGuard {
     files: Vec<PathBuf>,
     folders: Vec<PathBuf>,
-}
-
-impl NewFilesGuard {
-    fn keep(&mut self) {
-        self.files.clear();
-        self.folders.clear();
-    }
 }
 
 impl Drop for NewFilesGuard {

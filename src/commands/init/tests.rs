@@ -1,18 +1,19 @@
+use super::facts::PortForward;
+use super::select::proxied_services;
+use super::templates::files;
 use super::*;
 
 /// A project as `docker compose config` prints it.
 fn facts(services: &str) -> ProjectFacts {
-    ProjectFacts::read(&format!(
+    let yaml = format!(
         "name: p\nservices: {services}\nnetworks: {{back: {{internal: true}}, default: {{name: p_default}}}}"
-    ))
-    .unwrap()
+    );
+    let project = Project::read(&yaml, "compose.yaml", &FlagLayers::default()).unwrap();
+    ProjectFacts { project, image_ports: BTreeMap::new() }
 }
 
-fn options(services: &[(&str, Option<u16>)]) -> InitOptions {
-    InitOptions {
-        services: services.iter().map(|(s, p)| (s.to_string(), *p)).collect(),
-        ..InitOptions::default()
-    }
+fn options(services: &[(&str, Option<u16>)]) -> InitArgs {
+    InitArgs { service: services.iter().map(|(s, p)| (s.to_string(), *p)).collect(), ..InitArgs::default() }
 }
 
 /// `host>bind>target`, with a leading `=` for TCP.
@@ -46,7 +47,7 @@ fn services_that_look_like_web_applications_are_candidates() {
         ("{worker: {image: shop}}".into(), &[]),
     ];
     for (services, found) in cases {
-        assert_eq!(candidates(&facts(&services)), found, "{services}");
+        assert_eq!(facts(&services).candidates(), found, "{services}");
     }
 }
 
@@ -95,7 +96,7 @@ fn publish_sets_the_host_port() {
     let publish = Some(("127.0.0.1".to_string(), 80));
     let of = |services: &str, names: &[(&str, Option<u16>)]| {
         let all =
-            proxied_services(&facts(services), &InitOptions { publish: publish.clone(), ..options(names) })
+            proxied_services(&facts(services), &InitArgs { publish: publish.clone(), ..options(names) })
                 .unwrap();
         all.iter().map(routes).collect::<Vec<_>>().join(" | ")
     };
@@ -133,8 +134,8 @@ fn a_service_that_cannot_have_a_proxy_is_refused_with_a_hint() {
 #[test]
 fn the_proxy_probes_the_path_of_the_healthcheck() {
     let path = |test: &str| {
-        let facts = facts(&format!("{{app: {{image: x, healthcheck: {{test: {test}}}}}}}"));
-        facts.apps["app"].health_path.clone()
+        let project = facts(&format!("{{app: {{image: x, healthcheck: {{test: {test}}}}}}}")).project;
+        facts::health_path(&project.services["app"])
     };
     let found = |test: &str| path(test).unwrap_or_default();
     assert_eq!(found("[CMD, curl, '-f', 'http://localhost:3000/health']"), "/health");
@@ -174,7 +175,7 @@ fn haproxy_is_on_the_networks_of_its_services_and_reached_from_the_host() {
 fn obstacles_to_a_second_instance_are_removed() {
     let added = |keys: &str, health: Option<&str>| {
         let facts = facts(&format!("{{app: {{image: x, {keys}}}, proxy: {{image: x}}, 'on': {{image: x}}}}"));
-        let options = InitOptions {
+        let options = InitArgs {
             health_path: health.map(String::from),
             ..options(&[("app", Some(1)), ("on", Some(2))])
         };
@@ -193,11 +194,9 @@ fn obstacles_to_a_second_instance_are_removed() {
 #[test]
 fn the_adapter_can_use_the_configuration() {
     let facts = facts(ONE);
-    let proxied = proxied_services(
-        &facts,
-        &InitOptions { health_path: Some("/up".into()), ..options(&[("app", None)]) },
-    )
-    .unwrap();
+    let proxied =
+        proxied_services(&facts, &InitArgs { health_path: Some("/up".into()), ..options(&[("app", None)]) })
+            .unwrap();
     let config = &files(&facts, &proxied, &layout())[1].text;
     let settings = crate::proxy::haproxy::config::HaproxyConfig::parse(config);
     assert_eq!(settings.sockets, [("/tmp/haproxy.sock".to_string(), "admin".to_string())]);
@@ -228,22 +227,17 @@ fn files_that_compose_does_not_find_by_default_are_named() {
     );
 }
 
+fn file(path: &str) -> NewFile {
+    NewFile { path: path.into(), text: "ours".into(), executable: true, description: String::new() }
+}
+
 #[test]
 fn nothing_is_written_if_one_file_cannot_be() {
     let folder = tempfile::tempdir().unwrap();
-    let file = |path: &str| NewFile {
-        path: path.into(),
-        text: "x".into(),
-        executable: false,
-        description: String::new(),
-    };
     let (first, second) = (file("new/a"), file("b/c"));
     std::fs::write(folder.path().join("b"), "no folder").unwrap();
-    let error = files::write_all(
-        folder.path(),
-        &[(&first, files::FileStatus::Missing), (&second, files::FileStatus::Missing)],
-    )
-    .unwrap_err();
+    let files = [(&first, FileAction::New), (&second, FileAction::New)];
+    let error = files::write_all(folder.path(), &files).unwrap_err();
     assert!(error.message.contains("b/c"), "{error}");
     assert!(!folder.path().join("new").exists());
 }
@@ -251,23 +245,14 @@ fn nothing_is_written_if_one_file_cannot_be() {
 #[test]
 fn a_file_that_appeared_meanwhile_is_not_overwritten() {
     let folder = tempfile::tempdir().unwrap();
-    let file = |path: &str| NewFile {
-        path: path.into(),
-        text: "ours".into(),
-        executable: true,
-        description: String::new(),
-    };
     let (first, second) = (file("first"), file("second"));
-    assert_eq!(files::status_of(folder.path(), &second).unwrap(), files::FileStatus::Missing);
+    assert_eq!(files::status_of(folder.path(), &second).unwrap(), FileStatus::Missing);
     std::fs::write(folder.path().join("second"), "theirs").unwrap();
-    assert_eq!(files::status_of(folder.path(), &second).unwrap(), files::FileStatus::Different);
-    files::write_all(
-        folder.path(),
-        &[(&first, files::FileStatus::Missing), (&second, files::FileStatus::Missing)],
-    )
-    .unwrap_err();
+    assert_eq!(files::status_of(folder.path(), &second).unwrap(), FileStatus::Different);
+    let files = [(&first, FileAction::New), (&second, FileAction::New)];
+    files::write_all(folder.path(), &files).unwrap_err();
     assert_eq!(std::fs::read_to_string(folder.path().join("second")).unwrap(), "theirs");
     assert!(!folder.path().join("first").exists());
-    files::write_all(folder.path(), &[(&second, files::FileStatus::Different)]).unwrap();
-    assert_eq!(files::status_of(folder.path(), &second).unwrap(), files::FileStatus::Same);
+    files::write_all(folder.path(), &[(&second, FileAction::Overwritten)]).unwrap();
+    assert_eq!(files::status_of(folder.path(), &second).unwrap(), FileStatus::Same);
 }
