@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
+use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -71,8 +72,9 @@ pub enum RolloutKind {
 }
 
 /// Result of a rollout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Display)]
 #[serde(rename_all = "lowercase")]
+#[display(rename_all = "lowercase")]
 pub enum RolloutOutcome {
     Deployed,
     Failed,

@@ -63,12 +63,9 @@ fn summarise(journal: &Journal) -> HistoryReport {
 
 fn row(record: &ReleaseRecord, journal: &Journal) -> ReleaseRow {
     let result = match (record.outcome, record.kind) {
-        (RolloutOutcome::Failed, _) => "failed".to_string(),
-        (RolloutOutcome::Paused, _) => "paused".into(),
-        (RolloutOutcome::Interrupted, _) => "interrupted".into(),
         (RolloutOutcome::Deployed, RolloutKind::Rollback { to }) => format!("rolled back to {to}"),
         (RolloutOutcome::Deployed, RolloutKind::Imported) => "imported".into(),
-        (RolloutOutcome::Deployed, RolloutKind::Deploy) => "deployed".into(),
+        (outcome, _) => outcome.to_string(),
     };
     let service = |name: &String| DeployedService {
         service: name.clone(),

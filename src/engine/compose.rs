@@ -5,7 +5,7 @@ pub mod desired;
 pub mod import_running;
 mod preflight_targets;
 pub mod prepare;
-pub mod probe_urls;
+mod probe_urls;
 mod recovery;
 mod target_rollout;
 

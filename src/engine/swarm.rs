@@ -15,7 +15,6 @@ use anyhow::Result;
 use crate::configuration::Configuration;
 use crate::context::Context;
 use crate::docker::Docker;
-use crate::engine::compose::probe_urls;
 use crate::error::{Error, Exit};
 use crate::model::args::{DeployArgs, SwarmArgs};
 use crate::model::{ResolvedProject, word};
@@ -30,7 +29,7 @@ use crate::swarm::stack_file::{StackFile, StackOverrides};
 use crate::swarm::watch::{self, StackWatch, WatchResult};
 use crate::targets;
 use crate::wait::StopSignal;
-use crate::witness::Witness;
+use crate::witness::{Witness, urls};
 pub use imported_service::{compose_file_of_service, import_service, print_for_swarm};
 use prepare::PreparedStack;
 pub use swarm_rollback::rollback_unrecorded;
@@ -205,7 +204,7 @@ impl SwarmDeploy<'_> {
         let result = self.send_and_watch(prepared).map_err(|reaction| self.react(&prepared.file, reaction));
         drop(switch);
         let took = self.report().elapsed().saturating_sub(started);
-        let witness = probe_urls::report_all(self.witness.finish(), self.report());
+        let witness = urls::report_all(self.witness.finish(), self.report());
         let draft = match &result {
             Ok(stack) => self.release_draft(prepared, Some(stack))?,
             Err(_) => draft,
@@ -216,7 +215,7 @@ impl SwarmDeploy<'_> {
         self.remove_unused_objects();
         self.report_deployed(&prepared.file.services, &stack, took);
         let strict = self.context.args.witness.strict;
-        Ok(probe_urls::refuse_losses(witness.as_ref(), strict, self.number)?)
+        Ok(urls::refuse_losses(witness.as_ref(), strict, self.number)?)
     }
 
     fn record(

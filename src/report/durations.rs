@@ -8,31 +8,28 @@ use super::record::EventRecord;
 
 /// `creating 0.6s, starting 0.5s, waiting until ready 2.7s, …`, in the order of their first step; none without a step.
 pub fn by_activity(records: &[EventRecord]) -> Option<String> {
+    let starts: Vec<(Duration, Option<&str>)> = records.iter().filter_map(start).collect();
     let mut sums: Vec<(&str, Duration)> = Vec::new();
-    let mut open: Option<(&str, Duration)> = None;
-    for EventRecord { at, event, .. } in records {
-        let next = match event {
-            Event::Step(step) => Some(step.activity()),
-            Event::Deployed { .. } | Event::JobRunning(_) => None,
-            _ => continue,
-        };
-        if let Some((activity, since)) = open.take() {
-            add(&mut sums, activity, at.saturating_sub(since));
+    for ((from, activity), (to, _)) in starts.iter().zip(starts.iter().skip(1)) {
+        let time = to.saturating_sub(*from);
+        match (activity, sums.iter_mut().find(|(name, _)| Some(*name) == *activity)) {
+            (Some(_), Some((_, sum))) => *sum += time,
+            (Some(activity), None) => sums.push((activity, time)),
+            (None, _) => {}
         }
-        open = next.map(|activity| (activity, *at));
     }
     let shown = sums.iter().filter(|(_, time)| time.as_millis() >= 50);
-    let text = shown
-        .map(|(activity, time)| format!("{activity} {}", in_seconds(*time)))
-        .collect::<Vec<_>>()
-        .join(", ");
-    (!text.is_empty()).then_some(text)
+    let texts: Vec<String> =
+        shown.map(|(activity, time)| format!("{activity} {}", in_seconds(*time))).collect();
+    (!texts.is_empty()).then(|| texts.join(", "))
 }
 
-fn add<'a>(sums: &mut Vec<(&'a str, Duration)>, activity: &'a str, time: Duration) {
-    match sums.iter_mut().find(|(name, _)| *name == activity) {
-        Some((_, sum)) => *sum += time,
-        None => sums.push((activity, time)),
+/// Start of an activity, or of a time without one.
+fn start(EventRecord { at, event, .. }: &EventRecord) -> Option<(Duration, Option<&str>)> {
+    match event {
+        Event::Step(step) => Some((*at, Some(step.activity()))),
+        Event::Deployed { .. } | Event::JobRunning(_) => Some((*at, None)),
+        _ => None,
     }
 }
 

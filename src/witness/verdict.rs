@@ -196,7 +196,7 @@ mod tests {
     /// Lost and sent probes since the switch, if they justify a rollback.
     fn rollback_reason(text: &str, changes: &ChangeLog) -> Option<(usize, usize)> {
         let samples = samples(text);
-        loss_evidence(&samples, changes).map(|l| LossCount::of(l.since.into_iter())).map(|t| (t.lost, t.sent))
+        loss_evidence(&samples, changes).map(|l| LossCount::of(l.since)).map(|t| (t.lost, t.sent))
     }
 
     #[test]

@@ -10,11 +10,11 @@ use serde_json::Value;
 use super::SwarmDeploy;
 use super::prepare::PreparedStack;
 use crate::docker::types::Node;
-use crate::engine::compose::probe_urls::{configured_url, is_wanted, unknown_url};
 use crate::report::{Event, Warning};
 use crate::swarm::proxy_config::StackProxy;
 use crate::swarm::published_urls::PublishedPorts;
 use crate::witness::UrlCandidates;
+use crate::witness::urls::{configured_url, is_wanted, unknown_url};
 
 /// Limit for the first answer of every URL with `--strict`.
 const STRICT_FIRST_ANSWER: Duration = Duration::from_secs(5);
