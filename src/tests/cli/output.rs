@@ -178,7 +178,8 @@ fn a_terminal_shows_progress_and_then_the_result() {
 
 #[test]
 fn a_terminal_with_no_color_gets_no_colour() {
-    let coloured = |shown: &str| shown.contains("\u{1b}[3") || shown.contains("\u{1b}[2m");
+    let colours = |number: u8| format!("\u{1b}[{number}m");
+    let coloured = |shown: &str| [2].into_iter().chain(30..38).any(|n| shown.contains(&colours(n)));
     assert!(coloured(&run_on_terminal(&FakeDocker::new(), 80, &[])));
     let shown = run_on_terminal(&FakeDocker::new(), 80, &[("NO_COLOR", "1")]);
     assert!(!coloured(&shown) && shown.contains("1/1 app-2"), "{shown}");
