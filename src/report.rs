@@ -233,7 +233,7 @@ impl Report {
 
     /// Prints a table that fits the terminal.
     pub fn table(&self, head: &[&str], rows: &[Vec<String>]) {
-        let lines = text::table_within(head, rows, self.width().unwrap_or(usize::MAX));
+        let lines = text::table(head, rows, self.width().unwrap_or(usize::MAX));
         lines.iter().for_each(|line| self.result(line));
     }
 

@@ -25,7 +25,8 @@ pub struct InitialInstance {
 }
 
 /// A step of a plan that begins.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Display)]
+#[display("step {number} of {steps}{}: {}", self.batch_text(), self.activity())]
 pub struct StepEvent {
     pub target: String,
     /// Counted from 1.

@@ -4,18 +4,12 @@ use std::time::Duration;
 
 use super::event::StepEvent;
 
-/// `step 3 of 9, batch 1 of 2: waiting until ready`
-impl std::fmt::Display for StepEvent {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "step {} of {}", self.number, self.steps)?;
-        if self.batches > 1 {
-            write!(f, ", batch {} of {}", self.batch, self.batches)?;
-        }
-        write!(f, ": {}", self.activity())
-    }
-}
-
 impl StepEvent {
+    /// `, batch 1 of 2`; nothing for a single batch.
+    pub fn batch_text(&self) -> String {
+        if self.batches > 1 { format!(", batch {} of {}", self.batch, self.batches) } else { String::new() }
+    }
+
     /// Activity of the step, without names.
     pub fn activity(&self) -> &'static str {
         match self.verb.as_str() {

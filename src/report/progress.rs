@@ -87,21 +87,13 @@ impl Progress {
         let Some(step) = &self.step else {
             return (style, format!("{activity} {names}  {took}"));
         };
-        let batch = match step.batches {
-            0 | 1 => String::new(),
-            all => format!(", batch {} of {all}", step.batch),
-        };
+        let (number, steps, batch, doing) = (step.number, step.steps, step.batch_text(), step.activity());
         let text = match width {
             BAR_MIN_WIDTH.. => {
-                let bar = bar(step.number.saturating_sub(1), step.steps);
-                format!(
-                    "{activity} {names}  {bar}  {} of {}{batch}: {}  {took}",
-                    step.number,
-                    step.steps,
-                    step.activity()
-                )
+                let bar = bar(number.saturating_sub(1), steps);
+                format!("{activity} {names}  {bar}  {number} of {steps}{batch}: {doing}  {took}")
             }
-            _ => format!("{}/{}{batch} {}  {took}", step.number, step.steps, step.activity()),
+            _ => format!("{number}/{steps}{batch} {doing}  {took}"),
         };
         (style, text)
     }

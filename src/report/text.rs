@@ -1,5 +1,9 @@
 //! Text that is safe to print on a terminal, and tables.
 
+use std::iter;
+
+use console::{Alignment, measure_text_width, pad_str};
+
 /// Text without control characters, which could move the cursor, change the title or hide text. Much of the text is
 /// foreign: answers, log lines, names, output of docker.
 pub fn printable(text: &str) -> String {
@@ -11,44 +15,30 @@ fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
 }
 
-pub fn table(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
-    let head: Vec<String> = head.iter().map(|h| h.to_string()).collect();
-    let one_line = |row: &Vec<String>| row.iter().map(|cell| printable(cell).replace('\n', " ")).collect();
-    let rows: Vec<Vec<String>> = rows.iter().map(one_line).collect();
-    let all: Vec<&Vec<String>> = std::iter::once(&head).chain(&rows).collect();
-    let widest = |n: usize| all.iter().filter_map(|row| row.get(n)).map(|c| c.chars().count()).max();
-    let widths: Vec<usize> = (0..head.len()).map(|n| widest(n).unwrap_or(0)).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_string()
-    };
-    all.into_iter().map(line).collect()
-}
-
 /// A table of at most `width` columns. The widest column is cut first; if that is not enough, each row becomes a block.
-pub fn table_within(head: &[&str], rows: &[Vec<String>], width: usize) -> Vec<String> {
-    let lines = table(head, rows);
-    let width_of = |lines: &[String]| lines.iter().map(|l| console::measure_text_width(l)).max().unwrap_or(0);
-    let excess = width_of(&lines).saturating_sub(width);
-    if excess == 0 {
-        return lines;
-    }
-    let cell = |row: &Vec<String>, n: usize| row.get(n).map_or(0, |c| c.chars().count());
-    let widest = |n: &usize| rows.iter().map(|row| cell(row, *n)).max().unwrap_or(0);
-    let longest = (0..head.len()).max_by_key(widest).unwrap_or(0);
-    let room = widest(&longest).saturating_sub(excess);
-    if room < MIN_CELL_WIDTH.max(head.get(longest).map_or(0, |h| h.len())) {
+pub fn table(head: &[&str], rows: &[Vec<String>], width: usize) -> Vec<String> {
+    let one_line = |row: &Vec<String>| row.iter().map(|cell| fit(cell, usize::MAX)).collect();
+    let titles = head.iter().map(|title| title.to_string()).collect();
+    let lines: Vec<Vec<String>> = iter::once(titles).chain(rows.iter().map(one_line)).collect();
+    let width_of = |n: usize| lines.iter().filter_map(|l| l.get(n)).map(|c| measure_text_width(c)).max();
+    let mut widths: Vec<usize> = (0..head.len()).map(|n| width_of(n).unwrap_or(0)).collect();
+    let excess = (widths.iter().sum::<usize>() + GAP.len() * (head.len() - 1)).saturating_sub(width);
+    let widest = (0..head.len()).max_by_key(|n| widths[*n]).unwrap_or(0);
+    widths[widest] = widths[widest].saturating_sub(excess);
+    if excess > 0 && widths[widest] < MIN_CELL_WIDTH.max(head[widest].len()) {
         return rows.iter().flat_map(|row| block(head, row, width)).collect();
     }
-    let cut = |row: &Vec<String>| {
-        let mut row = row.clone();
-        if let Some(cell) = row.get_mut(longest) {
-            *cell = fit(cell, room);
-        }
-        row
+    let line = |cells: &Vec<String>| {
+        let cells = cells.iter().zip(&widths);
+        let cells: Vec<_> =
+            cells.map(|(cell, width)| pad_str(cell, *width, Alignment::Left, Some("…"))).collect();
+        cells.join(GAP).trim_end().to_string()
     };
-    table(head, &rows.iter().map(cut).collect::<Vec<_>>())
+    lines.iter().map(line).collect()
 }
+
+/// Space between two columns.
+const GAP: &str = "  ";
 
 /// Shortest cell after a cut; less would be useless.
 const MIN_CELL_WIDTH: usize = 12;
@@ -79,15 +69,21 @@ mod tests {
     #[test]
     fn a_cell_of_a_table_stays_on_its_line() {
         let rows = [vec!["a\nb\u{1b}".to_string(), "c".into()]];
-        assert_eq!(table(&["X", "Y"], &rows), ["X    Y", "a b  c"]);
+        assert_eq!(table(&["X", "Y"], &rows, 80), ["X    Y", "a b  c"]);
     }
 
     #[test]
     fn a_table_is_cut_to_the_terminal_and_becomes_blocks_if_that_is_not_enough() {
         let rows = [vec!["app".to_string(), "registry.example/team/shop:42".into(), "in".into()]];
         let head = ["SERVICE", "IMAGE", "ROTATION"];
-        let lines = |width| table_within(&head, &rows, width);
-        assert_eq!(lines(100), table(&head, &rows));
+        let lines = |width| table(&head, &rows, width);
+        assert_eq!(
+            lines(100),
+            [
+                "SERVICE  IMAGE                          ROTATION",
+                "app      registry.example/team/shop:42  in"
+            ]
+        );
         assert_eq!(
             lines(40),
             ["SERVICE  IMAGE                  ROTATION", "app      registry.example/tea…  in"]

@@ -5,11 +5,12 @@ use std::slice;
 use std::time::Duration;
 
 use derive_more::Display;
+use strum::VariantArray;
 
 use super::event::{Answer, Event, InitialInstance, Names};
 use InstancePhase::*;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Display)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Display, VariantArray)]
 #[display(rename_all = "lowercase")]
 pub enum InstancePhase {
     /// Running without requests.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use strum::VariantArray;
+
 use super::chart::{css_class, draw, label};
 use super::{Timeline, spans};
 use crate::report::record::EventRecord;
@@ -9,17 +11,6 @@ use crate::report::text::printable;
 use crate::report::timeline_model::{InstancePhase, InstanceTrack};
 
 const STYLE: &str = include_str!("page.css");
-
-const PHASES: [InstancePhase; 8] = [
-    InstancePhase::Created,
-    InstancePhase::Starting,
-    InstancePhase::Ready,
-    InstancePhase::InRotation,
-    InstancePhase::Draining,
-    InstancePhase::Failed,
-    InstancePhase::OutOfRotation,
-    InstancePhase::Stopped,
-];
 
 /// The HTML page of a run.
 pub fn page(records: &[EventRecord]) -> String {
@@ -72,11 +63,13 @@ fn paragraphs(class: &str, texts: impl IntoIterator<Item = String>) -> String {
 
 /// Colours that occur in the drawing.
 fn legend(timeline: &Timeline) -> String {
-    let used =
-        |phase: &&InstancePhase| timeline.tracks.iter().any(|t| t.phases.iter().any(|(_, p)| p == *phase));
+    let has = |track: &InstanceTrack, phase| track.phases.iter().any(|(_, p)| *p == phase);
+    let is_drawn = |phase: &&InstancePhase| {
+        **phase != InstancePhase::Removed && timeline.tracks.iter().any(|track| has(track, **phase))
+    };
     let item =
         |phase: &InstancePhase| format!(r#"<span><i class="{}"></i>{phase}</span>"#, css_class(*phase));
-    let items: Vec<String> = PHASES.iter().filter(used).map(item).collect();
+    let items: Vec<String> = InstancePhase::VARIANTS.iter().filter(is_drawn).map(item).collect();
     format!("<p class=\"key\">{}</p>\n", items.join(" "))
 }
 
