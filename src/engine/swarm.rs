@@ -4,7 +4,8 @@
 mod dry_run;
 mod imported_service;
 mod prepare;
-mod swarm_rollback;
+mod previous_spec;
+mod recovery;
 mod witness;
 
 use std::cell::OnceCell;
@@ -32,8 +33,8 @@ use crate::wait::StopSignal;
 use crate::witness::{Witness, urls};
 pub use imported_service::{compose_file_of_service, import_service, print_for_swarm};
 use prepare::PreparedStack;
-pub use swarm_rollback::rollback_unrecorded;
-use swarm_rollback::{Failure, Reaction};
+pub use previous_spec::rollback_unrecorded;
+use recovery::{Failure, Reaction};
 
 /// Puts a request in place on a stack, and waits until the stack has converged.
 ///

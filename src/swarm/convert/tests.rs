@@ -43,11 +43,13 @@ fn a_compose_project_is_converted_for_swarm_with_each_change_named() {
 fn the_file_of_an_existing_service_changes_nothing() {
     let json = r#"{"ID":"s","Spec":{"Name":"redis","Labels":{},"TaskTemplate":{
       "ContainerSpec":{"Image":"redis:6@sha256:ab","Env":["A=$1"],"Args":["--port","1"],"StopGracePeriod":3000000000,
+        "OpenStdin":true,"DNSConfig":{"Nameservers":["1.1.1.1"]},"Labels":{"own":"$x"},"CapabilityAdd":["CAP_NET_ADMIN"],
         "Healthcheck":{"Test":["CMD","x"],"Interval":2000000000},
         "Mounts":[{"Type":"volume","Source":"data","Target":"/data"}]},
       "Resources":{"Limits":{"NanoCPUs":500000000,"MemoryBytes":52428800}},"Networks":[{"Target":"n1"}],
-      "Placement":{"Constraints":["node.role==manager"]},"ForceUpdate":0,"Runtime":"container"},
-      "Mode":{"Replicated":{"Replicas":3}},"UpdateConfig":{"Parallelism":1,"Delay":10000000000,"FailureAction":"pause"},
+      "Placement":{"Constraints":["node.role==manager"],"Preferences":[{"Spread":{"SpreadDescriptor":"node.labels.x"}}],
+        "MaxReplicas":2},"RestartPolicy":{"Condition":"on-failure","MaxAttempts":3},"ForceUpdate":0,"Runtime":"container"},
+      "Mode":{"Replicated":{"Replicas":3}},"UpdateConfig":{"Parallelism":1,"Delay":10000000000,"FailureAction":"pause"},"RollbackConfig":{"Order":"start-first"},
       "EndpointSpec":{"Mode":"vip","Ports":[{"Protocol":"tcp","TargetPort":6379,"PublishedPort":6379,"PublishMode":"ingress"}]}}}"#;
     let stack =
         ObservedStack::new("redis", vec![serde_json::from_str(json).unwrap()], Vec::new(), &BTreeMap::new());

@@ -1,19 +1,17 @@
-//! Failed deploy on Swarm: compose-zd rolls every service back, or leaves the deploy paused. Also the rollback of a stack
-//! without releases, which Swarm itself rolls back.
+//! Failed deploy on Swarm: compose-zd rolls every service back, or leaves the deploy paused.
 
 use std::time::Duration;
 
 use anyhow::Result;
 
 use super::{SwarmDeploy, release_overrides};
-use crate::context::Context;
 use crate::error::{Error, Exit};
 use crate::model::{FailureAction, word};
 use crate::report::Event;
 use crate::swarm::convergence::{Convergence, ServiceGoal, is_port_taken};
 use crate::swarm::observed::{ObservedStack, ServiceSpec, StackService};
 use crate::swarm::stack_file::StackFile;
-use crate::swarm::watch::{self, ServiceFailure, StackWatch, WatchResult};
+use crate::swarm::watch::{ServiceFailure, WatchResult};
 use crate::wait::StopSignal;
 
 /// Reaction to a failed update.
@@ -256,35 +254,35 @@ impl SwarmDeploy<'_> {
 
     fn try_roll_back(&self, file: &StackFile) -> Result<()> {
         let now = self.observe()?;
-        let (old, new): (Vec<&StackService>, Vec<&StackService>) = self
-            .changed_services(file, &now)
-            .into_iter()
-            .partition(|s| self.before.services.contains_key(&s.name));
+        let changed = self.changed_services(file, &now).into_iter();
+        let (old, new): (Vec<&StackService>, Vec<&StackService>) =
+            changed.partition(|s| self.before.services.contains_key(&s.name));
         if !old.is_empty() {
             self.report().event(Event::RollingBack);
         }
         if !new.is_empty() {
-            self.docker().remove_services(&new.iter().map(|s| s.id.clone()).collect::<Vec<_>>())?;
-            self.report()
-                .event(Event::Removed(new.iter().map(|s| s.name.clone()).collect::<Vec<_>>().into()));
+            let (ids, names): (Vec<String>, Vec<String>) =
+                new.iter().map(|s| (s.id.clone(), s.name.clone())).unzip();
+            self.docker().remove_services(&ids)?;
+            self.report().event(Event::Removed(names.into()));
         }
-        if old.is_empty() && new.is_empty() {
-            return Ok(());
-        }
-        for service in &old {
+        if old.is_empty() && new.is_empty() { Ok(()) } else { self.restore(&old, &now) }
+    }
+
+    /// Restores services that existed before the deploy, and watches until they have converged.
+    fn restore(&self, services: &[&StackService], now: &ObservedStack) -> Result<()> {
+        for service in services {
             let is_target = |spec: &ServiceSpec| self.is_rollback_target(&service.name, spec);
-            if is_target(&service.spec) {
-                continue;
-            }
             match &service.previous {
+                _ if is_target(&service.spec) => {}
                 Some(previous) if is_target(previous) => self.docker().roll_back_service(&service.id)?,
                 _ => self.send_last_good(&service.name)?,
             }
         }
         let then = self.observe()?;
-        let goals = old.iter().map(|s| ServiceGoal::without_monitor(&then, &s.name)).collect();
+        let goals = services.iter().map(|s| ServiceGoal::without_monitor(&then, &s.name)).collect();
         // A signal must not interrupt a rollback.
-        Err(match self.watch(goals, &now, true, StopSignal::default())? {
+        Err(match self.watch(goals, now, true, StopSignal::default())? {
             WatchResult::Converged(_) => return Ok(()),
             WatchResult::Failed(failure) => match failure.convergence {
                 Convergence::Stuck(after) => self.stuck_error(&failure, after),
@@ -331,7 +329,7 @@ impl SwarmDeploy<'_> {
             (true, Some(record)) => format!("release {} serves", record.number),
             (true, None) => "the version from before the deploy serves".to_string(),
         };
-        Error { exit, message: format!("{}; {serves}", error.message), ..error }
+        extended(error, exit, &serves)
     }
 
     /// True if a task of the stack ran before the deploy.
@@ -349,7 +347,7 @@ impl SwarmDeploy<'_> {
             (Exit::Outage, "the update stays paused, and no task runs")
         };
         let act = if serves { "" } else { "act now: " };
-        Error { exit, message: format!("{}; {state}", error.message), ..error }.hint(format!(
+        extended(error, exit, state).hint(format!(
             "{act}continue with `compose-zd deploy --resume`, go back with `compose-zd rollback`, or start over with \
              `compose-zd deploy`; see `docker service ps {name}_{service}`"
         ))
@@ -359,15 +357,13 @@ impl SwarmDeploy<'_> {
     fn not_restored_error(&self, error: Error, rollback_error: &str) -> Error {
         let name = self.stack_name();
         if !self.served_before() {
-            let message = format!(
-                "{}; nothing served before; the new services could not be removed: {rollback_error}",
-                error.message
-            );
-            return Error { exit: Exit::StillServing, message, ..error }
+            let why =
+                format!("nothing served before; the new services could not be removed: {rollback_error}");
+            return extended(error, Exit::StillServing, &why)
                 .hint(format!("see what runs with `docker stack ps {name}`"));
         }
-        let message = format!("{}; the state before could not be restored: {rollback_error}", error.message);
-        Error { exit: Exit::Outage, message, ..error }.hint(format!(
+        let why = format!("the state before could not be restored: {rollback_error}");
+        extended(error, Exit::Outage, &why).hint(format!(
             "act now: see what runs with `docker stack ps {name}`, fix the cause, and deploy again"
         ))
     }
@@ -384,55 +380,15 @@ impl SwarmDeploy<'_> {
     }
 }
 
+/// Error with a further clause in its message.
+fn extended(error: Error, exit: Exit, clause: &str) -> Error {
+    Error { exit, message: format!("{}; {clause}", error.message), ..error }
+}
+
 /// Image by its name or the beginning of its id.
 fn short_image(image: &str) -> String {
     match image.strip_prefix("sha256:") {
         Some(id) => format!("image {}", id.chars().take(12).collect::<String>()),
         None => format!("`{}`", image.split('@').next().unwrap_or_default()),
     }
-}
-
-/// Rolls a stack back to the previous specs that Swarm keeps, for a stack without a recorded release.
-///
-/// # Errors
-/// Swarm has no previous spec, or its rollback fails.
-pub fn rollback_unrecorded(context: &Context, requested: &[String]) -> Result<()> {
-    let Context { docker, report, .. } = context;
-    let name = context.journal.project.as_str();
-    let before = watch::observe(docker, name)?;
-    let differs = |s: &&StackService| s.previous.as_ref().is_some_and(|p| !p.same_content(&s.spec));
-    let is_named = |s: &&StackService| requested.is_empty() || requested.contains(&s.name);
-    let services = before.services.values().filter(|s| !s.spec.is_job()).filter(is_named).filter(differs);
-    let (names, ids): (Vec<String>, Vec<String>) = services.map(|s| (s.name.clone(), s.id.clone())).unzip();
-    if names.is_empty() {
-        return Err(Error::usage(format!("stack `{name}`: cannot roll back: no release is recorded, and Swarm has no previous spec"))
-            .hint("`compose-zd deploy` records releases; Swarm loses the previous spec with every update that changes nothing")
-            .into());
-    }
-    if context.args.dry_run {
-        let lines: Vec<String> = names.iter().map(|n| format!("`{n}`: restore the previous spec")).collect();
-        report.stack_plan(name, &lines);
-        return Ok(());
-    }
-    report.event(Event::SwarmRollback(names.clone().into()));
-    ids.iter().try_for_each(|id| docker.roll_back_service(id))?;
-    let (ready, report, stop) = (Duration::from_secs(60), *report, context.stop.clone());
-    let now = watch::observe(docker, name)?;
-    let goals = names.iter().map(|service| ServiceGoal::without_monitor(&now, service)).collect();
-    let watch =
-        StackWatch { docker, stack: name, goals, before: &before, ready, rolling_back: true, report, stop };
-    Err(match watch.run()? {
-        WatchResult::Converged(_) => {
-            report.swarm_rolled_back(name, &names);
-            return Ok(());
-        }
-        WatchResult::Interrupted(signal) => {
-            Error::interrupted(signal).hint("Swarm continues the rollback; see `docker stack ps`")
-        }
-        WatchResult::Lost(error) => Error { exit: Exit::Outage, ..error },
-        WatchResult::Failed(failure) => {
-            Error::new(Exit::StillServing, failure.to_string()).detail(&failure.task_errors.join("\n"))
-        }
-    }
-    .into())
 }
