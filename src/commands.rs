@@ -1,5 +1,6 @@
 //! Commands beside those that change what runs.
 
+pub mod check;
 pub mod history;
 pub mod init;
 pub mod prune;

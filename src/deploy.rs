@@ -1,7 +1,5 @@
 //! `deploy`, `rollback` and `recover` from start to end: each makes a request, and puts it in place.
 
-pub mod check;
-
 use std::time::Duration;
 
 use anyhow::Result;
@@ -15,7 +13,6 @@ use crate::model::args::{self, DeployArgs, RollbackArgs, RolloutArgs};
 use crate::model::{EngineKind, FlagLayers, UpdateLayer};
 use crate::request::Request;
 use crate::wait::StopSignal;
-pub use check::check;
 
 /// Replaces services by their next version.
 ///

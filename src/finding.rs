@@ -52,6 +52,16 @@ impl Finding {
         Finding { severity: Severity::Note, ..Finding::loss(rule, message, hint) }
     }
 
+    /// Refusal for wrong usage or configuration.
+    pub fn usage(rule: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Finding {
+        Finding { severity: Severity::Refused(Exit::Usage), ..Finding::loss(rule, message, hint) }
+    }
+
+    /// Refusal because of what runs.
+    pub fn unchanged(rule: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Finding {
+        Finding { severity: Severity::Refused(Exit::Unchanged), ..Finding::loss(rule, message, hint) }
+    }
+
     /// Sets the service, unless the finding has a subject.
     pub fn of_service(self, name: &str) -> Finding {
         self.or_of(|| Subject::Service(name.into()))
@@ -60,6 +70,12 @@ impl Finding {
     /// Sets the subject, unless the finding has one.
     pub fn or_of(self, subject: impl FnOnce() -> Subject) -> Finding {
         Finding { subject: self.subject.or_else(|| Some(subject())), ..self }
+    }
+
+    /// Adds for a deploy that nothing was changed.
+    pub fn nothing_changed(mut self) -> Finding {
+        self.message.push_str("; nothing was changed");
+        self
     }
 
     pub fn service(&self) -> Option<&str> {
@@ -76,6 +92,10 @@ impl Finding {
         }
     }
 
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.severity, Severity::Refused(_))
+    }
+
     /// True if a deploy loses something or is refused.
     pub fn is_loss(&self) -> bool {
         self.severity != Severity::Note
@@ -86,11 +106,8 @@ impl Finding {
 ///
 /// # Errors
 /// The first refusal.
-pub fn require(findings: Vec<Finding>) -> Result<Vec<Finding>, Error> {
-    let warning = |finding: Finding| match finding.severity {
-        Severity::Refused(_) => Err(finding.into()),
-        Severity::Loss | Severity::Note => Ok(finding),
-    };
+pub fn require(findings: impl IntoIterator<Item = Finding>) -> Result<Vec<Finding>, Error> {
+    let warning = |f: Finding| if f.is_refusal() { Err(f.into()) } else { Ok(f) };
     findings.into_iter().map(warning).collect()
 }
 
@@ -106,8 +123,7 @@ impl From<Error> for Finding {
     fn from(error: Error) -> Finding {
         let severity = Severity::Refused(error.exit);
         let rule = error.rule.map_or("refused", |rule| rule);
-        let message = error.message.trim_end_matches("; nothing was changed");
-        let refused = Finding::loss(rule, message, error.hint.unwrap_or_default());
+        let refused = Finding::loss(rule, error.message, error.hint.unwrap_or_default());
         Finding { severity, details: error.details, ..refused }
     }
 }

@@ -2,7 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-mod check;
 mod cli;
 mod commands;
 mod configuration;
@@ -95,7 +94,7 @@ fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
         Command::Status(args) => commands::status::status(&cli.compose, args, report, &stop),
         Command::History(args) => commands::history::history(&cli.compose, args, report),
         Command::Prune(args) => commands::prune::prune(&cli.compose, args, report),
-        Command::Check(args) => deploy::check(&cli.compose, args, report),
+        Command::Check(args) => commands::check::check(&cli.compose, args, report),
         Command::Init(args) => commands::init::init(&cli.compose, args, report),
         Command::Help { word } => {
             manual::help(word.as_deref(), program(), &report);

@@ -3,7 +3,6 @@
 pub mod args;
 mod compose;
 mod location;
-mod obstacle;
 mod pairs;
 mod resolved;
 mod service;
@@ -18,7 +17,6 @@ use serde::Deserialize;
 use serde_yaml::Value;
 
 pub use location::{COMPOSE_FILES, ComposeFlags, override_name};
-pub use obstacle::Obstacle;
 pub use pairs::Pair;
 pub use resolved::ResolvedProject;
 pub use service::{DependsOnCondition, LifecycleHook, Port, Service};

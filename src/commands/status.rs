@@ -13,7 +13,7 @@ use crate::model::args::{ComposeArgs, StatusArgs};
 use crate::model::{EngineKind, Project};
 use crate::observe::{self, DesiredVersion, TargetReader, TargetSnapshot};
 use crate::observed::Instance;
-use crate::preflight::{self, StoppedProxy};
+use crate::preflight::{self, proxies::StoppedProxy};
 use crate::proxy::{self, InFlight, Proxy};
 use crate::release::journal::Journal;
 use crate::release::{ReleaseHistory, ReleaseRecord};
@@ -81,7 +81,9 @@ fn compose_status(
     let mut status = StatusReport::new(&project.name, "compose");
     for target in &select_targets(project, named, &all, journal)? {
         let proxies = observe::proxies_of(docker, project, target, &containers, &all)?;
-        if let Some(StoppedProxy { problem: what, remedy }) = preflight::proxy_down(project, target, &all) {
+        if let Some(StoppedProxy { problem: what, remedy }) =
+            preflight::proxies::stopped(project, target, &all)
+        {
             report.warn(&Warning::Other(format!("{what}; {remedy}")));
         }
         let reader = TargetReader { docker, project, desired: &desired, target, proxies };

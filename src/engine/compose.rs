@@ -21,6 +21,7 @@ use crate::context::Context;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
 use crate::error::{Error, Exit};
+use crate::finding::{self, Finding};
 use crate::health::monitor::Monitor;
 use crate::jobs::Jobs;
 use crate::model::Project;
@@ -179,7 +180,8 @@ impl<'a> ComposeRun<'a> {
         self.report_dependents();
         self.report_left_alone()?;
         for rollout in rollouts {
-            preflight::collateral(self.docker(), &rollout.plan, &down)?;
+            let collateral = preflight::collateral(self.docker(), &rollout.plan, &down)?;
+            finding::require(collateral.map(Finding::nothing_changed))?;
         }
         self.start_witness(rollouts)?;
         for rollout in rollouts {
@@ -263,7 +265,8 @@ impl<'a> ComposeRun<'a> {
         let strategy = self.strategy(reader, &snapshot)?;
         let service = &self.project().services[reader.target.services()[0]];
         let back = desired::plan_policy(service, &service.rollback, !reader.proxies.is_empty());
-        let orphans = preflight::orphans(reader, containers).into_iter().map(|(orphan, _)| orphan).collect();
+        let orphans =
+            preflight::proxies::orphans(reader, containers).into_iter().map(|(orphan, _)| orphan).collect();
         let terms = RolloutTerms { update: *self.policy(service), undo_policy: back, warnings, orphans };
         Ok(TargetRollout::plan(reader, snapshot, strategy, terms, self.rollout_context(reader))?)
     }

@@ -174,7 +174,16 @@ fn every_exit_code_is_in_the_manual() {
 
 /// Names of rules in the sources.
 fn rules_of(source: &str) -> Vec<String> {
-    let at = [".rule(", "refused(", "=> &", "Finding::loss(", "Finding::note(", "early_end_finding("];
+    let at = [
+        ".rule(",
+        "refused(",
+        "=> &",
+        "Finding::loss(",
+        "Finding::note(",
+        "Finding::usage(",
+        "Finding::unchanged(",
+        "early_end_finding(",
+    ];
     let rests = at.iter().flat_map(|call| source.split(call).skip(1));
     let rests = rests.map(|rest| rest.trim_start().trim_start_matches('&'));
     let names = rests.filter_map(|rest| rest.strip_prefix('"')?.split('"').next());

@@ -19,7 +19,7 @@ fn read(yaml: &str) -> Result<Project, ConfigError> {
 fn query_all(yaml: &str) -> TestCaseResult {
     if let Ok(project) = read(yaml) {
         for service in project.services.values() {
-            let _ = (service.obstacles(), service.needs(&project), project.pair(&service.name));
+            let _ = (service.needs(&project), project.pair(&service.name));
             service.post_start.iter().for_each(|hook| drop((hook.exec_options(), hook.command.argv())));
             let _ = (
                 service.update.tolerated_failures(3),

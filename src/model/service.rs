@@ -330,7 +330,7 @@ impl Service {
     }
 
     /// Addresses that only one container can have: key and address.
-    pub(super) fn own_addresses(&self) -> impl Iterator<Item = (String, String)> {
+    pub fn own_addresses(&self) -> impl Iterator<Item = (String, String)> {
         let of_network = |(network, settings): (&String, &Value)| {
             let keys = ["ipv4_address", "ipv6_address", "mac_address"];
             let set = keys.iter().filter_map(|key| Some((key, settings.get(key)?.as_str()?)));

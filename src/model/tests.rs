@@ -96,32 +96,6 @@ fn commands_lose_the_doubled_dollars_of_compose() {
 }
 
 #[test]
-fn obstacles_to_a_second_instance_are_found() {
-    let found = service("container_name: one, network_mode: host, ports: [{target: 80, published: '8080'}, {target: 81}, {target: 82, published: '9000-9010'}]").unwrap();
-    assert_eq!(
-        found.obstacles(),
-        [
-            Obstacle::ContainerName("one".into()),
-            Obstacle::FixedPort("8080".into()),
-            Obstacle::NetworkMode("host".into())
-        ]
-    );
-    let found = service(
-        "mac_address: '02:42:ac:11:65:43', networks: {default: {ipv4_address: 10.0.0.9, ipv6_address: 'fd00::9'}}",
-    );
-    let address = |key: &str, value: &str| Obstacle::Address(key.into(), value.into());
-    assert_eq!(
-        found.unwrap().obstacles(),
-        [
-            address("mac_address", "02:42:ac:11:65:43"),
-            address("networks.default.ipv4_address", "10.0.0.9"),
-            address("networks.default.ipv6_address", "fd00::9")
-        ]
-    );
-    assert_eq!(service("image: x").unwrap().obstacles(), []);
-}
-
-#[test]
 fn services_with_shared_namespaces_and_volumes_are_found() {
     let found = service(
         "network_mode: 'service:a', pid: 'service:b', ipc: shareable, volumes_from: [c, 'd:ro', 'container:e']",

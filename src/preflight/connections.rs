@@ -16,21 +16,18 @@ const LISTENING: &str = "0A";
 
 /// Notes about containers with connections to an instance that bypass every proxy. A stop of the instance cuts
 /// these off.
-pub fn notes(around: &Surroundings) -> Vec<Finding> {
+pub fn findings(around: &Surroundings) -> Vec<Finding> {
     let has_adapter = |c: &Container| around.proxies.iter().any(|p| p.container().id == c.id);
     let is_proxy = |c: &Container| has_adapter(c) || unknown_proxy::is_candidate(c, around.proxies);
     let clients = around.others().filter(|c| !is_proxy(c));
     let connected_instance = |client: &Container| around.members().find(|c| is_open(around, c, client));
     let note = |client: &Container| {
         let (name, instance) = (client.name(), connected_instance(client)?.name());
-        let problem = format!(
+        let message = format!(
             "`{name}` has open connections to {instance} without a proxy, which end when the instance stops"
         );
-        Some(Finding::note(
-            "direct-connection",
-            problem,
-            format!("make sure that `{name}` retries, or give it the proxy's address"),
-        ))
+        let hint = format!("make sure that `{name}` retries, or give it the proxy's address");
+        Some(Finding::note("direct-connection", message, hint))
     };
     clients.filter_map(note).collect()
 }
@@ -43,9 +40,8 @@ pub fn instance_of(around: &Surroundings, service: &Service, client: &Container)
 
 /// True if an instance of a service may take requests: it listens at an address that others reach, as far as known.
 pub fn may_listen(around: &Surroundings, service: &Service) -> bool {
-    let its = |c: &&Container| c.is_running() && c.compose().is_some_and(|(_, name)| name == service.name);
     let is_elsewhere = around.reader.docker.is_remote();
-    around.members().filter(its).any(|c| is_elsewhere || may_be_reached(&sockets(c)))
+    around.instances(&service.name).any(|c| is_elsewhere || may_be_reached(&sockets(c)))
 }
 
 fn may_be_reached(table: &str) -> bool {

@@ -1,56 +1,56 @@
 //! Containers that depend on one current instance, by its namespaces, its volumes, a link or its name. A deploy breaks
 //! them, because the new instances have other ids and names.
 
-use super::Surroundings;
+use super::{Surroundings, whole_words};
 use crate::docker::inspect::Container;
-use crate::error::Error;
+use crate::finding::Finding;
 
-/// Errors for the containers that depend on an instance that the deploy replaces.
-pub fn errors(around: &Surroundings) -> Vec<Error> {
-    let error_of = |other| {
+/// Findings for the containers that depend on an instance that the deploy replaces.
+pub fn findings(around: &Surroundings) -> Vec<Finding> {
+    let finding = |other| {
         shared_namespace(around, other)
             .or_else(|| linked(around, other))
             .or_else(|| named_instance(around, other))
     };
-    around.others().filter_map(error_of).collect()
+    around.others().filter_map(finding).collect()
 }
 
-/// Error for `network_mode: container:NAME`, `pid: container:NAME` or `volumes_from`, also of `docker run`.
-fn shared_namespace(around: &Surroundings, other: &Container) -> Option<Error> {
+/// Finding for `network_mode: container:NAME`, `pid: container:NAME` or `volumes_from`, also of `docker run`.
+fn shared_namespace(around: &Surroundings, other: &Container) -> Option<Finding> {
     let (key, instance) = other.host_containers().find_map(|(key, host)| {
         let is_host = |c: &&Container| c.name() == host || (host.len() >= 12 && c.id.starts_with(host));
         Some((key, around.members().find(is_host)?))
     })?;
     let (name, instance) = (other.name(), instance.name());
-    let error = Error::usage(format!(
+    let message = format!(
         "`{name}` runs in {instance} (`{key}: container:{instance}`), and would stay in the old instance"
-    ));
+    );
     let hint = format!(
         "give `{name}` its own network and volumes, or remove it now and create it again after the deploy: `docker rm \
          --force {name}`"
     );
-    Some(error.hint(hint).rule(&"shared-namespace"))
+    Some(Finding::usage("shared-namespace", message, hint))
 }
 
-/// Error for `links: [app]`: the engine resolves the alias to one container only.
-fn linked(around: &Surroundings, other: &Container) -> Option<Error> {
+/// Finding for `links: [app]`: the engine resolves the alias to one container only.
+fn linked(around: &Surroundings, other: &Container) -> Option<Finding> {
     let is_proxy = around.proxies.iter().any(|p| p.container().id == other.id);
     let own = |(target, alias)| Some((around.members().find(|c: &&Container| c.name() == target)?, alias));
     let (instance, alias) = other.link_aliases().filter(|_| !is_proxy).find_map(own)?;
     let (_, service) = instance.compose()?;
     let (name, instance) = (other.name(), instance.name());
-    let error = Error::usage(format!(
+    let message = format!(
         "`{name}` is linked to {instance} (`links`), and could not resolve `{alias}` once that is replaced"
-    ));
+    );
     let hint = format!(
         "remove `links: {service}` and recreate `{name}`: on a shared network it resolves `{service}` by name \
          (`services.{service}.networks.default.aliases` adds another name)"
     );
-    Some(error.hint(hint).rule(&"linked"))
+    Some(Finding::usage("linked", message, hint).of_service(service))
 }
 
-/// Error for a container's name in a variable or an argument, as in `API_URL=http://p-app-1:3000`.
-fn named_instance(around: &Surroundings, other: &Container) -> Option<Error> {
+/// Finding for a container's name in a variable or an argument, as in `API_URL=http://p-app-1:3000`.
+fn named_instance(around: &Surroundings, other: &Container) -> Option<Finding> {
     if around.proxies.iter().any(|p| p.container().id == other.id) {
         return None;
     }
@@ -58,7 +58,7 @@ fn named_instance(around: &Surroundings, other: &Container) -> Option<Error> {
     // A container resolves the instance's name only on a network that both share.
     let reaches = |instance: &&Container| other.networks().any(|own| instance.networks().any(|n| n == own));
     let (instance, text) = around.members().filter(reaches).find_map(|instance| {
-        let text = texts().find(|text| has_word(text, instance.name()))?;
+        let text = texts().find(|text| whole_words(text, instance.name()).next().is_some())?;
         Some((instance, text))
     })?;
     let (_, service) = instance.compose()?;
@@ -66,24 +66,20 @@ fn named_instance(around: &Surroundings, other: &Container) -> Option<Error> {
     // The value of a variable may be a secret.
     let location =
         text.split_once('=').map_or("its arguments".to_string(), |(variable, _)| format!("`{variable}`"));
-    let error = Error::usage(format!(
+    let message = format!(
         "`{name}` refers to {instance} in {location}, and could not reach the new instances, which have other names"
-    ));
-    Some(error.hint(format!("use the name of the service: `{service}`")).rule(&"names-instance"))
-}
-
-/// True if a text contains a name as a whole word.
-fn has_word(text: &str, name: &str) -> bool {
-    let is_name_char = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-    text.match_indices(name).any(|(at, _)| {
-        let (before, after) = (&text[..at], &text[at + name.len()..]);
-        !before.ends_with(is_name_char) && !after.starts_with(is_name_char)
-    })
+    );
+    let hint = format!("use the name of the service: `{service}`");
+    Some(Finding::usage("names-instance", message, hint).of_service(service))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn has_word(text: &str, name: &str) -> bool {
+        whole_words(text, name).next().is_some()
+    }
 
     #[test]
     fn a_container_is_named_by_its_whole_name() {

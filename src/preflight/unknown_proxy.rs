@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Surroundings, connections};
+use super::{Surroundings, connections, proxies, whole_words};
 use crate::docker::Exec;
 use crate::docker::inspect::Container;
-use crate::error::Error;
 use crate::finding::Finding;
 use crate::model::Service;
 use crate::observe::is_member;
@@ -55,16 +54,6 @@ const MAX_DNS_CACHE: Duration = Duration::from_secs(5);
 /// Timeout for reading a configuration; a slower read gives no evidence.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Evidence for a route to a service.
-enum Evidence {
-    /// Line of the configuration.
-    Line(String),
-    /// Name of an instance with an open connection, and the reason why the adapter sees no route.
-    Connection(String, Option<String>),
-    /// Reason why a route is not excluded.
-    Doubt(String),
-}
-
 /// Findings for proxies that route to a service of the target, or may, and that no adapter drains.
 ///
 /// # Errors
@@ -75,58 +64,46 @@ pub fn findings(around: &Surroundings) -> Result<Vec<Finding>> {
     services.retain(|s| s.settings.proxy.kind.as_deref() != Some("none"));
     let mut found = Vec::new();
     for proxy in around.containers.iter().filter(|c| c.is_running()) {
-        let near = |s: &&Service| !is_member(project, proxy, &[&s.name]) && shares_network(proxy, s);
+        let near = |s: &&Service| !is_member(project, proxy, &[&s.name]) && reaches(proxy, s);
         let services: Vec<&Service> = services.iter().copied().filter(near).collect();
         let adapter = around.proxies.iter().find(|p| p.container().id == proxy.id);
         if services.is_empty() || (adapter.is_none() && !is_candidate(proxy, around.proxies)) {
             continue;
         }
-        found.extend(match adapter {
-            Some(adapter) => past_adapter(around, adapter.as_ref(), &services)?,
-            None => without_adapter(around, proxy, &services)?,
-        });
+        found.extend(finding_of(around, proxy, adapter.map(AsRef::as_ref), &services)?);
     }
     Ok(found)
 }
 
-fn without_adapter(
+/// Finding for a service with a route by this proxy that its adapter, if it has one, does not see or not fully.
+fn finding_of(
     around: &Surroundings,
     proxy: &Container,
+    adapter: Option<&dyn Proxy>,
     services: &[&Service],
 ) -> Result<Option<Finding>> {
-    let routes = read_routes(around, proxy, services, &config_paths(proxy))?;
-    let evidence = |service: &Service| {
-        let line = routing_line(&routes.texts, &names_of(around, service)).map(Evidence::Line);
-        let connection =
-            || connections::instance_of(around, service, proxy).map(|name| Evidence::Connection(name, None));
-        let why = || Evidence::Doubt("its routes cannot be read".into());
-        line.or_else(connection).or_else(|| (!routes.is_whole).then(why))
-    };
-    Ok(services.iter().find_map(|service| Some(finding(around, service, proxy, evidence(service)?))))
-}
-
-/// Finding for a service whose routes the adapter of a proxy does not see, or not all of them.
-fn past_adapter(
-    around: &Surroundings,
-    adapter: &dyn Proxy,
-    services: &[&Service],
-) -> Result<Option<Finding>> {
-    let proxy = adapter.container();
-    let backends = around.reader.backends(around.containers);
     let is_in_front = around.fronting.iter().any(|p| p.container().id == proxy.id);
-    let files = adapter.route_files();
+    let files = adapter.map(|a| a.route_files()).unwrap_or_default();
     let places = if is_in_front { files } else { [config_paths(proxy), files].concat() };
     let routes = read_routes(around, proxy, services, &places)?;
-    let doubt = adapter.doubt(&backends);
-    let evidence = |service: &Service| {
+    let doubt = match adapter {
+        Some(adapter) => adapter.doubt(&around.reader.backends(around.containers)),
+        None => (!routes.is_whole).then(|| "its routes cannot be read".into()),
+    };
+    let connection = |service: &Service| {
+        let instance = connections::instance_of(around, service, proxy).filter(|_| !is_in_front)?;
+        let why = doubt.iter().filter(|_| adapter.is_some()).map(|why| format!("; {why}"));
+        Some(format!("it has a connection open to {instance}{}", why.collect::<String>()))
+    };
+    let finding = |service: &&Service| {
         let mut names = names_of(around, service);
         names.retain(|name| !is_in_front || name.parse::<IpAddr>().is_err());
-        let line = routing_line(&routes.texts, &names).map(Evidence::Line);
-        let connection = || connections::instance_of(around, service, proxy).filter(|_| !is_in_front);
-        let connection = || Some(Evidence::Connection(connection()?, doubt.clone()));
-        line.or_else(connection).or_else(|| doubt.clone().map(Evidence::Doubt))
+        match routing_line(&routes.texts, &names).or_else(|| connection(service)) {
+            Some(evidence) => Some(undrained_route(service, proxy, &evidence)),
+            None => doubt.as_ref().map(|why| doubtful_route(around, service, proxy, why)),
+        }
     };
-    Ok(services.iter().find_map(|service| Some(finding(around, service, proxy, evidence(service)?))))
+    Ok(services.iter().find_map(finding))
 }
 
 pub fn is_candidate(container: &Container, known: &[Arc<dyn Proxy>]) -> bool {
@@ -145,15 +122,14 @@ fn image_name(image: &str) -> &str {
     name.split([':', '@']).next().unwrap_or_default()
 }
 
-fn shares_network(container: &Container, service: &Service) -> bool {
-    container.networks().any(|network| network == "host" || service.networks.iter().any(|own| own == network))
+fn reaches(proxy: &Container, service: &Service) -> bool {
+    proxy.networks().any(|network| network == "host") || proxies::shares_network(proxy, service)
 }
 
 /// Names of a service, and the names and addresses of its running containers.
 fn names_of(around: &Surroundings, service: &Service) -> Vec<String> {
     let mut names = service.names.clone();
-    let its = around.members().filter(|c| is_member(around.reader.project, c, &[&service.name]));
-    for container in its.filter(|c| c.is_running()) {
+    for container in around.instances(&service.name) {
         names.extend(container.names());
         names.extend(container.addresses_with_bridge().map(|(_, address)| address.to_string()));
     }
@@ -249,61 +225,50 @@ fn resolves_soon(line: &str) -> bool {
 
 /// True if a text has a name as a host: `//app`, `app:3000` or `server app`.
 fn routes_to(text: &str, name: &str) -> bool {
-    let is_name_char = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-    text.match_indices(name).any(|(at, _)| {
-        let (before, after) = (&text[..at], &text[at + name.len()..]);
-        let is_whole_word = !before.ends_with(is_name_char) && !after.starts_with(is_name_char);
+    whole_words(text, name).any(|(before, after)| {
         let with_port =
             after.strip_prefix(':').is_some_and(|port| port.starts_with(|c: char| c.is_ascii_digit()));
         let as_server = before.trim_end().ends_with("server") && before.ends_with(' ');
         let in_path = before.ends_with('/') && !before.ends_with("//");
-        is_whole_word && !in_path && (before.ends_with("//") || with_port || as_server)
+        !in_path && (before.ends_with("//") || with_port || as_server)
     })
 }
 
-fn finding(around: &Surroundings, service: &Service, proxy: &Container, evidence: Evidence) -> Finding {
-    let (name, proxy_name) = (&service.name, proxy.name());
-    let evidence_text = match evidence {
-        Evidence::Line(line) => line,
-        Evidence::Connection(instance, why) => {
-            let why = why.map(|why| format!("; {why}")).unwrap_or_default();
-            format!("it has a connection open to {instance}{why}")
-        }
-        Evidence::Doubt(why) => return doubtful_finding(around, service, proxy, &why),
-    };
-    let error = Error::unchanged(format!(
-        "`{proxy_name}` routes to `{name}`, and no adapter drains that route: it would keep sending requests to the old instance, \
+fn undrained_route(service: &Service, proxy: &Container, evidence: &str) -> Finding {
+    let (name, proxy) = (&service.name, proxy.name());
+    let message = format!(
+        "`{proxy}` routes to `{name}`, and no adapter drains that route: it would keep sending requests to the old instance, \
          and answer 502 once that is gone"
-    ));
+    );
     let hint = format!(
         "put `{name}` behind nginx-proxy, HAProxy, Caddy or Traefik; or deploy with `--proxy-kind none` (`x-zd.proxy.kind: none`) \
-         and restart `{proxy_name}` yourself"
+         and restart `{proxy}` yourself"
     );
-    error.detail(&evidence_text).hint(hint).rule(&"unknown-proxy").into()
+    let found = Finding::unchanged("unknown-proxy", message, hint).of_service(name);
+    Finding { details: evidence.lines().map(String::from).collect(), ..found }
 }
 
 /// Refusal, or a note if another proxy is in front or nothing listens.
-fn doubtful_finding(around: &Surroundings, service: &Service, proxy: &Container, why: &str) -> Finding {
+fn doubtful_route(around: &Surroundings, service: &Service, proxy: &Container, why: &str) -> Finding {
     let (name, proxy_name) = (&service.name, proxy.name());
-    let by_another = around.fronting.iter().any(|p| p.container().id != proxy.id);
-    if by_another || !connections::may_listen(around, service) {
-        let problem = format!(
+    let is_behind_another = around.fronting.iter().any(|p| p.container().id != proxy.id);
+    if is_behind_another || !connections::may_listen(around, service) {
+        let message = format!(
             "`{proxy_name}` shares a network with `{name}`, and {why}: if it routes to `{name}`, it may keep sending requests to the \
              old instance"
         );
-        let fix = format!(
+        let hint = format!(
             "make sure that `{proxy_name}` does not route to `{name}`, or only through a drained proxy"
         );
-        return Finding::note("unknown-proxy-near", problem, fix);
+        return Finding::note("unknown-proxy-near", message, hint);
     }
-    let error = Error::unchanged(format!(
-        "`{proxy_name}` may route to `{name}`: {why}, so it is unknown which instance gets requests"
-    ));
+    let message =
+        format!("`{proxy_name}` may route to `{name}`: {why}, so it is unknown which instance gets requests");
     let hint = format!(
         "name the service in its configuration, or remove `{proxy_name}` from the networks of `{name}`; if it does not route to \
          `{name}`, deploy with `--proxy-kind none` (`x-zd.proxy.kind: none`)"
     );
-    error.hint(hint).rule(&"unknown-proxy-near").into()
+    Finding::unchanged("unknown-proxy-near", message, hint).of_service(name)
 }
 
 #[cfg(test)]

@@ -5,11 +5,12 @@ use std::time::Duration;
 use super::ComposeRun;
 use crate::docker::inspect::Container;
 use crate::error::Error;
-use crate::model::{Order, Service, Update};
+use crate::finding;
+use crate::model::{Order, Project, Service, Update};
 use crate::observe::{TargetReader, TargetSnapshot};
 use crate::observed::{Instance, Observed};
 use crate::plan::{DesiredService, PlanPolicy, Strategy};
-use crate::preflight;
+use crate::preflight::file;
 use crate::release::{InProgress, ReleaseRecord, RolloutKind};
 use crate::targets::Target;
 
@@ -37,11 +38,35 @@ pub fn plan_policy(service: &Service, update: &Update, proxied: bool) -> PlanPol
     }
 }
 
-/// Switches to stop-first for a fixed host port, which is free only once the old instance has stopped.
-pub fn stop_first_for_fixed_ports(service: &Service, desired: &mut DesiredService) {
-    if !service.fixed_ports().is_empty() {
-        desired.policy.order = Order::StopFirst;
+/// Desired state of a service that a deploy replaces.
+pub fn desired_service(service: &Service, update: &Update, replicas: usize, proxied: bool) -> DesiredService {
+    DesiredService {
+        service: service.name.clone(),
+        replicas: replicas.max(1),
+        policy: plan_policy(service, update, proxied),
+        removes_stopped: service.starts_by_compose,
+        may_be_down: !proxied,
+        ..DesiredService::default()
     }
+}
+
+/// Strategy of a target; `both_serve` is true for a pair whose sides are replaced one after the other.
+pub fn strategy(
+    project: &Project,
+    target: &Target,
+    both_serve: bool,
+    desired: &dyn Fn(&str) -> DesiredService,
+) -> Strategy {
+    let Target::Pair(pair) = target else { return Strategy::Scale(desired(target.name())) };
+    let side = |name: &String| {
+        let mut side = desired(name);
+        // A fixed host port is free only once the old instance has stopped.
+        if both_serve && !project.services[name].fixed_ports().is_empty() {
+            side.policy.order = Order::StopFirst;
+        }
+        side
+    };
+    Strategy::Pair(pair.sides.each_ref().map(side))
 }
 
 impl ComposeRun<'_> {
@@ -65,16 +90,12 @@ impl ComposeRun<'_> {
             let size = |name: &str| observed.size(name, crashed(name));
             self.desired_service(name, &sides, reader, (observed, &size))
         };
-        let Target::Pair(pair) = target else {
-            return Ok(Strategy::Scale(desired(target.name())));
-        };
-        let mut both = [desired(&pair.sides[0]), desired(&pair.sides[1])];
         let serves = |s: &&str| observed.of(s).any(Instance::serves);
-        if sides.iter().all(serves) {
-            preflight::active_sides(self.project(), target)?;
-            both.iter_mut().for_each(|g| stop_first_for_fixed_ports(&self.project().services[&g.service], g));
+        let both_serve = sides.len() == 2 && sides.iter().all(serves);
+        if both_serve {
+            finding::require(file::active_sides(self.project(), target))?;
         }
-        Ok(Strategy::Pair(both))
+        Ok(strategy(self.project(), target, both_serve, &desired))
     }
 
     /// Desired state of one service. Its number of instances is `--scale`, else the file's, else as many as run
@@ -92,15 +113,8 @@ impl ComposeRun<'_> {
         let in_file = service.replicas().map(|n| n as usize);
         let replicas = self.replicas.get(name).copied().or(in_file).unwrap_or(running);
         let proxied = !reader.proxies.is_empty();
-        DesiredService {
-            service: name.into(),
-            replicas: replicas.max(1),
-            policy: plan_policy(service, self.policy(service), proxied),
-            kept_slots: 0,
-            removes_stopped: service.starts_by_compose,
-            follows_unfinished: self.journal().follows_unfinished(),
-            may_be_down: !proxied,
-        }
+        let desired = desired_service(service, self.policy(service), replicas, proxied);
+        DesiredService { follows_unfinished: self.journal().follows_unfinished(), ..desired }
     }
 
     /// Number of instances by the records, for a service that may have old and new ones. After a killed or failed

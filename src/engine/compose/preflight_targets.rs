@@ -13,8 +13,8 @@ use crate::health::ReadinessProbe;
 use crate::model::DependsOnCondition;
 use crate::observe::{self, TargetReader};
 use crate::observed::{Generation, Instance, InstanceState};
-use crate::preflight::serving::{self, ServingInstance};
-use crate::preflight::{self, Surroundings};
+use crate::preflight::readiness::{self, ServingInstance};
+use crate::preflight::{self, Surroundings, proxies};
 use crate::proxy::{RolloutShape, converge};
 use crate::release::RolloutKind;
 use crate::report::{Event, InitialInstance, Warning};
@@ -23,7 +23,7 @@ use crate::targets::Target;
 impl<'a> ComposeRun<'a> {
     /// Preflight checks of a target: the first refusal is an error, and the rest are notes.
     pub fn findings(&self, rollout: &TargetRollout) -> Result<Vec<Finding>> {
-        let found = preflight::engine(&Surroundings {
+        let found = preflight::running(&Surroundings {
             reader: rollout.reader,
             fronting: &rollout.reader.proxies,
             proxies: &self.prepared.proxies,
@@ -102,8 +102,8 @@ impl<'a> ComposeRun<'a> {
                 rollout.old_serving(),
             )?);
         }
-        for found in serving::not_ready(self.docker(), &all)? {
-            self.report.warn(&Warning::ServingNotReady(format!("{found}; {}", found.fix)));
+        for finding in readiness::not_ready(self.docker(), &all)? {
+            self.report.warn(&Warning::ServingNotReady(finding.to_string()));
         }
         Ok(())
     }
@@ -155,22 +155,15 @@ impl<'a> ComposeRun<'a> {
     pub fn prepare_proxies(&self, rollout: &TargetRollout, all: &[TargetRollout]) -> Result<()> {
         let containers = &self.prepared.containers;
         let reader = rollout.reader;
-        let first = &self.project().services[reader.target.services()[0]];
         let names = |p: &TargetRollout| p.reader.names(&p.reader.backends(containers));
         let others = all.iter().filter(|p| p.name() != rollout.name());
-        let shape = RolloutShape {
-            tune: first.settings.proxy.tune.unwrap_or(true),
-            project: self.project().name.clone(),
-            starting: rollout.plan.extra_instances(),
-            services: names(rollout),
-            backends: reader.backends(containers),
-            names_in_same_run: others.flat_map(names).flat_map(|(_, names)| names).collect(),
-        };
+        let other_names = others.flat_map(names).flat_map(|(_, names)| names).collect();
+        let shape = proxies::shape(reader, containers, rollout.plan.extra_instances(), other_names);
         for proxy in &reader.proxies {
-            let (answers, patches) = converge::patches(self.docker(), proxy.as_ref(), &shape)?;
-            let risks = proxy.losses(&answers, &shape);
-            risks.iter().for_each(|risk| self.report.warn(&Warning::ExpectedLoss(risk.to_string())));
-            for patch in patches? {
+            let (answers, changes) = converge::patches(self.docker(), proxy.as_ref(), &shape)?;
+            let losses = proxy.losses(&answers, &shape);
+            losses.iter().for_each(|loss| self.report.warn(&Warning::ExpectedLoss(loss.to_string())));
+            for patch in changes? {
                 let has_note = !patch.note.is_empty();
                 if self.context.args.dry_run {
                     has_note.then(|| self.report.event(Event::WouldPrepare(patch.note.into())));

@@ -93,7 +93,7 @@ impl Prepared {
             )?;
         }
         set_images(ctx, request, &self.jobs)?;
-        preflight::build_contexts(&request.config.project, &self.targets, &ctx.state_dir, ctx.report);
+        preflight::file::build_contexts(&request.config.project, &self.targets, &ctx.state_dir, ctx.report);
         let provided = self.provide_images(ctx, request);
         if let Some(signal) = ctx.stop.signal() {
             return Err(Error::interrupted(signal).into());

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::file;
 use super::signals::{self, SignalMasks};
 use crate::docker::inspect::Image;
 use crate::finding::Finding;
@@ -99,7 +100,7 @@ fn no_proxy(s: &ServiceContext) -> Option<Finding> {
     let is_stop_first = s.service.holds_volume() && s.service.update.order.is_none();
     // Obstacles to a proxy have findings of their own.
     let has_no_proxy =
-        s.proxy == ProxyPresence::NoProxy && s.service.obstacles().is_empty() && !is_stop_first;
+        s.proxy == ProxyPresence::NoProxy && file::obstacles(s.service).is_empty() && !is_stop_first;
     let role = if s.requests_route { "requests a route" } else { "receives requests" };
     let message = format!(
         "`{}` {role}, but no proxy that compose-zd can control routes to it: requests in flight are cut when an \

@@ -11,6 +11,16 @@ pub enum MemoryNeed {
     Limit(u64),
 }
 
+impl MemoryNeed {
+    /// Need of one instance; `used` is that of the largest running one. A limit counts only while no instance runs,
+    /// because then nothing is measured.
+    pub fn new(limit: Option<u64>, reserved: Option<u64>, used: Option<u64>) -> Option<MemoryNeed> {
+        let measured = used.max(reserved).map(MemoryNeed::Measured);
+        let limit = limit.map(MemoryNeed::Limit);
+        if used.is_none() { limit.or(measured) } else { measured }
+    }
+}
+
 /// Instances of a service during a deploy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryDemand {
@@ -35,36 +45,30 @@ pub fn finding(demands: &[MemoryDemand], memory: HostMemory) -> Option<Finding> 
 }
 
 fn too_little(demands: &[MemoryDemand], memory: HostMemory) -> Option<Finding> {
-    let new = |c: &MemoryDemand| match c.need {
-        MemoryNeed::Measured(bytes) => c.starting.saturating_mul(bytes),
-        MemoryNeed::Limit(_) => 0,
-    };
-    let all = |c: &MemoryDemand| match c.need {
-        MemoryNeed::Measured(bytes) => c.running.saturating_add(c.starting).saturating_mul(bytes),
+    let measured = |demand: &MemoryDemand| match demand.need {
+        MemoryNeed::Measured(bytes) => bytes,
         MemoryNeed::Limit(_) => 0,
     };
     // On a remote host only the total is known.
-    let (needed, present, message) = match (memory.available, memory.total) {
-        (Some(available), _) => {
-            let needed = sum(demands, new);
-            let (need, free) = (human_size(needed), human_size(available));
-            (needed, available, format!("new instances beside the old ones need {need}, and {free} are free"))
+    let (needed, present) = match memory.available {
+        Some(available) => (sum(demands, |d| d.starting.saturating_mul(measured(d))), available),
+        None => {
+            let all = |d: &MemoryDemand| d.running.saturating_add(d.starting).saturating_mul(measured(d));
+            (sum(demands, all), memory.total?)
         }
-        (None, Some(total)) => {
-            let needed = sum(demands, all);
-            let (need, has) = (human_size(needed), human_size(total));
-            (needed, total, format!("old and new instances together need {need}, and the host has {has}"))
-        }
-        (None, None) => return None,
+    };
+    let (need, has) = (human_size(needed), human_size(present));
+    let message = match memory.available {
+        Some(_) => format!("new instances beside the old ones need {need}, and {has} are free"),
+        None => format!("old and new instances together need {need}, and the host has {has}"),
     };
     (needed > present).then(|| Finding::loss(RULE, message, fix(demands)))
 }
 
 fn possibly_too_little(demands: &[MemoryDemand], memory: HostMemory) -> Option<Finding> {
-    let most = |c: &MemoryDemand| match c.need {
-        MemoryNeed::Measured(bytes) | MemoryNeed::Limit(bytes) => {
-            c.running.max(c.starting).saturating_add(c.starting).saturating_mul(bytes)
-        }
+    let most = |d: &MemoryDemand| {
+        let (MemoryNeed::Measured(bytes) | MemoryNeed::Limit(bytes)) = d.need;
+        d.running.max(d.starting).saturating_add(d.starting).saturating_mul(bytes)
     };
     let (needed, total) = (sum(demands, most), memory.total?);
     let message = format!(
@@ -193,5 +197,15 @@ mod tests {
         assert_eq!(parse_meminfo("MemTotal: 9 kB\nMemAvailable:   2048 kB\n"), Some(2 << 20));
         assert_eq!(parse_meminfo("MemTotal: 9 kB"), None);
         assert_eq!([human_size(5 << 20), human_size(3 << 29)], ["5 MiB", "1.5 GiB"]);
+    }
+
+    #[test]
+    fn measured_or_reserved_memory_precedes_a_limit() {
+        let need = MemoryNeed::new;
+        assert_eq!(need(None, None, None), None);
+        assert_eq!(need(Some(9), Some(3), None), Some(MemoryNeed::Limit(9)));
+        assert_eq!(need(Some(9), Some(3), Some(2)), Some(MemoryNeed::Measured(3)));
+        assert_eq!(need(Some(9), None, Some(2)), Some(MemoryNeed::Measured(2)));
+        assert_eq!(need(None, Some(3), None), Some(MemoryNeed::Measured(3)));
     }
 }

@@ -5,14 +5,15 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::check::service::{self, ProxyPresence, ServiceContext};
-use crate::check::{AuditReport, Verdict, VerdictRow, version};
+use super::audit_report::{AuditReport, Verdict, VerdictRow};
 use crate::configuration::Configuration;
 use crate::docker::inspect::Image;
 use crate::error::Error;
 use crate::finding::Finding;
 use crate::model::args::CheckArgs;
 use crate::model::{ConfigError, Project, Service};
+use crate::preflight::service::{self, ProxyPresence, ServiceContext};
+use crate::preflight::versions;
 use crate::swarm::audit;
 use crate::swarm::placement::LocalImage;
 use crate::swarm::stack_file::{StackFile, StackOverrides};
@@ -24,7 +25,7 @@ pub fn audit(
     request: &Configuration,
     args: &CheckArgs,
     engine: bool,
-    audit_report: &mut AuditReport,
+    report: &mut AuditReport,
 ) -> Result<()> {
     let (docker, project) = (&request.docker, &request.project);
     let overrides = StackOverrides { services: args.services.clone(), ..StackOverrides::default() };
@@ -35,37 +36,34 @@ pub fn audit(
         if engine { docker.image(reference) } else { Ok(None) }
     };
     let risks = audit::risks(&project.name, &text, &file, nodes.as_ref(), &image)?;
-    audit_report.findings.extend(risks);
+    report.findings.extend(risks);
     let mut refusals = std::mem::take(&mut file.refusals);
     refusals.extend(audit::job_refusals(project));
-    if let Some(nodes) = &nodes {
-        let folder = request.folder.canonicalize().unwrap_or_default();
-        refusals.extend(nodes.refusals(&file, &local_images(&file, &image)?, &folder));
-    }
-    if nodes.is_none() {
-        let folder = request.folder.canonicalize().unwrap_or_default();
-        audit_report.findings.extend(single_node_findings(project, &file, &folder));
+    let folder = request.folder.canonicalize().unwrap_or_default();
+    match &nodes {
+        Some(nodes) => refusals.extend(nodes.refusals(&file, &local_images(&file, &image)?, &folder)),
+        None => report.findings.extend(single_node_findings(project, &file, &folder)),
     }
     let refused = |error: ConfigError| named(&file.services, Error::from(error).into());
-    audit_report.findings.extend(refusals.into_iter().map(refused));
-    audit_report.findings.extend(
+    report.findings.extend(refusals.into_iter().map(refused));
+    report.findings.extend(
         file.notes.iter().map(|note| named(&file.services, Finding::note("swarm-ignores", note, ""))),
     );
     for name in &file.services {
         let service = &project.services[name];
         let found = service::findings(&service_context(service, image(&service.image)?.as_ref()));
-        audit_report.findings.extend(found.into_iter().filter(|f| SWARM_RULES.contains(&f.rule)));
-        audit_report.services.push(verdict_row(service));
+        report.findings.extend(found.into_iter().filter(|f| SWARM_RULES.contains(&f.rule)));
+        report.services.push(verdict_row(service));
         if image(&service.image)?.is_none() {
-            audit_report
+            report
                 .not_audited
                 .push(format!("image of `{name}` (health check, command): missing on this machine"));
         }
     }
     if engine && docker.swarm_id().is_err() {
-        audit_report.not_audited.push("running services: this engine is no manager of a Swarm".into());
+        report.not_audited.push("running services: this engine is no manager of a Swarm".into());
     }
-    audit_report.findings.extend(version::findings(docker.compose_version()?.as_deref(), None));
+    report.findings.extend(versions::findings(docker.compose_version()?.as_deref(), None));
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Text of an audit report: the services with their findings, then the proxies, then the project.
 
-use super::{AuditReport, Finding, Verdict, VerdictRow};
+use super::audit_report::{AuditReport, Verdict, VerdictRow};
+use crate::finding::Finding;
 
 /// Column at which the text of a finding begins.
 const INDENT: usize = 8;
@@ -11,17 +12,12 @@ const MIN_WIDTH: usize = 40;
 pub fn lines(report: &AuditReport, width: Option<usize>, quiet: bool) -> Vec<String> {
     let page = Page { width: width.map(|w| w.max(MIN_WIDTH)), quiet };
     let mut lines = page.services(report);
-    let proxies: Vec<&str> = {
-        let named = report.findings.iter().filter_map(Finding::proxy);
-        named.fold(Vec::new(), |mut all, name| {
-            if !all.contains(&name) {
-                all.push(name);
-            }
-            all
-        })
-    };
-    for proxy in proxies {
-        lines.extend(page.section(proxy, report.findings.iter().filter(|f| f.proxy() == Some(proxy))));
+    let mut proxies: Vec<&str> = Vec::new();
+    for proxy in report.findings.iter().filter_map(Finding::proxy) {
+        if !proxies.contains(&proxy) {
+            proxies.push(proxy);
+            lines.extend(page.section(proxy, report.findings.iter().filter(|f| f.proxy() == Some(proxy))));
+        }
     }
     let of_project = |f: &&Finding| f.proxy().is_none() && !is_shown(f, &report.services);
     lines.extend(page.section("the project", report.findings.iter().filter(of_project)));

@@ -1,9 +1,8 @@
-//! Readiness of what serves now, by the probe that new instances will have to pass: a probe that is wrong is reported at
-//! once, and not only at the deadline.
+//! Findings on readiness probes: one that proves little, and serving instances that do not pass the probe of new ones.
+//! A probe that is wrong is reported at once, and not only at the deadline.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::fmt;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use anyhow::Result;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
 use crate::error::Error;
+use crate::finding::Finding;
 use crate::health::{ProbeResult, Prober, ReadinessProbe};
 use crate::model::{Project, Service};
 use crate::observe::{self, TargetReader};
@@ -79,39 +79,11 @@ impl<'a> ServingInstance<'a> {
     }
 }
 
-/// Instances of a service that serve and do not pass.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotReadyInstances {
-    pub service: String,
-    names: Vec<String>,
-    /// Number of instances that were queried.
-    queried: usize,
-    /// The first one's answer.
-    result: String,
-    pub fix: &'static str,
-}
-
-impl fmt::Display for NotReadyInstances {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.names.join(", ");
-        match (self.queried, self.names.len()) {
-            (1, _) => write!(f, "{names} serves now and does not pass the probe of new instances")?,
-            (of, failed) if of == failed => {
-                write!(f, "{names} serve now and do not pass the probe of new instances")?;
-            }
-            (of, _) => {
-                write!(f, "of {of} instances that serve now, {names} would not pass the probe of new ones")?;
-            }
-        }
-        write!(f, ": {}", self.result)
-    }
-}
-
-/// Queries all at the same time.
+/// Notes on instances that serve and do not pass. Queries all at the same time.
 ///
 /// # Errors
 /// No HTTP client can be made.
-pub fn not_ready(docker: &Docker, serving: &[ServingInstance]) -> Result<Vec<NotReadyInstances>> {
+pub fn not_ready(docker: &Docker, serving: &[ServingInstance]) -> Result<Vec<Finding>> {
     let mut probers: BTreeMap<Duration, Prober> = BTreeMap::new();
     for timeout in serving.iter().map(|instance| instance.timeout().min(TIMEOUT)) {
         if let Entry::Vacant(free) = probers.entry(timeout) {
@@ -129,22 +101,29 @@ pub fn not_ready(docker: &Docker, serving: &[ServingInstance]) -> Result<Vec<Not
     {
         by_service.entry(&instance.service.name).or_default().push((instance, result));
     }
-    let failed = |(service, all): (&str, Vec<(&ServingInstance, ProbeResult)>)| {
-        let bad: Vec<&(&ServingInstance, ProbeResult)> =
-            all.iter().filter(|(_, result)| !result.ready).collect();
-        let (first, result) = bad.first()?;
-        Some(NotReadyInstances {
-            service: service.into(),
-            names: bad.iter().map(|(instance, _)| instance.name.clone()).collect(),
-            queried: all.len(),
-            result: result.text.clone(),
-            fix: fix(&first.probe),
-        })
+    let failing = |(service, all): (&str, Vec<(&ServingInstance, ProbeResult)>)| {
+        let failed: Vec<_> = all.iter().filter(|(_, result)| !result.ready).collect();
+        let (first, result) = failed.first()?;
+        let names: Vec<&str> = failed.iter().map(|(instance, _)| instance.name.as_str()).collect();
+        let message = format!("{}: {}", not_passing(&names, all.len()), result.text);
+        Some(Finding::note("serving-not-ready", message, hint(&first.probe)).of_service(service))
     };
-    Ok(by_service.into_iter().filter_map(failed).collect())
+    Ok(by_service.into_iter().filter_map(failing).collect())
 }
 
-fn fix(probe: &ReadinessProbe) -> &'static str {
+/// Names of the failing instances, of those that were queried.
+fn not_passing(names: &[&str], queried: usize) -> String {
+    let list = names.join(", ");
+    match (queried, names.len()) {
+        (1, _) => format!("{list} serves now and does not pass the probe of new instances"),
+        (all, failed) if all == failed => {
+            format!("{list} serve now and do not pass the probe of new instances")
+        }
+        (all, _) => format!("of {all} instances that serve now, {list} would not pass the probe of new ones"),
+    }
+}
+
+fn hint(probe: &ReadinessProbe) -> &'static str {
     match probe {
         ReadinessProbe::Connect(_) => {
             "unless the new version listens there, correct the port or give it a `healthcheck`"
@@ -153,23 +132,49 @@ fn fix(probe: &ReadinessProbe) -> &'static str {
     }
 }
 
+/// Note on a probe that proves little.
+pub fn weak(service: &str, probe: &ReadinessProbe) -> Option<Finding> {
+    let (rule, message) = match probe {
+        ReadinessProbe::Http(http) if probe.is_weak() => (
+            WEAK,
+            format!(
+                "`{service}` has no healthcheck and no `x-zd.health`: any answer below 500 to `GET {}` at port {} counts as \
+                 ready",
+                http.health.path, http.port
+            ),
+        ),
+        ReadinessProbe::Connect(port) => (
+            WEAK,
+            format!(
+                "`{service}` has no healthcheck, and its proxy does not speak HTTP to it: a connection to port {port} counts as \
+                 ready"
+            ),
+        ),
+        ReadinessProbe::Running => (
+            "no-readiness",
+            format!(
+                "no probe checks whether a new instance of `{service}` is ready: a running instance counts as ready"
+            ),
+        ),
+        ReadinessProbe::Http(_) | ReadinessProbe::Healthcheck(_) => return None,
+    };
+    let hint = format!("set `services.{service}.healthcheck`, or `services.{service}.x-zd.health.path`");
+    Some(Finding::note(rule, message, hint).of_service(service))
+}
+
+const WEAK: &str = "weak-readiness";
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn listed(names: &[&str], of: usize) -> String {
-        let names = names.iter().map(|n| n.to_string()).collect();
-        let result = "GET u → 404".into();
-        NotReadyInstances { service: "app".into(), names, queried: of, result, fix: "" }.to_string()
-    }
-
     #[test]
-    fn the_failing_instances_are_named_with_an_answer() {
-        let one = "app-1 serves now and does not pass the probe of new instances: GET u → 404";
-        assert_eq!(listed(&["app-1"], 1), one);
-        let all = "app-1, app-2 serve now and do not pass the probe of new instances: GET u → 404";
-        assert_eq!(listed(&["app-1", "app-2"], 2), all);
-        let some = "of 3 instances that serve now, app-2 would not pass the probe of new ones: GET u → 404";
-        assert_eq!(listed(&["app-2"], 3), some);
+    fn the_failing_instances_are_named() {
+        let one = "app-1 serves now and does not pass the probe of new instances";
+        assert_eq!(not_passing(&["app-1"], 1), one);
+        let all = "app-1, app-2 serve now and do not pass the probe of new instances";
+        assert_eq!(not_passing(&["app-1", "app-2"], 2), all);
+        let some = "of 3 instances that serve now, app-2 would not pass the probe of new ones";
+        assert_eq!(not_passing(&["app-2"], 3), some);
     }
 }

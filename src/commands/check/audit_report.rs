@@ -1,15 +1,8 @@
-//! Losses that a deploy would cause, found before it. Rules turn facts into findings, each with its fix. Pure;
-//! `deploy/check.rs` collects the facts.
-
-pub mod memory;
-pub mod service;
-pub mod signals;
-pub mod version;
-
-mod render;
+//! Document of `check`: a verdict for each service, and the findings.
 
 use serde::Serialize;
 
+use super::render;
 use crate::finding::{Finding, Subject};
 
 /// Verdict on a service.
@@ -39,7 +32,7 @@ pub struct VerdictRow {
 
 impl VerdictRow {
     /// True if the finding is on a service of the row.
-    fn has(&self, finding: &Finding) -> bool {
+    pub fn has(&self, finding: &Finding) -> bool {
         finding.service().is_some_and(|name| self.services.iter().any(|service| service == name))
     }
 }
@@ -58,20 +51,32 @@ pub struct AuditReport {
 }
 
 impl AuditReport {
+    /// Report without findings.
+    pub fn new(project: &str) -> AuditReport {
+        let project = project.into();
+        AuditReport {
+            project,
+            engine: "compose",
+            ok: true,
+            services: Vec::new(),
+            findings: Vec::new(),
+            not_audited: Vec::new(),
+        }
+    }
+
     /// Removes duplicate findings, and gives each service its verdict from the findings on the service, its proxies and the
     /// project.
     pub fn with_verdicts(mut self) -> AuditReport {
-        let mut unique = Vec::new();
-        self.findings.retain(|f| {
-            let is_new = !unique.contains(f);
-            unique.extend(is_new.then(|| f.clone()));
-            is_new
-        });
-        self.not_audited.dedup();
-        for finding in &mut self.findings {
+        let mut unique: Vec<Finding> = Vec::new();
+        for mut finding in self.findings {
             let details = finding.details.drain(..).map(|d| format!("; {d}")).collect::<String>();
             finding.message.push_str(&details);
+            if !unique.contains(&finding) {
+                unique.push(finding);
+            }
         }
+        self.findings = unique;
+        self.not_audited.dedup();
         let losses: Vec<&Finding> = self.findings.iter().filter(|f| f.is_loss()).collect();
         for row in self.services.iter_mut().filter(|r| r.verdict != Verdict::LeftAlone) {
             let concerns = |loss: &&Finding| match &loss.subject {
@@ -115,14 +120,7 @@ mod tests {
     fn verdicts(findings: Vec<Finding>) -> (Vec<Verdict>, bool) {
         let left = VerdictRow { verdict: Verdict::LeftAlone, ..row("db", &["db"], &[]) };
         let services = vec![row("web", &["web_a", "web_b"], &["lb"]), row("worker", &["worker"], &[]), left];
-        let report = AuditReport {
-            project: "p".into(),
-            engine: "compose",
-            ok: true,
-            services,
-            findings,
-            not_audited: Vec::new(),
-        };
+        let report = AuditReport { services, findings, ..AuditReport::new("p") };
         let report = report.with_verdicts();
         (report.services.iter().map(|r| r.verdict).collect(), report.ok)
     }
@@ -144,12 +142,9 @@ mod tests {
     fn a_finding_on_two_services_is_reported_once() {
         let finding = || Finding::loss("x", "a", "b");
         let report = AuditReport {
-            project: "p".into(),
-            engine: "compose",
-            ok: true,
-            services: vec![],
             findings: vec![finding(), finding()],
             not_audited: vec!["u".into(), "u".into()],
+            ..AuditReport::new("p")
         };
         let report = report.with_verdicts();
         assert_eq!((report.findings.len(), report.not_audited.len()), (1, 1));

@@ -1,0 +1,327 @@
+//! Audit of one target: its settings, plan, readiness probe, proxies and signal handling.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::ProjectFacts;
+use super::audit_report::{AuditReport, Verdict, VerdictRow};
+use crate::docker::inspect::Container;
+use crate::engine::compose::desired;
+use crate::error::Error;
+use crate::finding::{Finding, Subject};
+use crate::model::{Order, Service};
+use crate::observe::{self, TargetReader};
+use crate::observed::{Generation, Instance, InstanceState, Observed};
+use crate::plan::{self, Plan};
+use crate::preflight::readiness::{self, ServingInstance};
+use crate::preflight::service::{self, ProxyPresence, ServiceContext};
+use crate::preflight::signals::SignalMasks;
+use crate::preflight::{self, Surroundings, file, proxies};
+use crate::proxy::{self, Planned, Proxy, RolloutShape, converge};
+use crate::targets::{Target, backend};
+
+/// Result of the audit of a target.
+pub struct TargetAudit {
+    /// Plan of a deploy; `None` if the planner refuses.
+    pub plan: Option<Plan>,
+    /// Number of instances that a deploy starts at the same time.
+    pub starting: usize,
+    /// Service with the most running instances: only one side of a pair starts, and both need the same memory.
+    pub largest_service: String,
+}
+
+/// Proxies in front of a target.
+#[derive(Default)]
+pub struct TargetProxies {
+    running: Vec<Arc<dyn Proxy>>,
+    /// Proxies that do not run, and are known only from the Compose file.
+    configured: Vec<Arc<dyn Proxy>>,
+    /// True if a proxy with an unknown configuration may route to the target.
+    may_have_another: bool,
+}
+
+impl TargetProxies {
+    fn all(&self) -> Vec<Arc<dyn Proxy>> {
+        self.running.iter().chain(&self.configured).cloned().collect()
+    }
+
+    fn presence(&self) -> ProxyPresence {
+        let mut all = self.running.iter().chain(&self.configured).peekable();
+        if all.peek().is_none() && !self.may_have_another {
+            ProxyPresence::NoProxy
+        } else if all.all(|p| p.abilities().steers) {
+            ProxyPresence::Drains
+        } else {
+            ProxyPresence::WatchedOnly
+        }
+    }
+
+    fn is_none(&self) -> bool {
+        self.presence() == ProxyPresence::NoProxy
+    }
+}
+
+impl ProjectFacts<'_> {
+    /// Audits a target. The same deploy replaces services with `other_names`.
+    pub fn audit_target(
+        &self,
+        target: &Target,
+        other_names: Vec<String>,
+        report: &mut AuditReport,
+    ) -> Result<TargetAudit> {
+        let services = target.services();
+        let mut found = file::findings(self.project, target);
+        // Before the first start the proxy is down, too, which is no error.
+        if services.iter().any(|s| self.running_count(s) > 0) {
+            found.extend(proxies::down(self.project, target, &self.proxies));
+        }
+        let proxies = self.proxies_of(target).unwrap_or_else(|error| {
+            found.push(Error::from_error(error).into());
+            TargetProxies { may_have_another: true, ..TargetProxies::default() }
+        });
+        let reader = TargetReader {
+            docker: &self.request.docker,
+            project: self.project,
+            desired: &self.desired,
+            target,
+            proxies: proxies.all(),
+        };
+        match self.unknown_probe(target) {
+            Some(unknown) => report.not_audited.push(unknown),
+            None => match reader.probes() {
+                Ok(all) => found.extend(all.iter().filter_map(|(name, probe)| readiness::weak(name, probe))),
+                Err(error) => found.push(error.into()),
+            },
+        }
+        let running = services.iter().flat_map(|name| self.members(name));
+        // A service without a probe has a finding already.
+        let serving = ServingInstance::select(&reader, &proxies.running, running).unwrap_or_default();
+        found.extend(readiness::not_ready(reader.docker, &serving)?);
+        let plan = self.plan(target, !proxies.is_none());
+        let starting = match &plan {
+            Ok(plan) => plan.extra_instances(),
+            Err(_) => self.largest_number(target),
+        };
+        let around = Surroundings {
+            reader: &reader,
+            fronting: &proxies.running,
+            proxies: &self.proxies,
+            containers: &self.containers,
+            extra_instances: starting,
+        };
+        if self.has_engine {
+            found.extend(preflight::running(&around)?);
+        }
+        let plan = plan.map_err(|refused| found.extend(refused)).ok();
+        let shape = proxies::shape(&reader, &self.containers, starting, other_names);
+        for proxy in &reader.proxies {
+            found.extend(self.proxy_findings(target, &proxies, proxy.as_ref(), &shape)?);
+        }
+        for name in &services {
+            let signals = self.signals(name)?;
+            report.not_audited.extend(self.unknown_signals(name, signals.is_none()));
+            found.extend(self.service_findings(target, name, &proxies, signals));
+        }
+        report.findings.extend(found.into_iter().map(|finding| finding.of_service(services[0])));
+        report.services.push(self.verdict_row(target, &proxies));
+        let largest_service = services.iter().max_by_key(|s| self.running_count(s));
+        let largest_service = largest_service.copied().unwrap_or_default().to_string();
+        Ok(TargetAudit { plan, starting, largest_service })
+    }
+
+    /// Proxies of a target: running ones, else those of the file.
+    ///
+    /// # Errors
+    /// A named container that is no known proxy.
+    fn proxies_of(&self, target: &Target) -> Result<TargetProxies> {
+        let project = self.project;
+        let services = || target.services().into_iter().map(|s| &project.services[s]);
+        let settings = &project.services[target.services()[0]].settings.proxy;
+        // A named container can only be found on an engine.
+        let is_named = settings.container.is_some() && !self.has_engine;
+        if settings.kind.as_deref() == Some("none") || is_named {
+            return Ok(TargetProxies { may_have_another: is_named, ..TargetProxies::default() });
+        }
+        let docker = &self.request.docker;
+        let running = observe::proxies_of(docker, project, target, &self.containers, &self.proxies)?;
+        if !running.is_empty() {
+            return Ok(TargetProxies { running, ..TargetProxies::default() });
+        }
+        let routes = |p: &&Arc<dyn Proxy>| services().any(|s| p.routes_to(&backend(project, s)));
+        let configured: Vec<_> = self.configured_proxies.known().filter(routes).cloned().collect();
+        let may_have_another =
+            configured.is_empty() && services().any(|s| self.configured_proxies.may_route_to(s));
+        Ok(TargetProxies { configured, may_have_another, ..TargetProxies::default() })
+    }
+
+    /// Reason for not knowing the readiness probe of a target. Without the image its healthcheck is unknown.
+    fn unknown_probe(&self, target: &Target) -> Option<String> {
+        let services = target.services().into_iter().map(|name| &self.project.services[name]);
+        let is_unknown = |s: &&Service| {
+            let is_set = s.healthcheck().is_some() || s.settings.http.is_some();
+            !is_set && !self.desired.images.contains_key(&s.name)
+        };
+        let Service { name, image, .. } = services.into_iter().find(is_unknown)?;
+        let reason =
+            if self.has_engine { format!("the image {image} is missing") } else { "no engine".into() };
+        Some(format!("readiness probe of `{name}`: {reason}"))
+    }
+
+    /// Findings on a proxy. Each belongs to the service that its message names, else to the proxy.
+    fn proxy_findings(
+        &self,
+        target: &Target,
+        proxies: &TargetProxies,
+        proxy: &dyn Proxy,
+        shape: &RolloutShape,
+    ) -> Result<Vec<Finding>> {
+        let files = |path: &str| self.configured_proxies.mounted_file(proxy, path);
+        let planned = Planned { files: &files, present: self.number_in_file(target) };
+        let is_planned = proxies.running.is_empty();
+        let mut audit = proxy.audit(shape, is_planned.then_some(&planned));
+        if !is_planned && audit.refused.is_none() {
+            let (answers, changes) = converge::patches(&self.request.docker, proxy, shape)?;
+            audit = audit.and(|| changes.map(|_| proxy.losses(&answers, shape)));
+        }
+        let refused = audit.refused.map(Finding::from).into_iter();
+        let found = refused.chain(audit.advice).chain(audit.risks);
+        let subject = |message: &str| {
+            let named = target.services().into_iter().find(|s| message.contains(&format!("`{s}`")));
+            named.map_or_else(|| Subject::Proxy(proxy.name()), |name| Subject::Service(name.into()))
+        };
+        let with_subject = |finding: Finding| {
+            let subject = subject(&finding.message);
+            finding.or_of(|| subject)
+        };
+        Ok(found.map(with_subject).collect())
+    }
+
+    /// Number of instances of the target in the file.
+    fn number_in_file(&self, target: &Target) -> usize {
+        let count = |s: &str| self.project.services[s].replicas().map_or(1, |n| n as usize);
+        target.services().into_iter().map(count).max().unwrap_or(1)
+    }
+
+    /// Number of instances after a deploy: the number in the file, else the number of running instances, else one.
+    fn desired_number(&self, name: &str) -> usize {
+        let in_file = self.project.services[name].replicas().map(|n| n as usize);
+        in_file.unwrap_or(self.running_count(name)).max(1)
+    }
+
+    fn largest_number(&self, target: &Target) -> usize {
+        target.services().into_iter().map(|s| self.desired_number(s)).max().unwrap_or(1)
+    }
+
+    /// Plan of a deploy that replaces all instances. The running sides of a pair count as active.
+    fn plan(&self, target: &Target, proxied: bool) -> Result<Plan, Vec<Finding>> {
+        let sides = target.services();
+        let running: Vec<&str> = sides.iter().copied().filter(|s| self.running_count(s) > 0).collect();
+        let both_serve = running.len() == 2;
+        if let Some(obstacle) = file::active_sides(self.project, target).filter(|_| both_serve) {
+            return Err(vec![obstacle]);
+        }
+        let strategy = desired::strategy(self.project, target, both_serve, &|name| {
+            let service = &self.project.services[name];
+            desired::desired_service(service, &service.update, self.desired_number(name), proxied)
+        });
+        let active = if running.is_empty() { vec![sides[0]] } else { running };
+        let instances = |s: &str| {
+            let name = s.to_string();
+            (1..=self.desired_number(s)).map(move |n| serving_instance(&name, n))
+        };
+        let instances = active.into_iter().flat_map(instances).collect();
+        plan::plan(&strategy, &Observed { instances, proxied }).map_err(|refused| vec![refused.into()])
+    }
+
+    fn service_findings(
+        &self,
+        target: &Target,
+        name: &str,
+        proxies: &TargetProxies,
+        signals: Option<(String, SignalMasks)>,
+    ) -> Vec<Finding> {
+        let service = &self.project.services[name];
+        let depends = |other: &Service| other.depends_on.contains_key(name);
+        service::findings(&ServiceContext {
+            service,
+            image: self.desired.images.get(name),
+            proxy: proxies.presence(),
+            requests_route: proxy::route_setting(&backend(self.project, service)).is_some(),
+            has_clients: !service.fixed_ports().is_empty() || self.project.services.values().any(depends),
+            listens: !service.exposed().is_empty(),
+            has_engine: self.has_engine,
+            instances: self.largest_number(target),
+            signals,
+            state_in_image: file::is_in_build_context(service, &self.state_dir)
+                .then(|| self.state_dir.display().to_string()),
+        })
+    }
+
+    /// Reason for not knowing the reaction of a service to its stop signal.
+    fn unknown_signals(&self, name: &str, is_unknown: bool) -> Option<String> {
+        match self.running_count(name) {
+            0 => Some(format!("reaction of `{name}` to its stop signal, and its memory: no instance runs")),
+            _ => is_unknown.then(|| {
+                format!(
+                    "reaction of `{name}` to its stop signal: not available from this machine or its image"
+                )
+            }),
+        }
+    }
+
+    /// Name and signal masks of the first running instance.
+    fn signals(&self, service: &str) -> Result<Option<(String, SignalMasks)>> {
+        let Some(instance) = self.running(service).next() else { return Ok(None) };
+        let masks = |status: Option<String>| status.as_deref().and_then(SignalMasks::of_first_process);
+        let masks = match masks(self.status_on_host(instance)) {
+            Some(known) => Some(known),
+            None => masks(self.request.docker.first_process_status(&instance.id)?),
+        };
+        Ok(masks.map(|masks| (instance.name().to_string(), masks)))
+    }
+
+    /// Status file in `/proc` of this machine, unless the engine is remote or in a virtual machine.
+    fn status_on_host(&self, container: &Container) -> Option<String> {
+        let is_here = !self.request.docker.engine_address().is_remote() && container.state.pid > 1;
+        std::fs::read_to_string(format!("/proc/{}/status", container.state.pid)).ok().filter(|_| is_here)
+    }
+
+    fn verdict_row(&self, target: &Target, proxies: &TargetProxies) -> VerdictRow {
+        let services: Vec<String> = target.services().into_iter().map(String::from).collect();
+        let count = match services.iter().map(|s| self.running_count(s)).sum() {
+            0 => "not started".to_string(),
+            1 => "1 instance".to_string(),
+            n => format!("{n} instances"),
+        };
+        let names: Vec<String> = proxies.all().iter().map(|p| p.name()).collect();
+        let behind = match names.is_empty() {
+            false => format!("behind {}", names.join(", ")),
+            true if proxies.may_have_another => "behind a proxy with an unknown configuration".into(),
+            true => "no proxy in front".into(),
+        };
+        let service = &self.project.services[&services[0]];
+        let policy = desired::plan_policy(service, &service.update, !proxies.is_none());
+        let order = if policy.order == Order::StopFirst { ", stops before it starts" } else { "" };
+        VerdictRow {
+            name: target.name().into(),
+            services,
+            verdict: Verdict::Yes,
+            message: format!("{count}, {behind}{order}"),
+            proxies: names,
+        }
+    }
+}
+
+/// Old instance that serves, as input of the planner.
+fn serving_instance(service: &str, number: usize) -> Instance {
+    Instance {
+        key: format!("{service}-{number}"),
+        service: service.into(),
+        generation: Generation::Old,
+        state: InstanceState::Running,
+        routed: true,
+        ready: true,
+        age: None,
+    }
+}

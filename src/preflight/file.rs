@@ -1,0 +1,211 @@
+//! Findings by the Compose file alone: keys that keep a new instance from running, alone or beside the old one.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+use crate::finding::Finding;
+use crate::model::{Project, Service};
+use crate::plan::Unplannable;
+use crate::proxy;
+use crate::report::{Report, Warning};
+use crate::targets::Target;
+
+/// Refusals of a target.
+pub fn findings(project: &Project, target: &Target) -> Vec<Finding> {
+    let is_pair = matches!(target, Target::Pair(_));
+    let of_service = |name: &str| {
+        let service = &project.services[name];
+        // The sides of a pair have their own names and ports.
+        let mut found = obstacles(service);
+        found.retain(|obstacle| !is_pair || obstacle.rule == NETWORK_MODE);
+        found.extend(no_instances(service));
+        found.extend(unknown_kind(service));
+        found.extend(per_replica(service));
+        found.extend(service.anonymous_volumes().iter().filter_map(|path| anonymous_volume(service, path)));
+        found.into_iter().map(|finding| finding.of_service(name)).collect::<Vec<_>>()
+    };
+    target.services().into_iter().flat_map(of_service).chain(shared_namespaces(project, target)).collect()
+}
+
+const NETWORK_MODE: &str = "network-mode";
+const CONTAINER_NAME: &str = "container-name";
+
+/// Obstacles to a second instance.
+pub fn obstacles(service: &Service) -> Vec<Finding> {
+    let name = &service.name;
+    let by_name = format!("other containers reach it by its service name `{name}`");
+    let mut found = Vec::new();
+    if let Some(container) = &service.container_name {
+        let message = format!(
+            "`{name}` has `container_name: {container}`, so a new instance cannot start beside the old one"
+        );
+        let hint = format!("remove `services.{name}.container_name`; {by_name}");
+        found.push(Finding::usage(CONTAINER_NAME, message, hint));
+    }
+    for port in service.fixed_ports() {
+        let message = format!("`{name}` publishes host port {port}, which only one instance can have");
+        let hint = format!(
+            "remove `{port}:…` from `services.{name}.ports` and let the proxy use the container port (`expose`)"
+        );
+        found.push(Finding::usage("fixed-host-port", message, hint));
+    }
+    if let Some(mode) = service.network_mode.as_ref().filter(|mode| *mode != "bridge") {
+        let message = format!(
+            "`{name}` has `network_mode: {mode}`, so its instances share one address and cannot be distinguished"
+        );
+        let hint =
+            format!("remove `services.{name}.network_mode` and put the service on a network of the proxy");
+        found.push(Finding::usage(NETWORK_MODE, message, hint));
+    }
+    for (key, address) in service.own_addresses() {
+        let message = format!("`{name}` has `{key}: {address}`, an address that only one instance can have");
+        let hint = format!("remove `services.{name}.{key}`; {by_name}");
+        found.push(Finding::usage("fixed-address", message, hint));
+    }
+    found
+}
+
+/// Obstacle to a pair whose sides both serve. They are replaced one after the other, so `container_name` of a side
+/// blocks its own replacement.
+pub fn active_sides(project: &Project, target: &Target) -> Option<Finding> {
+    let services = target.services().into_iter().map(|name| &project.services[name]);
+    let named = services.flat_map(|s| obstacles(s).into_iter().map(|finding| finding.of_service(&s.name)));
+    let mut obstacle = named.into_iter().find(|obstacle| obstacle.rule == CONTAINER_NAME)?;
+    obstacle.hint.push_str("; or stop one side, so that each deploy switches between the sides");
+    Some(obstacle)
+}
+
+fn no_instances(service: &Service) -> Option<Finding> {
+    let message = format!("`{}` is set to 0 instances (`deploy.replicas` or `scale`)", service.name);
+    let hint = "set it to 1 or more; `docker compose stop` stops a service";
+    (service.replicas() == Some(0)).then(|| Finding::usage("no-instances", message, hint))
+}
+
+/// Finding for `per_replica`, which Compose itself refuses when it starts a service.
+fn per_replica(service: &Service) -> Option<Finding> {
+    let n = service.pre_start.iter().position(|step| step.per_replica)?;
+    let (name, key) = (&service.name, format!("pre_start[{n}].per_replica"));
+    let message = format!("`{name}` has `{key}: true`, which Compose does not run yet");
+    Some(Finding::usage("pre-start-per-replica", message, format!("remove `services.{name}.{key}`")))
+}
+
+fn unknown_kind(service: &Service) -> Option<Finding> {
+    let is_known =
+        |kind: &&str| *kind == "none" || proxy::ADAPTERS.iter().any(|adapter| adapter.kind == *kind);
+    let kind = service.settings.proxy.kind.as_deref().filter(|kind| !is_known(kind))?;
+    Some(Finding { rule: "unknown-proxy-kind", ..proxy::unknown_kind(kind).into() })
+}
+
+/// Finding for an anonymous volume, unless the file allows a new one for each instance.
+pub fn anonymous_volume(service: &Service, path: &str) -> Option<Finding> {
+    let name = &service.name;
+    let message =
+        format!("`{name}` has an anonymous volume at {path}, whose data would stay with the old instance");
+    let volume = path.trim_end_matches('/').rsplit('/').next().unwrap_or("data");
+    let hint = format!(
+        "give it a name (`services.{name}.volumes: [\"{volume}:{path}\"]`) and copy the data there, or set \
+         `services.{name}.x-zd.anonymous_volumes: fresh` where it is only a cache"
+    );
+    let is_allowed = service.settings.anonymous_volumes.is_some();
+    (!is_allowed).then(|| Finding::usage("anonymous-volume", message, hint).of_service(name))
+}
+
+/// Findings for services that share the network, processes or volumes of a target's container.
+fn shared_namespaces(project: &Project, target: &Target) -> Vec<Finding> {
+    let replaced = target.services();
+    let others = project.services.values().filter(|s| !replaced.contains(&s.name.as_str()));
+    let hosts =
+        others.flat_map(|other| other.hosts().into_iter().map(move |(key, host)| (&other.name, key, host)));
+    let left = hosts.filter(|(_, _, host)| replaced.contains(&host.as_str()));
+    let finding = |(other, key, host): (&String, &str, String)| {
+        let value = if key == "volumes_from" { format!("- {host}") } else { format!("service:{host}") };
+        let message = format!(
+            "`{other}` runs in the container of `{host}` (`services.{other}.{key}: {value}`), and would stay in the old instance"
+        );
+        let hint = format!(
+            "give `{other}` its own network and volumes; or recreate both, with downtime: `docker compose up --detach \
+             {host} {other}`"
+        );
+        Finding::usage("shared-namespace", message, hint).of_service(&host)
+    };
+    left.map(finding).collect()
+}
+
+/// Warns if an image would be built with the state folder in it.
+pub fn build_contexts(project: &Project, targets: &[Target], state_dir: &Path, report: Report) {
+    for service in targets.iter().flat_map(Target::services).map(|s| &project.services[s]) {
+        if is_in_build_context(service, state_dir) {
+            let (service, folder) = (service.name.clone(), state_dir.display().to_string());
+            report.warn(&Warning::StateInBuildContext { service, folder });
+        }
+    }
+}
+
+/// True if the build context of a service includes the state folder, whose records hold resolved secrets.
+pub fn is_in_build_context(service: &Service, state_dir: &Path) -> bool {
+    let Some(context) = service.build_context().map(PathBuf::from) else { return false };
+    let Ok(inside) = state_dir.strip_prefix(&context) else { return false };
+    let ignored = std::fs::read_to_string(context.join(".dockerignore")).unwrap_or_default();
+    let first = inside.components().next().map(|c| c.as_os_str().to_string_lossy().into_owned());
+    !ignores(&ignored, &inside.to_string_lossy()) && !first.is_some_and(|f| ignores(&ignored, &f))
+}
+
+/// True if a `.dockerignore` names a path, in one of the usual forms.
+fn ignores(text: &str, path: &str) -> bool {
+    let name = |line: &str| {
+        line.trim().trim_start_matches("**/").trim_start_matches('/').trim_end_matches('/').to_string()
+    };
+    text.lines().any(|line| name(line) == path || ["*", "**", ".*"].contains(&name(line).as_str()))
+}
+
+impl From<Unplannable> for Error {
+    fn from(unplannable: Unplannable) -> Self {
+        Finding::from(unplannable).into()
+    }
+}
+
+impl From<Unplannable> for Finding {
+    fn from(unplannable: Unplannable) -> Self {
+        let message = format!("`{}` {}", unplannable.service, unplannable.reason);
+        Finding::usage("stop-first-alone", message, unplannable.fix).of_service(&unplannable.service)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::FlagLayers;
+
+    #[test]
+    fn obstacles_to_a_second_instance_are_found() {
+        let rules = |keys: &str| {
+            let yaml = format!("name: p\nservices: {{app: {{image: x, {keys}}}}}");
+            let project = Project::read(&yaml, "compose.yaml", &FlagLayers::default()).unwrap();
+            let found = obstacles(&project.services["app"]);
+            found.iter().map(|f| format!("{} {}", f.rule, f.message)).collect::<Vec<_>>()
+        };
+        let found = rules(
+            "container_name: one, network_mode: host, ports: [{target: 80, published: '8080'}, {target: 81}, \
+             {target: 82, published: '9000-9010'}]",
+        );
+        let expected = [
+            "container-name `app` has `container_name: one`, ",
+            "fixed-host-port `app` publishes host port 8080, ",
+            "network-mode `app` has `network_mode: host`, ",
+        ];
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(found.iter().zip(expected).all(|(f, start)| f.starts_with(start)), "{found:?}");
+        let found = rules(
+            "mac_address: '02:42:ac:11:65:43', networks: {default: {ipv4_address: 10.0.0.9, ipv6_address: 'fd00::9'}}",
+        );
+        let expected = [
+            "`mac_address: 02:42:ac:11:65:43`",
+            "`networks.default.ipv4_address: 10.0.0.9`",
+            "`networks.default.ipv6_address: fd00::9`",
+        ];
+        assert_eq!(found.len(), 3, "{found:?}");
+        let is_address = |(f, key): (&String, &str)| f.starts_with("fixed-address") && f.contains(key);
+        assert!(found.iter().zip(expected).all(is_address), "{found:?}");
+        assert_eq!(rules("network_mode: bridge"), [""; 0]);
+    }
+}
