@@ -13,11 +13,12 @@ use sha2::{Digest, Sha256};
 
 use crate::docker::lock_resource::{LockBackend, LockRecord};
 use crate::docker::{ChangeGuard, Docker};
-use crate::error::Error;
+use crate::error::{Error, Exit};
 use crate::process::Liveness;
+use crate::report::{Event, Report};
 use crate::wait::{self, StopSignal, WaitResult};
 pub use lease::Lease;
-use lease::LeaseStart;
+use lease::LeaseInstant;
 pub use owner::LockOwner;
 use owner::age;
 
@@ -84,29 +85,10 @@ impl LockNames {
     }
 }
 
-/// Result of acquiring a lock.
-pub enum AcquireResult {
-    /// The lock is held until this is dropped.
-    Held(Box<Lock>),
-    /// The owner kept the lock until the limit.
-    Busy(Box<LockOwner>),
-    /// The caller stopped waiting.
-    GivenUp,
-    Interrupted(i32),
-}
-
-/// Callbacks of a run that waits for a lock.
-pub trait WaitObserver {
-    /// Another run holds the lock, and this run waits.
-    fn on_wait(&mut self, owner: &LockOwner);
-    /// This run takes over the lock of a dead run.
-    fn on_takeover(&mut self, owner: &LockOwner);
-    /// Returns true if the run should stop waiting.
-    fn should_give_up(&mut self) -> Result<bool>;
-}
-
 /// Lock of this run; it is released when this is dropped.
 pub struct Lock {
+    /// True if the run waited for the lock: facts that it read before may have changed.
+    pub waited: bool,
     context: LockContext,
     lease: Lease,
     end: Option<Sender<()>>,
@@ -129,6 +111,10 @@ pub struct LockRequest<'a> {
     pub owner: LockOwner,
     /// Longest wait for another run's lock.
     pub limit: Duration,
+    /// True if the run should stop waiting.
+    pub is_superseded: &'a dyn Fn() -> Result<bool>,
+    pub report: Report,
+    pub stop: &'a StopSignal,
 }
 
 /// Observation of an owner whose process is not visible.
@@ -167,54 +153,51 @@ impl OwnerSilence {
     }
 }
 
-/// Acquires the lock of a project; while another run holds it, retries until the limit.
-pub fn acquire(
-    request: LockRequest,
-    stop: &StopSignal,
-    observer: &mut dyn WaitObserver,
-) -> Result<AcquireResult> {
-    let LockRequest { docker, backend, project, owner, limit } = request;
-    let context = LockContext { docker: docker.clone(), names: LockNames::new(backend, project), owner };
-    let mut busy_owner = LockOwner::default();
-    let mut is_reported = false;
-    let (start, mut silence, mut since) = (Instant::now(), OwnerSilence::default(), LeaseStart::now());
+/// Acquires the lock of a project; while another run holds it, retries until the limit. `None` if a newer run
+/// supersedes this one.
+///
+/// # Errors
+/// Another run holds the lock beyond the limit, the engine refuses, or a signal arrives.
+pub fn acquire(request: LockRequest) -> Result<Option<Lock>> {
+    let LockRequest { docker, backend, project, limit, .. } = request;
+    let names = LockNames::new(backend, project);
+    let context = LockContext { docker: docker.clone(), names, owner: request.owner.clone() };
+    let (mut busy_owner, mut waited) = (LockOwner::default(), false);
+    let (start, mut silence) = (Instant::now(), OwnerSilence::default());
     let longest_wait = limit.max(MIN_OBSERVATION * 2);
-    let waited = wait::until(RETRY, longest_wait, stop, || -> Result<Option<WaitEnd>> {
-        if observer.should_give_up()? {
-            return Ok(Some(WaitEnd::GivenUp));
+    let acquired = wait::until(RETRY, longest_wait, request.stop, || -> Result<_> {
+        if (request.is_superseded)()? {
+            return Ok(Some(None));
         }
-        since = LeaseStart::now();
-        let (owner, verdict) = match context.attempt(&mut silence, stop, observer)? {
-            AcquireAttempt::Acquired => return Ok(Some(WaitEnd::Acquired)),
-            AcquireAttempt::Held(owner, verdict) => (owner, verdict),
+        let since = LeaseInstant::now();
+        let Some((owner, verdict)) = context.attempt(&mut silence, &request)? else {
+            return Ok(Some(Some(since)));
         };
-        if !is_reported && !limit.is_zero() {
-            observer.on_wait(&owner);
-            is_reported = true;
+        if !waited && !limit.is_zero() {
+            request.report.event(Event::WaitingForLock(owner.to_string().into()));
+            waited = true;
         }
         busy_owner = owner;
-        Ok((verdict != OwnerVerdict::Unsure && start.elapsed() >= limit).then_some(WaitEnd::Busy))
+        if verdict != OwnerVerdict::Unsure && start.elapsed() >= limit {
+            return Err(busy_error(&busy_owner, limit).into());
+        }
+        Ok(None)
     })?;
-    Ok(match waited {
-        WaitResult::Done(WaitEnd::Acquired) => AcquireResult::Held(Box::new(Lock::start(context, since))),
-        WaitResult::Done(WaitEnd::GivenUp) => AcquireResult::GivenUp,
-        WaitResult::Done(WaitEnd::Busy) | WaitResult::TimedOut => AcquireResult::Busy(Box::new(busy_owner)),
-        WaitResult::Interrupted(signal) => AcquireResult::Interrupted(signal),
-    })
+    match acquired {
+        WaitResult::Done(since) => Ok(since.map(|since| Lock::start(context, since, waited))),
+        WaitResult::TimedOut => Err(busy_error(&busy_owner, limit).into()),
+        WaitResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
+    }
 }
 
-/// End of the wait for a lock.
-#[derive(PartialEq, Eq)]
-enum WaitEnd {
-    Acquired,
-    GivenUp,
-    Busy,
-}
-
-/// Result of one attempt.
-enum AcquireAttempt {
-    Acquired,
-    Held(LockOwner, OwnerVerdict),
+fn busy_error(other: &LockOwner, limit: Duration) -> Error {
+    let after = if limit.is_zero() {
+        String::new()
+    } else {
+        format!("; waited for {}", humantime::format_duration(limit))
+    };
+    Error::new(Exit::Locked, format!("another run holds the project: {other}{after}"))
+        .hint("`--wait` waits for that run; with `--latest` only the newest of several waiting runs deploys")
 }
 
 /// Owner of a project's lock, if the owner is alive.
@@ -236,12 +219,9 @@ impl LockContext {
     fn attempt(
         &self,
         silence: &mut OwnerSilence,
-        stop: &StopSignal,
-        observer: &mut dyn WaitObserver,
-    ) -> Result<AcquireAttempt> {
-        let Some(owner) = self.try_claim(&self.names.lock())? else {
-            return Ok(AcquireAttempt::Acquired);
-        };
+        request: &LockRequest,
+    ) -> Result<Option<(LockOwner, OwnerVerdict)>> {
+        let Some(owner) = self.try_claim(&self.names.lock())? else { return Ok(None) };
         let verdict = match owner.liveness() {
             Liveness::Alive => OwnerVerdict::Alive,
             Liveness::Dead => OwnerVerdict::Dead,
@@ -252,10 +232,10 @@ impl LockContext {
             }
         };
         if verdict != OwnerVerdict::Dead {
-            return Ok(AcquireAttempt::Held(owner, verdict));
+            return Ok(Some((owner, verdict)));
         }
-        let other = self.take_over(owner, silence, stop, observer)?;
-        Ok(other.map_or(AcquireAttempt::Acquired, |owner| AcquireAttempt::Held(owner, OwnerVerdict::Alive)))
+        let other = self.take_over(owner, silence, request)?;
+        Ok(other.map(|owner| (owner, OwnerVerdict::Alive)))
     }
 
     /// Creates a record, or returns the owner of the existing one.
@@ -309,8 +289,7 @@ impl LockContext {
         &self,
         dead: LockOwner,
         silence: &OwnerSilence,
-        stop: &StopSignal,
-        observer: &mut dyn WaitObserver,
+        LockRequest { report, stop, .. }: &LockRequest,
     ) -> Result<Option<LockOwner>> {
         let takeover = self.names.takeover();
         let waited = wait::until(RETRY / 5, TAKEOVER_LIMIT, stop, || -> Result<Option<()>> {
@@ -329,7 +308,7 @@ impl LockContext {
         let is_silent = silence.unchanged_since.is_none() || self.heartbeats()? == silence.heartbeats;
         let is_still_there = current.as_ref() == Some(&dead) && is_silent;
         if is_still_there {
-            observer.on_takeover(&dead);
+            report.event(Event::LockTakenOver(dead.to_string().into()));
             // The engine may still run the last commands of the killed run.
             wait::until(RETRY / 10, ORPHAN_LIMIT, stop, || {
                 Ok::<_, Error>((!dead.has_orphans()).then_some(()))
@@ -362,7 +341,7 @@ impl LockContext {
 
 impl Lock {
     /// Starts the heartbeats; `since` is the time before the lock was requested.
-    fn start(context: LockContext, since: LeaseStart) -> Lock {
+    fn start(context: LockContext, since: LeaseInstant, waited: bool) -> Lock {
         let (end, ended) = mpsc::channel();
         let lease = Lease::new(context.clone(), since);
         let renewing = lease.clone();
@@ -373,7 +352,7 @@ impl Lock {
                 let _ = renewing.renew();
             }
         });
-        Lock { context, lease, end: Some(end), heartbeats: Some(beats) }
+        Lock { waited, context, lease, end: Some(end), heartbeats: Some(beats) }
     }
 
     /// Lease: true while this run holds the lock.

@@ -1,26 +1,23 @@
 //! Lock of a project: one rollout at a time.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Result;
 
 use super::Context;
 use crate::docker::lock_resource::LockBackend;
 use crate::docker::{ChangeGuard, Docker};
-use crate::error::{Error, Exit};
 use crate::git;
-use crate::lock::{self, AcquireResult, Lease, Lock, LockOwner, WaitObserver};
+use crate::lock::{self, Lease, Lock, LockOwner, LockRequest};
 use crate::model::EngineKind;
 use crate::release::journal::Journal;
 use crate::release::wait_queue::QueueTicket;
-use crate::report::{Event, Report};
 
 /// Lock of this run, released on drop. A dry run holds none.
 pub struct LockGuard {
     /// True if the run waited for the lock: facts that it read before may have changed.
     pub waited: bool,
-    lock: Option<Box<Lock>>,
+    lock: Option<Lock>,
     // Dropped after the lock: an older run that waits must not count this run as dead.
     _ticket: Option<QueueTicket>,
 }
@@ -48,35 +45,28 @@ impl Context<'_> {
             return Ok(Some(LockGuard { waited: false, lock: None, _ticket: None }));
         }
         let ticket = self.args.lock.latest.then(|| self.journal.queue_ticket()).transpose()?;
-        let mut reporter = WaitReporter { ticket, report: self.report, waited: false };
-        let (limit, project) = (self.args.lock.limit(), self.journal.project.as_str());
-        let request = lock::LockRequest {
+        let is_superseded = || -> Result<bool> {
+            Ok(ticket.as_ref().map(QueueTicket::is_superseded).transpose()?.unwrap_or_default())
+        };
+        let acquired = lock::acquire(LockRequest {
             docker: &self.docker,
             backend: lock_backend(self.engine),
-            project,
+            project: &self.journal.project,
             owner: LockOwner::current(command, git::user_and_host()),
-            limit,
-        };
-        match lock::acquire(request, self.stop, &mut reporter)? {
-            AcquireResult::Held(lock) => self.guard_unless_superseded(lock, reporter),
-            AcquireResult::GivenUp => Ok(None),
-            AcquireResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
-            AcquireResult::Busy(other) => Err(busy_error(&other, limit).into()),
+            limit: self.args.lock.limit(),
+            is_superseded: &is_superseded,
+            report: self.report,
+            stop: self.stop,
+        })?;
+        let Some(lock) = acquired else { return Ok(None) };
+        // A newer run may have queued since the last check.
+        if is_superseded()? {
+            return Ok(None);
         }
-    }
-
-    /// Guard of an acquired lock, unless a newer run deploys instead. From here on, every change on the engine first
-    /// checks that the run still holds the lock.
-    fn guard_unless_superseded(&self, lock: Box<Lock>, reporter: WaitReporter) -> Result<Option<LockGuard>> {
-        if let Some(ticket) = &reporter.ticket {
-            // A newer run may have queued since the last check.
-            if ticket.is_superseded()? {
-                return Ok(None);
-            }
-            ticket.mark_served()?;
-        }
+        ticket.as_ref().map(QueueTicket::mark_served).transpose()?;
+        // From here on, every change on the engine first checks that the run still holds the lock.
         self.docker.require_guard(Arc::new(lock.lease().clone()));
-        Ok(Some(LockGuard { waited: reporter.waited, lock: Some(lock), _ticket: reporter.ticket }))
+        Ok(Some(LockGuard { waited: lock.waited, lock: Some(lock), _ticket: ticket }))
     }
 }
 
@@ -111,36 +101,4 @@ pub fn not_restored(number: u32) -> String {
     format!(
         "release {number} failed, and the previous release does not serve: run `compose-zd rollback` or `compose-zd deploy`"
     )
-}
-
-/// Reports the wait for another run.
-struct WaitReporter {
-    ticket: Option<QueueTicket>,
-    report: Report,
-    waited: bool,
-}
-
-impl WaitObserver for WaitReporter {
-    fn on_wait(&mut self, owner: &LockOwner) {
-        self.waited = true;
-        self.report.event(Event::WaitingForLock(owner.to_string().into()));
-    }
-
-    fn on_takeover(&mut self, owner: &LockOwner) {
-        self.report.event(Event::LockTakenOver(owner.to_string().into()));
-    }
-
-    fn should_give_up(&mut self) -> Result<bool> {
-        Ok(self.ticket.as_ref().map(QueueTicket::is_superseded).transpose()?.unwrap_or(false))
-    }
-}
-
-fn busy_error(other: &LockOwner, limit: Duration) -> Error {
-    let after = if limit.is_zero() {
-        String::new()
-    } else {
-        format!("; waited for {}", humantime::format_duration(limit))
-    };
-    Error::new(Exit::Locked, format!("another run holds the project: {other}{after}"))
-        .hint("`--wait` waits for that run; with `--latest` only the newest of several waiting runs deploys")
 }

@@ -15,14 +15,14 @@ const MAX_AGE: Duration = Duration::from_secs(30);
 
 /// Time by two clocks. Unlike a monotonic clock, they continue while this machine sleeps.
 #[derive(Debug, Clone, Copy)]
-struct LeaseInstant {
+pub(super) struct LeaseInstant {
     boot: Duration,
     /// On a paused virtual machine the boot clock stands still, and the wall clock is corrected afterwards.
     wall: SystemTime,
 }
 
 impl LeaseInstant {
-    fn now() -> LeaseInstant {
+    pub fn now() -> LeaseInstant {
         let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Boottime);
         let boot =
             Duration::new(tv_sec.try_into().unwrap_or_default(), tv_nsec.try_into().unwrap_or_default());
@@ -60,8 +60,8 @@ struct LeaseState {
 
 impl Lease {
     /// Lease on a lock that was taken after `since`.
-    pub(super) fn new(context: LockContext, since: LeaseStart) -> Lease {
-        let state = LeaseState { heartbeat: since.0, lost: None };
+    pub(super) fn new(context: LockContext, since: LeaseInstant) -> Lease {
+        let state = LeaseState { heartbeat: since, lost: None };
         Lease(Arc::new(LeaseInner { context, next_heartbeat: Mutex::default(), state: Mutex::new(state) }))
     }
 
@@ -113,16 +113,6 @@ impl ChangeGuard for Lease {
 
     fn lost(&self) -> Option<Error> {
         self.state().lost.as_ref().map(lost_error)
-    }
-}
-
-/// Time just before the run requested the lock.
-#[derive(Clone, Copy)]
-pub(super) struct LeaseStart(LeaseInstant);
-
-impl LeaseStart {
-    pub fn now() -> LeaseStart {
-        LeaseStart(LeaseInstant::now())
     }
 }
 
