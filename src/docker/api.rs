@@ -27,6 +27,7 @@ use tokio::runtime::{self, Runtime};
 use tokio::time::{timeout, timeout_at};
 
 use super::endpoint::Timeouts;
+use super::types::parse;
 use super::{Docker, VERSION};
 use crate::error::Error;
 
@@ -129,7 +130,7 @@ impl ApiResponse {
     }
 
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
-        Ok(serde_json::from_slice(&self.body)?)
+        Ok(parse(&self.body)?)
     }
 }
 

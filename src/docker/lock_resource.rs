@@ -97,6 +97,7 @@ impl Docker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::docker::types::parse;
 
     #[test]
     fn a_volume_and_a_config_name_their_owner() {
@@ -112,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_volume_of_another_program_has_an_empty_record() {
-        let Volume { created_at, labels } = serde_json::from_str(r#"{"Labels": null, "Name": "n"}"#).unwrap();
+        let Volume { created_at, labels } = parse(br#"{"Labels": null, "Name": "n"}"#).unwrap();
         let record = LockRecord::new(created_at, labels);
         assert_eq!(record, LockRecord { text: String::new(), created_at: String::new() });
     }

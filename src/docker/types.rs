@@ -3,10 +3,37 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::inspect::{number_or_zero, or_default};
+/// Parses an object of the API. The engine writes `null` for what is empty; it counts as missing.
+pub fn parse<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
+    let mut value: Value = serde_json::from_slice(json)?;
+    remove_nulls(&mut value);
+    serde_json::from_value(value)
+}
+
+fn remove_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(remove_nulls);
+        }
+        Value::Array(all) => all.iter_mut().for_each(remove_nulls),
+        _ => {}
+    }
+}
+
+/// The engine uses signed numbers. An impossible number counts as 0, so that one odd container does not keep all others
+/// from being read.
+pub fn number_or_zero<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + TryFrom<i64>,
+{
+    Ok(T::try_from(i64::deserialize(from)?).unwrap_or_default())
+}
 
 /// Engine, by its own report.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -22,7 +49,6 @@ pub struct EngineInfo {
     mem_total: u64,
     /// Time by the engine's clock, in RFC 3339.
     pub system_time: String,
-    #[serde(deserialize_with = "or_default")]
     pub swarm: SwarmInfo,
 }
 
@@ -55,9 +81,7 @@ pub struct Identified {
 #[serde(rename_all = "PascalCase", default)]
 pub struct Volume {
     /// RFC 3339.
-    #[serde(deserialize_with = "or_default")]
     pub created_at: String,
-    #[serde(deserialize_with = "or_default")]
     pub labels: BTreeMap<String, String>,
 }
 
@@ -74,7 +98,6 @@ pub struct SwarmObject {
 #[serde(rename_all = "PascalCase", default)]
 pub struct SwarmObjectSpec {
     pub name: String,
-    #[serde(deserialize_with = "or_default")]
     pub labels: BTreeMap<String, String>,
     /// Content of a config in base64; Swarm never returns that of a secret.
     pub data: Option<String>,

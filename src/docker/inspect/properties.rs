@@ -5,11 +5,12 @@ use proptest::sample::select;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::docker::types::parse;
 use crate::fuzz::{corpus, damaged_json, holds, same};
 
 /// Output of `docker inspect`, reduced, of containers and images on engine 20 (API 1.41) to 29.3 (API 1.54).
 fn containers() -> Vec<Container> {
-    let read = |sample: &String| serde_json::from_str::<Vec<Container>>(sample).expect("an answer");
+    let read = |sample: &String| parse::<Vec<Container>>(sample.as_bytes()).expect("an answer");
     corpus("inspect-container").iter().flat_map(read).collect()
 }
 
@@ -51,7 +52,7 @@ fn a_container_reads_the_same_from_every_engine() {
 fn an_image_reads_the_same_from_every_engine_and_store() {
     let all = corpus("inspect-image");
     assert_eq!(all.len(), 9);
-    for parsed in all.iter().flat_map(|s| serde_json::from_str::<Vec<Image>>(s).expect("an answer")) {
+    for parsed in all.iter().flat_map(|s| parse::<Vec<Image>>(s.as_bytes()).expect("an answer")) {
         assert_eq!(parsed.id, "sha256:51337966e97109a4b0ab5f4d2f0e5ad0a5ba4d5fd1f1a8b6bb3d4c4bb9a1c0de");
         assert_eq!(parsed.repo_digests, ["registry.test/app@sha256:77"]);
         assert!(parsed.is_named("app:1") && parsed.has_healthcheck());
@@ -171,7 +172,8 @@ fn addresses_of(truth: &Truth) -> Vec<IpAddr> {
 #[test]
 fn a_container_is_read_as_the_engine_reports_it() {
     holds((truth(), 41u32..57), |(truth, api)| {
-        let read: Vec<Container> = serde_json::from_value(engine_output(&truth, api)).expect("an answer");
+        let read: Vec<Container> =
+            parse(engine_output(&truth, api).to_string().as_bytes()).expect("an answer");
         let read = &read[0];
         same(&all_addresses(read), &addresses_of(&truth))?;
         same(
@@ -209,14 +211,14 @@ fn a_container_is_read_as_the_engine_reports_it() {
 #[test]
 fn no_output_of_an_engine_causes_a_panic() {
     holds(damaged_json([corpus("inspect-container"), corpus("inspect-image")].concat()), |json| {
-        for container in serde_json::from_value::<Vec<Container>>(json.clone()).unwrap_or_default() {
+        for container in parse::<Vec<Container>>(json.to_string().as_bytes()).unwrap_or_default() {
             let _ =
                 (container.names(), all_addresses(&container), container.exposed_tcp(), container.compose());
             let _ = (container.healthcheck(), container.links().count(), container.env("A"));
             let _ = (container.addresses_reached_from(&container), container.is_unhealthy());
             crate::proxy::detect(std::slice::from_ref(&container));
         }
-        for image in serde_json::from_value::<Vec<Image>>(json).unwrap_or_default() {
+        for image in parse::<Vec<Image>>(json.to_string().as_bytes()).unwrap_or_default() {
             let _ = (image.has_healthcheck(), image.is_named("app"));
             let _ = image.config.healthcheck.as_ref().map(Healthcheck::limit);
         }
