@@ -8,40 +8,14 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::commands::init::InitArgs;
+use crate::manual::{TOPICS, title};
 use crate::model::args::{
     CheckArgs, ComposeArgs, DeployArgs, HistoryArgs, PruneArgs, RecoverArgs, RollbackArgs, StatusArgs,
 };
 
-const EXIT_CODES: &str = "\
-Exit codes:
-  0        the new release serves (or nothing had to change)
-  1        failed before anything was changed
-  2        wrong usage or configuration
-  3        failed; the old release serves, or the rollout is paused
-  4        failed, and the service or its public URL is down: act now
-  5        another run holds the lock of the project
-  6        deployed, but the witness lost requests (only with `--strict`)
-  7        another run took over the lock and finishes the rollout
-  130/143  interrupted; the old release serves";
-
-const EXAMPLES: &str = "\
-Examples:
-  compose-zd deploy                      every service behind a proxy
-  compose-zd deploy app --health-path /up
-  compose-zd deploy web                  a pair: web_a and web_b, or web-blue and web-green
-  compose-zd deploy app worker           all or none; --one-by-one replaces one after the other
-  compose-zd deploy --image app=shop:42  this image for one release; the next deploy uses the file again
-  compose-zd deploy --scale app=4        four instances
-  compose-zd deploy --resume             resume a paused rollout
-  compose-zd deploy --dry-run            print the plan, change nothing";
-
-const SHORT_EXAMPLES: &str = "\
-Examples:
-  compose-zd deploy                      every service behind a proxy
-  compose-zd deploy app --health-path /up
-  compose-zd deploy --dry-run            print the plan, change nothing
-
-`--help` lists all flags by group, the keys of `x-zd` and the exit codes.";
+const EXIT_CODES: &str = include_str!("cli/exit-codes.txt");
+const EXAMPLES: &str = include_str!("cli/deploy.txt");
+const SHORT_EXAMPLES: &str = include_str!("cli/deploy-short.txt");
 
 /// Flags of a rollout in the short help: those that a user types, not those that usually are in the file.
 const SHORT_HELP_FLAGS: [&str; 17] = [
@@ -64,116 +38,14 @@ const SHORT_HELP_FLAGS: [&str; 17] = [
     "file",
 ];
 
-const ROLLBACK: &str = "\
-Examples:
-  compose-zd rollback                    the previous release; a second rollback returns to the newer one
-  compose-zd rollback app --to 5         one service, as in release 5";
-
-const GETTING_STARTED: &str = "\
-Start here:
-  compose-zd init      add a proxy, a Makefile and a hook for `git push`
-  compose-zd check     report what a deploy would lose, with fixes
-  compose-zd deploy    replace every service behind a proxy by its next version
-  compose-zd rollback  restore the previous release
-
-`compose-zd help COMMAND` shows examples, `compose-zd help` lists the chapters of the manual.";
-
-const KEYS: &str = "\
-Keys of the compose file (all optional; a flag overrides its variable, which overrides the file):
-  services:
-    app:
-      deploy: { replicas: 2, update_config: { parallelism: 1, monitor: 10s } }    # as on Swarm
-      x-zd:
-        health: { path: /up, port: 3000, scheme: http, host: app.example, expect: 200-399, body: ok,
-                  interval: 200ms, timeout: 2s, deadline: 60s, successes: 1 }
-        drain:  { timeout: 30s, command: [touch, /tmp/drain] }
-        proxy:  { container: lb, kind: haproxy, tune: true }      # only if detection is wrong
-        before: { service: migrate }    # a job before the switch
-        after:  { service: warm }       # a job after the switch
-  x-zd: { keep: 5, engine: compose, pairs: { web: [web_one, web_two] },
-          witness: { url: \"http://localhost:8000/\", rate: 10 } }";
-
-const INIT: &str = "\
-Examples:
-  compose-zd init                                add missing files; existing files stay unchanged
-  compose-zd init --print                        print the files, write nothing
-  compose-zd init --service web:3000             a proxy for this service, which listens on port 3000
-  compose-zd init --publish 80 --health-path /up
-  compose-zd init --no-proxy                     only the Makefile and the scripts
-
-What it adds:
-  compose.override.yaml          HAProxy, on the host port of the app
-  haproxy/haproxy.cfg            its configuration
-  Makefile                       deploy, rollback, status
-  scripts/post-receive           a hook of a bare repository: `git push` deploys
-  scripts/deploy-and-restart.sh  a deploy script for cron jobs and other tools
-
-Exit codes:
-  0  all files exist
-  1  nothing was written, or the proxy has to be added by hand: see the message
-  2  wrong usage or configuration";
-
-const COMPLETIONS: &str = "\
-Examples:
-  compose-zd completions bash > /etc/bash_completion.d/compose-zd
-  compose-zd completions zsh > ~/.zfunc/_compose-zd
-  compose-zd completions fish > ~/.config/fish/completions/compose-zd.fish";
-
-const MAN: &str = "\
-Examples:
-  compose-zd man | man -l -
-  compose-zd man --dir /usr/local/share/man";
-
-const PRUNE: &str = "\
-Examples:
-  docker compose down && compose-zd prune   this project
-  compose-zd prune --all --dry-run          leftovers of all projects, even if their folder is gone
-
-A project with a container, running or not, keeps its images. Every deploy removes the
-images of releases that are no longer kept. The records stay in .compose-zd; a rollback to
-a release without its image is refused.";
-
-const CHECK: &str = "\
-Examples:
-  compose-zd check                       the project and its proxy, from the file and the running containers
-  compose-zd check app worker            only these services, even those that a deploy leaves alone
-  compose-zd check --quiet               only losses (for CI)
-  compose-zd check --output json         one JSON document, see `compose-zd help json`
-
-Nothing is changed.
-
-Exit codes:
-  0  a deploy loses nothing
-  1  a deploy would lose requests or data, or would be refused
-  2  wrong usage or configuration";
-
-/// Chapters of the manual, in reading order. The first line of a chapter is its title.
-pub const TOPICS: [(&str, &str); 24] = [
-    ("install", include_str!("manual/install.md")),
-    ("no-proxy", include_str!("manual/no-proxy.md")),
-    ("settings", include_str!("manual/settings.md")),
-    ("services", include_str!("manual/services.md")),
-    ("update", include_str!("manual/update.md")),
-    ("jobs", include_str!("manual/jobs.md")),
-    ("releases", include_str!("manual/releases.md")),
-    ("recovery", include_str!("manual/recovery.md")),
-    ("witness", include_str!("manual/witness.md")),
-    ("rules", include_str!("manual/rules.md")),
-    ("output", include_str!("manual/output.md")),
-    ("json", include_str!("manual/json.md")),
-    ("exit-codes", include_str!("manual/exit-codes.md")),
-    ("nginx-proxy", include_str!("manual/nginx-proxy.md")),
-    ("haproxy", include_str!("manual/haproxy.md")),
-    ("dockercloud", include_str!("manual/dockercloud.md")),
-    ("caddy", include_str!("manual/caddy.md")),
-    ("traefik", include_str!("manual/traefik.md")),
-    ("swarm", include_str!("manual/swarm.md")),
-    ("engines", include_str!("manual/engines.md")),
-    ("ci", include_str!("manual/ci.md")),
-    ("how-it-works", include_str!("manual/how-it-works.md")),
-    ("performance", include_str!("manual/performance.md")),
-    ("limits", include_str!("manual/limits.md")),
-];
+const ROLLBACK: &str = include_str!("cli/rollback.txt");
+const GETTING_STARTED: &str = include_str!("cli/start.txt");
+const KEYS: &str = include_str!("cli/keys.txt");
+const INIT: &str = include_str!("cli/init.txt");
+const COMPLETIONS: &str = include_str!("cli/completions.txt");
+const MAN: &str = include_str!("cli/man.txt");
+const PRUNE: &str = include_str!("cli/prune.txt");
+const CHECK: &str = include_str!("cli/check.txt");
 
 /// Chapters that the long help of a command refers to.
 const SEE_ALSO: [(&str, &[&str]); 12] = [
@@ -191,15 +63,10 @@ const SEE_ALSO: [(&str, &[&str]); 12] = [
     ("man", &["install"]),
 ];
 
-/// Title of a chapter, without the `#`.
-pub fn title(chapter: &str) -> &str {
-    chapter.lines().next().unwrap_or_default().trim_start_matches(['#', ' '])
-}
-
 /// Replaces running Docker Compose services by their next version without losing a request
 #[derive(Parser, Debug)]
 #[command(name = "compose-zd", version = env!("ZD_VERSION"), max_term_width = 100, disable_help_subcommand = true)]
-#[command(after_help = format!("{GETTING_STARTED}\n\n{EXIT_CODES}"))]
+#[command(after_help = text(&[GETTING_STARTED, EXIT_CODES]))]
 pub struct Cli {
     #[command(flatten)]
     pub compose: ComposeArgs,
@@ -228,6 +95,11 @@ impl Cli {
         let words = PossibleValuesParser::new(commands.into_iter().chain(topics));
         command.mut_subcommand("help", |help| help.mut_arg("word", |word| word.value_parser(words)))
     }
+}
+
+/// Parts of a help text, with an empty line between them.
+fn text(parts: &[&str]) -> String {
+    parts.join("\n").trim_end().into()
 }
 
 /// Gives the examples of a help text the name that the program was called by.
@@ -268,28 +140,28 @@ fn see_also(command: clap::Command, name: &str, topics: &[&str]) -> clap::Comman
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Replace services by their next version, without losing a request
-    #[command(after_help = SHORT_EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{KEYS}\n\n{EXIT_CODES}"))]
+    #[command(after_help = text(&[SHORT_EXAMPLES]), after_long_help = text(&[EXAMPLES, KEYS, EXIT_CODES]))]
     Deploy(Box<DeployArgs>),
     /// Restore an earlier release, configuration and images, without losing a request
-    #[command(after_help = ROLLBACK, after_long_help = format!("{ROLLBACK}\n\n{EXIT_CODES}"))]
+    #[command(after_help = text(&[ROLLBACK]), after_long_help = text(&[ROLLBACK, EXIT_CODES]))]
     Rollback(Box<RollbackArgs>),
     /// Finish a deploy that was killed
-    #[command(after_long_help = EXIT_CODES)]
+    #[command(after_long_help = text(&[EXIT_CODES]))]
     Recover(Box<RecoverArgs>),
     /// Show running releases and instances, and whether they receive requests
     Status(StatusArgs),
     /// List the releases, and the one that a rollback restores
     History(HistoryArgs),
     /// Remove the images that compose-zd keeps for rollbacks of a project that was taken down
-    #[command(after_help = PRUNE)]
+    #[command(after_help = text(&[PRUNE]))]
     Prune(PruneArgs),
     /// Report what a deploy of each service would lose, with fixes; works before the first deploy
-    #[command(after_help = CHECK)]
+    #[command(after_help = text(&[CHECK]))]
     Check(CheckArgs),
     /// Print the JSON Schema of `--output json`
     Schema,
     /// Prepare a project for deploys without a loss: add a proxy, a Makefile and a hook for `git push`
-    #[command(after_help = INIT)]
+    #[command(after_help = text(&[INIT]))]
     Init(InitArgs),
     /// Show the help of a command, or a chapter of the manual
     Help {
@@ -298,13 +170,13 @@ pub enum Command {
         word: Option<String>,
     },
     /// Print the completions of a shell
-    #[command(after_help = COMPLETIONS)]
+    #[command(after_help = text(&[COMPLETIONS]))]
     Completions {
         /// bash, zsh, fish, elvish or powershell
         shell: Shell,
     },
     /// Print the manual page
-    #[command(after_help = MAN)]
+    #[command(after_help = text(&[MAN]))]
     Man {
         /// Write the pages of all commands and topics into `man1` and `man7` of this folder instead
         #[arg(long, value_name = "DIR")]

@@ -1,6 +1,7 @@
 //! Commands beside those that change what runs.
 
 pub mod check;
+pub mod help;
 pub mod history;
 pub mod init;
 pub mod prune;

@@ -44,6 +44,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use cli::{Cli, Command};
+use commands::help;
 use context::Invocation;
 use error::Error;
 use model::args::{CheckArgs, HistoryArgs, OutputFormat, RolloutArgs, StatusArgs};
@@ -97,13 +98,15 @@ fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
         Command::Check(args) => commands::check::check(&cli.compose, args, report),
         Command::Init(args) => commands::init::init(&cli.compose, args, report),
         Command::Help { word } => {
-            manual::help(word.as_deref(), program(), &report);
+            help::help(Cli::described(program()), word.as_deref(), &report);
             Ok(())
         }
-        Command::Man { dir: Some(dir) } => manual::write_pages(dir),
-        Command::Man { dir: None } => manual::page().map(|page| report.print_page(&page)),
+        Command::Man { dir: Some(dir) } => help::write_pages(Cli::described("compose-zd"), dir),
+        Command::Man { dir: None } => {
+            help::page(Cli::described("compose-zd")).map(|page| report.print_page(&page))
+        }
         Command::Completions { shell } => {
-            manual::completions(*shell).map(|script| report.print_page(&script))
+            help::completions(Cli::described("compose-zd"), *shell).map(|script| report.print_page(&script))
         }
         Command::Schema => {
             report.print_page(SCHEMA_TEXT);

@@ -1,81 +1,40 @@
-//! Help, shell completions and manual pages, from the description of the command line and the chapters of the manual.
+//! The manual: its chapters, and their forms for a terminal and as manual pages. Pure.
 
 mod chapter;
 #[cfg(test)]
 mod tests;
 
-use std::io;
-use std::path::Path;
+pub use chapter::{man_page, plain};
 
-use anyhow::Result;
-use clap_complete::Shell;
+/// Chapters of the manual, in reading order. The first line of a chapter is its title.
+pub const TOPICS: [(&str, &str); 24] = [
+    ("install", include_str!("manual/install.md")),
+    ("no-proxy", include_str!("manual/no-proxy.md")),
+    ("settings", include_str!("manual/settings.md")),
+    ("services", include_str!("manual/services.md")),
+    ("update", include_str!("manual/update.md")),
+    ("jobs", include_str!("manual/jobs.md")),
+    ("releases", include_str!("manual/releases.md")),
+    ("recovery", include_str!("manual/recovery.md")),
+    ("witness", include_str!("manual/witness.md")),
+    ("rules", include_str!("manual/rules.md")),
+    ("output", include_str!("manual/output.md")),
+    ("json", include_str!("manual/json.md")),
+    ("exit-codes", include_str!("manual/exit-codes.md")),
+    ("nginx-proxy", include_str!("manual/nginx-proxy.md")),
+    ("haproxy", include_str!("manual/haproxy.md")),
+    ("dockercloud", include_str!("manual/dockercloud.md")),
+    ("caddy", include_str!("manual/caddy.md")),
+    ("traefik", include_str!("manual/traefik.md")),
+    ("swarm", include_str!("manual/swarm.md")),
+    ("engines", include_str!("manual/engines.md")),
+    ("ci", include_str!("manual/ci.md")),
+    ("how-it-works", include_str!("manual/how-it-works.md")),
+    ("performance", include_str!("manual/performance.md")),
+    ("limits", include_str!("manual/limits.md")),
+];
 
-use crate::cli::{Cli, TOPICS, title};
-use crate::error::Error;
-use crate::process;
-use crate::report::Report;
-
-/// Completions of a shell, for the program `compose-zd`.
-pub fn completions(shell: Shell) -> Result<String> {
-    let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Cli::described("compose-zd"), "compose-zd", &mut text);
-    Ok(String::from_utf8(text)?)
-}
-
-/// The manual page `compose-zd(1)`.
-pub fn page() -> Result<String> {
-    let mut text = Vec::new();
-    clap_mangen::Man::new(Cli::described("compose-zd")).render(&mut text)?;
-    Ok(String::from_utf8(text)?)
-}
-
-/// Writes a manual page for each command into `man1`, and one for each topic into `man7`. Existing pages are replaced.
-pub fn write_pages(folder: &Path) -> Result<()> {
-    let shown = folder.display();
-    write_all(folder)
-        .map_err(|e| Error::unchanged(format!("cannot write the manual pages to `{shown}`: {e}")))?;
-    Ok(())
-}
-
-fn write_all(folder: &Path) -> io::Result<()> {
-    let (commands, topics) = (folder.join("man1"), folder.join("man7"));
-    std::fs::create_dir_all(&commands)?;
-    std::fs::create_dir_all(&topics)?;
-    clap_mangen::generate_to(Cli::described("compose-zd"), commands)?;
-    TOPICS.iter().try_for_each(|(topic, text)| {
-        std::fs::write(topics.join(format!("compose-zd-{topic}.7")), chapter::man_page(topic, text))
-    })
-}
-
-/// Shows the help of a command, a chapter, or the list of both. For a command clap prints the help and exits.
-pub fn help(word: Option<&str>, program: &'static str, report: &Report) {
-    let chapter = word.and_then(|word| TOPICS.iter().find(|(topic, _)| *topic == word));
-    match (word, chapter) {
-        (None, _) => report.print_page(&list(program)),
-        (_, Some((_, text))) => show(&chapter::plain(text, program, report.width().unwrap_or(80)), report),
-        (Some(command), None) => {
-            Cli::read(["compose-zd", command, "--help"].map(Into::into).into(), program);
-        }
-    }
-}
-
-/// Shows a text in a pager on a terminal: `$PAGER`, else `less`.
-fn show(text: &str, report: &Report) {
-    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-    let pager = std::env::var("PAGER").unwrap_or("less".into());
-    if is_dumb || pager.trim().is_empty() || report.width().is_none() || !process::page(&pager, text) {
-        report.print_page(text);
-    }
-}
-
-/// The list of commands and topics.
-fn list(program: &str) -> String {
-    let line = |word: &str, about: &str| format!("  {word:<13} {about}\n");
-    let cli = Cli::described(program);
-    let shown = cli.get_subcommands().filter(|command| !command.is_hide_set());
-    let about = |command: &clap::Command| command.get_about().map(ToString::to_string).unwrap_or_default();
-    let commands: String = shown.map(|command| line(command.get_name(), &about(command))).collect();
-    let topics: String =
-        TOPICS.iter().map(|(topic, text)| line(topic, &title(text).replace('`', ""))).collect();
-    format!("Commands:\n{commands}\nTopics:\n{topics}\n`{program} help WORD` shows one.\n")
+/// Title of a chapter, without the `#`.
+pub fn title(chapter: &str) -> &str {
+    chapter.lines().next().unwrap_or_default().trim_start_matches(['#', ' '])
 }

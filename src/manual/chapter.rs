@@ -60,7 +60,7 @@ fn commands_of(lines: &[String], program: &str) -> Vec<String> {
 /// A chapter as a page of section 7, in roff.
 pub fn man_page(topic: &str, chapter: &str) -> String {
     let inline = |text: &str| bold(&escape(&linked(text, |topic| format!("**compose-zd-{topic}**(7)"))));
-    let title = crate::cli::title(chapter).replace('`', "");
+    let title = super::title(chapter).replace('`', "");
     let mut page =
         format!(".TH compose-zd-{topic} 7\n.SH NAME\ncompose\\-zd\\-{topic} \\- {}\n", escape(&title));
     for block in blocks(chapter) {

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
+use super::TOPICS;
 use super::chapter::{man_page, plain};
-use crate::cli::{Cli, TOPICS};
+use crate::cli::Cli;
 use crate::error::Exit;
 use crate::model::{FlagLayers, Project};
 

@@ -39,16 +39,24 @@ impl ResolvedProject {
 
     /// The image of a service, as the file names it.
     pub fn image(&self, service: &str) -> Option<&str> {
-        self.0.get("services")?.get(service)?.get("image")?.as_str()
+        self.service(service)["image"].as_str()
+    }
+
+    /// The definition of a service; null if there is none.
+    fn service(&self, name: &str) -> &Value {
+        &self.0["services"][name]
+    }
+
+    fn service_mut(&mut self, name: &str) -> Option<&mut Mapping> {
+        self.map_mut("services")?.get_mut(name)?.as_mapping_mut()
     }
 
     /// Sets the image of a service and removes its `build`.
     pub fn set_image(&mut self, service: &str, reference: &str) {
-        let Some(Value::Mapping(service)) = self.map_mut("services").and_then(|s| s.get_mut(service)) else {
-            return;
-        };
-        service.insert("image".into(), reference.into());
-        service.remove("build");
+        if let Some(service) = self.service_mut(service) {
+            service.insert("image".into(), reference.into());
+            service.remove("build");
+        }
     }
 
     /// The definition of a config, secret, network or volume.
@@ -65,15 +73,13 @@ impl ResolvedProject {
 
     /// Keys of a top-level map.
     pub fn keys(&self, kind: &str) -> Vec<String> {
-        let map = self.0.get(kind).and_then(Value::as_mapping);
-        map.into_iter().flatten().filter_map(|(key, _)| Some(key.as_str()?.to_string())).collect()
+        let map = self.0[kind].as_mapping().into_iter().flatten();
+        map.filter_map(|(key, _)| Some(key.as_str()?.to_string())).collect()
     }
 
     /// Sets the environment of a service, but keeps variables without a value (`KEY:`), which Compose passes on.
     pub fn set_environment<'p>(&mut self, service: &str, pairs: impl Iterator<Item = (&'p str, &'p str)>) {
-        let Some(Value::Mapping(service)) = self.map_mut("services").and_then(|s| s.get_mut(service)) else {
-            return;
-        };
+        let Some(service) = self.service_mut(service) else { return };
         let before = service.get("environment").and_then(Value::as_mapping);
         let unset = before.into_iter().flatten().filter(|(_, value)| value.is_null());
         let mut environment: Mapping = unset.map(|(name, value)| (name.clone(), value.clone())).collect();
@@ -84,23 +90,20 @@ impl ResolvedProject {
 
     /// Both snapshots define the service in the same way.
     pub fn has_same_service(&self, service: &str, other: &ResolvedProject) -> bool {
-        let service_of =
-            |snapshot: &ResolvedProject| snapshot.0.get("services").and_then(|s| s.get(service)).cloned();
-        service_of(self).is_some() && service_of(self) == service_of(other)
+        !self.service(service).is_null() && self.service(service) == other.service(service)
     }
 
     /// The environment of a service has the variable, with any value.
     pub fn has_variable(&self, service: &str, name: &str) -> bool {
-        let environment = self.0.get("services").and_then(|s| s.get(service)?.get("environment"));
-        environment.is_some_and(|all| all.get(name).is_some())
+        self.service(service)["environment"].get(name).is_some()
     }
 
     /// Copies services, and the networks, volumes, secrets and configs that they need, from another snapshot.
     pub fn copy_services(&mut self, services: &[&str], other: &ResolvedProject) {
         for name in services {
-            let source = other.0.get("services").and_then(|s| s.get(*name)).cloned();
-            if let (Some(source), Some(target)) = (source, self.map_mut("services")) {
-                target.insert((*name).into(), source);
+            let source = other.service(name);
+            if let Some(services) = self.map_mut("services").filter(|_| !source.is_null()) {
+                services.insert((*name).into(), source.clone());
             }
         }
         for key in SHARED {
@@ -110,16 +113,9 @@ impl ResolvedProject {
 
     /// Adds the entries of a top-level map that are missing here.
     fn add_missing(&mut self, key: &str, other: &ResolvedProject) {
-        let Some(Value::Mapping(source)) = other.0.get(key) else {
-            return;
-        };
-        let Some(target) = self.map_mut(key) else {
-            return;
-        };
+        let (Some(source), Some(target)) = (other.0[key].as_mapping(), self.map_mut(key)) else { return };
         for (name, value) in source {
-            if !target.contains_key(name) {
-                target.insert(name.clone(), value.clone());
-            }
+            target.entry(name.clone()).or_insert_with(|| value.clone());
         }
     }
 

@@ -230,12 +230,7 @@ impl ProbeTiming {
 
 impl Default for ProbeTiming {
     fn default() -> Self {
-        ProbeTiming {
-            interval: Duration::from_millis(200),
-            timeout: Duration::from_secs(2),
-            deadline: Duration::from_secs(60),
-            successes: 1,
-        }
+        probe_timing(&HealthLayer::default())
     }
 }
 
@@ -401,12 +396,11 @@ fn check(zd: &SettingsLayer, expects_codes: bool) -> Result<(), InvalidKey> {
 }
 
 fn probe_timing(health: &HealthLayer) -> ProbeTiming {
-    let default = ProbeTiming::default();
     ProbeTiming {
-        interval: health.interval.unwrap_or(default.interval),
-        timeout: health.timeout.unwrap_or(default.timeout),
-        deadline: health.deadline.unwrap_or(default.deadline),
-        successes: health.successes.unwrap_or(default.successes),
+        interval: health.interval.unwrap_or(Duration::from_millis(200)),
+        timeout: health.timeout.unwrap_or(Duration::from_secs(2)),
+        deadline: health.deadline.unwrap_or(Duration::from_secs(60)),
+        successes: health.successes.unwrap_or(1),
     }
 }
 

@@ -15,6 +15,9 @@ use super::settings::{
 /// Default number of probes a second.
 const DEFAULT_RATE: u32 = 10;
 
+/// Default timeout for one answer.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Maximum number of probes a second; more would be load.
 const MAX_RATE: u32 = 100;
 
@@ -81,16 +84,7 @@ pub struct WitnessSettings {
 
 impl Default for WitnessSettings {
     fn default() -> Self {
-        WitnessSettings {
-            on: true,
-            url: None,
-            path: None,
-            host: None,
-            rate: DEFAULT_RATE,
-            expect: None,
-            timeout: Duration::from_secs(5),
-            version_header: VERSION_HEADER.into(),
-        }
+        resolve(WitnessLayer::default(), false, true).expect("the defaults are valid")
     }
 }
 
@@ -143,7 +137,7 @@ fn resolve(zd: WitnessLayer, has_url: bool, on: bool) -> Result<WitnessSettings,
         host: zd.host,
         rate,
         expect: expect.flatten(),
-        timeout: zd.timeout.unwrap_or(WitnessSettings::default().timeout),
+        timeout: zd.timeout.unwrap_or(DEFAULT_TIMEOUT),
         version_header,
     })
 }
