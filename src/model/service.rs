@@ -129,18 +129,19 @@ impl Port {
 
 /// State of a dependency in which the service may start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
 pub enum DependsOnCondition {
-    ServiceHealthy,
+    #[serde(rename = "service_healthy")]
+    Healthy,
     /// The dependency is a job.
-    ServiceCompletedSuccessfully,
+    #[serde(rename = "service_completed_successfully")]
+    Completed,
     #[serde(other)]
-    ServiceStarted,
+    Started,
 }
 
 impl DependsOnCondition {
     pub fn is_completed(self) -> bool {
-        self == DependsOnCondition::ServiceCompletedSuccessfully
+        self == DependsOnCondition::Completed
     }
 }
 
@@ -412,7 +413,7 @@ impl Service {
     /// Services that must be healthy before this one starts.
     pub fn needs_healthy(&self) -> impl Iterator<Item = &String> {
         let is_needed =
-            |d: &Dependency| d.condition == DependsOnCondition::ServiceHealthy && d.required != Some(false);
+            |d: &Dependency| d.condition == DependsOnCondition::Healthy && d.required != Some(false);
         self.depends_on.iter().filter(move |(_, d)| is_needed(d)).map(|(name, _)| name)
     }
 

@@ -180,9 +180,9 @@ fn dependencies_of_dependencies_are_needed_too() {
     .unwrap();
     let needs = project.services["app"].needs(&project);
     let expected = [
-        ("db", DependsOnCondition::ServiceHealthy),
-        ("disk", DependsOnCondition::ServiceStarted),
-        ("once", DependsOnCondition::ServiceCompletedSuccessfully),
+        ("db", DependsOnCondition::Healthy),
+        ("disk", DependsOnCondition::Started),
+        ("once", DependsOnCondition::Completed),
     ];
     assert_eq!(needs.into_iter().collect::<Vec<_>>(), expected);
 }
