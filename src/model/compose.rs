@@ -100,10 +100,10 @@ fn check(project: &Project, source: &str) -> Result<(), ConfigError> {
         if !is_name(name) {
             return Err(invalid(format!("services.{name}"), "is no valid service name"));
         }
-        let image = &service.image;
+        let image = service.image_in_file.as_deref().unwrap_or("x");
         let is_reference =
             image.starts_with(|c: char| c.is_ascii_alphanumeric()) && !image.contains(|c: char| c <= ' ');
-        if !image.is_empty() && !is_reference {
+        if !is_reference {
             return Err(invalid(format!("services.{name}.image"), "is no valid image reference"));
         }
     }

@@ -20,8 +20,10 @@ use super::{FlagLayers, Project};
 pub struct Service {
     #[serde(skip)]
     pub name: String,
+    #[serde(rename = "image")]
+    pub image_in_file: Option<String>,
     /// The image reference that Compose runs; `PROJECT-SERVICE` where only `build` is given.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(skip)]
     pub image: String,
     pub(super) build: Option<Value>,
     scale: Option<u32>,
@@ -230,9 +232,8 @@ impl Service {
         project: &Project,
         context: &SettingsContext,
     ) -> Result<(), ConfigError> {
-        if self.image.is_empty() {
-            self.image = format!("{}-{}", project.name, self.name);
-        }
+        let built = || format!("{}-{}", project.name, self.name);
+        self.image = self.image_in_file.clone().unwrap_or_else(built);
         self.networks = self.network_keys().map(|key| project.network_name(key)).collect();
         self.names = self.dns_names();
         self.starts_by_compose = project.copies_grants_at_start(self);

@@ -68,7 +68,7 @@ impl ProjectFacts {
 
     /// The service probably speaks HTTP.
     fn is_web(&self, service: &Service) -> bool {
-        let image = self.image(service).rsplit('/').next().unwrap_or_default();
+        let image = image(service).rsplit('/').next().unwrap_or_default();
         let name = image.split([':', '@']).next().unwrap_or_default();
         let is_http = !NON_HTTP_IMAGES.split(' ').any(|other| other == name);
         let speaks_http = |port: &u16| !NON_HTTP_PORTS.contains(port);
@@ -76,14 +76,13 @@ impl ProjectFacts {
     }
 
     pub fn is_proxy(&self, service: &Service) -> bool {
-        proxy::is_proxy_image(self.image(service))
+        proxy::is_proxy_image(image(service))
     }
+}
 
-    /// The image in the file. The name of a built image says nothing about its contents.
-    fn image<'s>(&self, service: &'s Service) -> &'s str {
-        let built = format!("{}-{}", self.project.name, service.name);
-        if service.image == built { "" } else { &service.image }
-    }
+/// The image in the file. The name of a built image says nothing about its contents.
+fn image(service: &Service) -> &str {
+    service.image_in_file.as_deref().unwrap_or_default()
 }
 
 /// Host ports that only one container can have.
