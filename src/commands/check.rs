@@ -19,13 +19,15 @@ use crate::configuration::{Configuration, connect};
 use crate::docker::ENGINE_DENIED;
 use crate::docker::inspect::{Container, Image};
 use crate::error::Error;
+use crate::finding::Finding;
 use crate::model::args::{CheckArgs, ComposeArgs};
 use crate::model::{EngineKind, FlagLayers, Project};
 use crate::observe::{self, DesiredVersion};
+use crate::plan::Plan;
 use crate::preflight;
 use crate::proxy::Proxy;
 use crate::report::Report;
-use crate::targets;
+use crate::targets::{self, Target};
 use audit_report::{AuditReport, Verdict, VerdictRow};
 use configured_proxies::ConfiguredProxies;
 
@@ -167,7 +169,7 @@ impl<'a> ProjectFacts<'a> {
 
     /// Containers that Compose would stop to create the new instances. One dry run tries all targets with local images.
     /// Only if Compose would stop something or refuses, each target gets a dry run.
-    fn collateral(&self, plans: &[(&targets::Target, crate::plan::Plan)]) -> Vec<crate::finding::Finding> {
+    fn collateral(&self, plans: &[(&Target, Plan)]) -> Vec<Finding> {
         let docker = &self.request.docker;
         let is_local = |s: &&str| self.running_count(s) > 0 && self.desired.images.contains_key(*s);
         let local = || plans.iter().filter(|(target, _)| target.services().iter().all(is_local));
@@ -175,7 +177,7 @@ impl<'a> ProjectFacts<'a> {
         if totals.is_empty() || docker.collateral_of_all(&totals).is_ok_and(|lost| lost.is_empty()) {
             return Vec::new();
         }
-        let finding = |(target, plan): &(&targets::Target, crate::plan::Plan)| {
+        let finding = |(target, plan): &(&Target, Plan)| {
             let collateral = preflight::collateral(docker, plan, &[]);
             let finding = collateral.unwrap_or_else(|error| Some(Error::from_error(error).into()))?;
             Some(finding.of_service(target.services()[0]))

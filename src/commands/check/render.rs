@@ -78,26 +78,15 @@ impl Page {
 
     /// Wrapped text with a hanging indent; longer words stay whole.
     fn paragraph(&self, head: &str, text: &str) -> Vec<String> {
-        let indent = head.chars().count();
+        let indent = " ".repeat(head.chars().count());
         let mut lines = vec![head.to_string()];
-        let mut at = indent;
-        for word in text.split_whitespace() {
-            let length = word.chars().count();
-            let full = self.width.is_some_and(|w| at > indent && at + 1 + length > w);
+        for (n, word) in text.split_whitespace().enumerate() {
             let line = lines.last_mut().expect("there is one");
-            match (full, at == indent) {
-                (true, _) => {
-                    lines.push(format!("{}{word}", " ".repeat(indent)));
-                    at = indent + length;
-                }
-                (false, true) => {
-                    line.push_str(word);
-                    at += length;
-                }
-                (false, false) => {
-                    line.push_str(&format!(" {word}"));
-                    at += 1 + length;
-                }
+            let length = line.chars().count() + 1 + word.chars().count();
+            match n {
+                0 => line.push_str(word),
+                _ if self.width.is_some_and(|w| length > w) => lines.push(format!("{indent}{word}")),
+                _ => line.push_str(&format!(" {word}")),
             }
         }
         lines.iter().map(|l| l.trim_end().to_string()).collect()

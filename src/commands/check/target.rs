@@ -89,15 +89,9 @@ impl ProjectFacts<'_> {
         };
         match self.unknown_probe(target) {
             Some(unknown) => report.not_audited.push(unknown),
-            None => match reader.probes() {
-                Ok(all) => found.extend(all.iter().filter_map(|(name, probe)| readiness::weak(name, probe))),
-                Err(error) => found.push(error.into()),
-            },
+            None => found.extend(weak_probes(&reader)),
         }
-        let running = services.iter().flat_map(|name| self.members(name));
-        // A service without a probe has a finding already.
-        let serving = ServingInstance::select(&reader, &proxies.running, running).unwrap_or_default();
-        found.extend(readiness::not_ready(reader.docker, &serving)?);
+        found.extend(self.serving_findings(&reader, &proxies)?);
         let plan = self.plan(target, !proxies.is_none());
         let starting = match &plan {
             Ok(plan) => plan.extra_instances(),
@@ -128,6 +122,14 @@ impl ProjectFacts<'_> {
         let largest_service = services.iter().max_by_key(|s| self.running_count(s));
         let largest_service = largest_service.copied().unwrap_or_default().to_string();
         Ok(TargetAudit { plan, starting, largest_service })
+    }
+
+    /// Findings on running instances that fail the probe of new ones.
+    fn serving_findings(&self, reader: &TargetReader, proxies: &TargetProxies) -> Result<Vec<Finding>> {
+        let running = reader.target.services().into_iter().flat_map(|name| self.running(name));
+        // A service without a probe has a finding already.
+        let serving = ServingInstance::select(reader, &proxies.running, running).unwrap_or_default();
+        readiness::not_ready(reader.docker, &serving)
     }
 
     /// Proxies of a target: running ones, else those of the file.
@@ -310,6 +312,14 @@ impl ProjectFacts<'_> {
             message: format!("{count}, {behind}{order}"),
             proxies: names,
         }
+    }
+}
+
+/// Findings on probes that prove little, or the lack of any.
+fn weak_probes(reader: &TargetReader) -> Vec<Finding> {
+    match reader.probes() {
+        Ok(all) => all.iter().filter_map(|(name, probe)| readiness::weak(name, probe)).collect(),
+        Err(error) => vec![error.into()],
     }
 }
 
