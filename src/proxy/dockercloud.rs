@@ -97,13 +97,7 @@ impl Dockercloud {
     }
 
     fn has_server(&self, backend: &Backend) -> bool {
-        self.config.static_servers.iter().any(|f| is_instance(&f.name, backend))
-    }
-
-    /// Command that takes a slot out of rotation. A drained server still gets the clients that a cookie ties to
-    /// it; a server in maintenance does not.
-    fn drain(&self, slot: &Server) -> String {
-        slot.set(if self.config.sticky.contains(&slot.backend) { "maint" } else { "drain" })
+        self.config.static_servers().any(|f| is_instance(&f.name, backend))
     }
 
     /// A link names a container as Compose v2 does (`p-app-1`), which the manager does not understand.
@@ -151,7 +145,7 @@ impl Proxy for Dockercloud {
 
     /// Without `VIRTUAL_HOST`, any host matches at port 80.
     fn route_to(&self, backend: &Backend) -> RouteInfo {
-        let line = self.config.static_servers.iter().find(|f| is_instance(&f.name, backend));
+        let line = self.config.static_servers().find(|f| is_instance(&f.name, backend));
         let public = match backend.env("VIRTUAL_HOST") {
             None => vec![PublicRoute::at(80, false)],
             Some(hosts) => hosts.split(',').filter_map(|h| virtual_host(h.trim())).collect(),
@@ -260,7 +254,7 @@ impl Dockercloud {
             return None;
         }
         let outside = rotation.outside.iter().flat_map(|e| state.servers_of(e)).filter(|s| !s.is_out());
-        let drain: Vec<String> = outside.map(|s| self.drain(s)).collect();
+        let drain: Vec<String> = outside.map(|s| self.config.drain(s)).collect();
         (!drain.is_empty()).then(|| self.run_script("send", project, &drain))
     }
 

@@ -23,7 +23,7 @@ use crate::docker::{CommandResult, Exec};
 use crate::error::{Error, Rule};
 use crate::finding::Finding;
 use crate::shell;
-use config::{HaproxyConfig, ServerTemplate, StaticServer, stands_for};
+use config::{HaproxyConfig, ServerLine, stands_for};
 use retired::Retired;
 use server::Server;
 use static_servers::is_added;
@@ -123,16 +123,6 @@ impl Haproxy {
         pairs.map(|(name, value)| (name.into(), value.into())).collect()
     }
 
-    fn hosts(&self) -> impl Iterator<Item = &String> {
-        let templates = self.config.templates.iter().map(|t| &t.host);
-        templates.chain(self.config.static_servers.iter().map(|f| &f.host))
-    }
-
-    fn backends(&self) -> impl Iterator<Item = &str> {
-        let templates = self.config.templates.iter().map(|t| t.backend.as_str());
-        templates.chain(self.config.static_servers.iter().map(|f| f.backend.as_str()))
-    }
-
     /// Commands that admit the reachable instances inside and drain those outside, in one step. HAProxy would
     /// retry a request to a stopped instance for as long as `retries` and `timeout connect` allow. So the
     /// sessions of stopped instances are shut down.
@@ -140,18 +130,22 @@ impl Haproxy {
         let ready = inside.iter().filter(|s| s.is_out() && s.has_passed()).map(|s| s.set("ready"));
         let has_successor = |s: &&&Server| inside.iter().any(|i| i.backend == s.backend && i.has_passed());
         let leaving: Vec<&Server> = outside.iter().filter(|s| !s.is_out() && has_successor(&s)).collect();
-        let redispatches = |s: &Server| self.config.redispatching.contains(&s.backend);
-        let cut = leaving.iter().filter(|s| s.is_of(exited) && !redispatches(s));
-        let drain = leaving.iter().map(|s| self.drain(s));
+        let cut = leaving.iter().filter(|s| s.is_of(exited) && !self.config.redispatches(&s.backend));
+        let drain = leaving.iter().map(|s| self.config.drain(s));
         ready.chain(drain).chain(cut.map(|s| s.shut_down())).collect()
     }
 
-    fn templates_of<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = &'a ServerTemplate> {
-        self.config.templates.iter().filter(|t| stands_for(&t.host, names))
+    /// Lines of the servers that an instance with these DNS names may have.
+    fn lines_of<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = &'a ServerLine> {
+        self.config.lines.iter().filter(|line| stands_for(&line.host, names))
     }
 
-    fn static_servers_of<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = &'a StaticServer> {
-        self.config.static_servers.iter().filter(|f| stands_for(&f.host, names))
+    fn templates_of<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = &'a ServerLine> {
+        self.lines_of(names).filter(|line| line.is_template())
+    }
+
+    fn static_servers_of<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = &'a ServerLine> {
+        self.lines_of(names).filter(|line| !line.is_template())
     }
 
     fn public_routes_to(&self, names: &[String]) -> Vec<PublicRoute> {
@@ -160,29 +154,17 @@ impl Haproxy {
 
     /// The backends that must have a server for an instance with these DNS names.
     fn backends_of<'a>(&'a self, names: &'a [String]) -> BTreeSet<&'a str> {
-        let templates = self.templates_of(names).map(|t| t.backend.as_str());
-        templates.chain(self.static_servers_of(names).map(|f| f.backend.as_str())).collect()
+        self.lines_of(names).map(|line| line.backend.as_str()).collect()
     }
 
     /// The servers that hold, or may get, these instances.
     fn slots_for(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Option<Vec<Server>> {
-        let may_hold = |slot: &Server, e: &Endpoint| {
-            let added = |t: &ServerTemplate| t.backend == slot.backend && is_added(slot);
-            let in_template = |t: &ServerTemplate| t.contains(&slot.backend, &slot.name) || added(t);
-            let in_line =
-                |f: &StaticServer| f.backend == slot.backend && (f.name == slot.name || is_added(slot));
-            self.templates_of(&e.names).any(in_template) || self.static_servers_of(&e.names).any(in_line)
-        };
+        let is_of =
+            |line: &ServerLine, s: &Server| line.contains(s) || (line.backend == s.backend && is_added(s));
+        let may_hold = |s: &Server, e: &Endpoint| self.lines_of(&e.names).any(|line| is_of(line, s));
         let mut slots = Server::parse(&output.stdout)?;
         slots.retain(|s| endpoints.iter().any(|e| may_hold(s, e)));
         Some(slots)
-    }
-
-    /// Command that takes a slot out of rotation. A drained server still gets the clients that a cookie or a
-    /// stick table ties to it; a server in maintenance does not.
-    fn drain(&self, slot: &Server) -> String {
-        let state = if self.config.sticky.contains(&slot.backend) { "maint" } else { "drain" };
-        slot.set(state)
     }
 
     fn no_answer(&self, output: &CommandResult) -> Error {
@@ -197,10 +179,8 @@ impl Haproxy {
     /// Finding of a template without `resolvers`: HAProxy queries DNS only when it starts, so no new instance gets
     /// a slot.
     fn missing_resolvers(&self, backends: &[Backend]) -> Vec<Finding> {
-        let is_relevant = |t: &&ServerTemplate| backends.iter().any(|b| stands_for(&t.host, &b.names));
-        let affected =
-            self.config.templates.iter().filter(is_relevant).filter(|t| !has(&t.options, "resolvers"));
-        let risk = |t: &ServerTemplate| {
+        let affected = self.lines_for(backends).filter(|line| line.is_template() && !line.has("resolvers"));
+        let risk = |t: &ServerLine| {
             let message = format!(
                 "{}: the `server-template` of backend `{}` has no `resolvers`, so HAProxy resolves `{}` only once, when it \
                      starts",
@@ -218,13 +198,9 @@ impl Haproxy {
     fn cuts_sticky_sessions(&self, backends: &[Backend]) -> Option<Error> {
         let cuts_sessions =
             |options: &[String]| options.windows(2).any(|w| w == ["on-marked-down", "shutdown-sessions"]);
-        let is_cut = |backend: &str, options: &[String]| {
-            cuts_sessions(options) && self.config.sticky.iter().any(|s| s == backend)
-        };
-        let names = || backends.iter().map(|b| b.names.as_slice());
-        let templates = names().flat_map(|n| self.templates_of(n)).map(|t| (&t.backend, &t.options));
-        let fixed = names().flat_map(|n| self.static_servers_of(n)).map(|f| (&f.backend, &f.options));
-        let (backend, _) = templates.chain(fixed).find(|(backend, options)| is_cut(backend, options))?;
+        let is_cut =
+            |line: &&ServerLine| cuts_sessions(&line.options) && self.config.is_sticky(&line.backend);
+        let ServerLine { backend, .. } = self.lines_for(backends).find(is_cut)?;
         let why = format!(
             "backend `{backend}` has sticky clients, which leave a server only in maintenance, and its `on-marked-down \
              shutdown-sessions` then cuts their requests"
@@ -234,15 +210,15 @@ impl Haproxy {
     }
 
     /// Backends with servers that HAProxy does not check.
-    fn backends_without_check(&self, backends: &[Backend]) -> BTreeSet<&str> {
-        let is_relevant = |host: &str| backends.iter().any(|b| stands_for(host, &b.names));
-        let templates = self.config.templates.iter().map(|t| (&t.host, &t.backend, &t.options));
-        let static_servers = self.config.static_servers.iter().map(|s| (&s.host, &s.backend, &s.options));
-        let relevant = templates.chain(static_servers).filter(|(host, ..)| is_relevant(host));
-        relevant
-            .filter(|(.., options)| !has(options, "check"))
-            .map(|(_, backend, _)| backend.as_str())
-            .collect()
+    fn backends_without_check<'a>(&'a self, backends: &'a [Backend]) -> BTreeSet<&'a str> {
+        let unchecked = self.lines_for(backends).filter(|line| !line.has("check"));
+        unchecked.map(|line| line.backend.as_str()).collect()
+    }
+
+    /// Lines of the servers of these backends.
+    fn lines_for<'a>(&'a self, backends: &'a [Backend]) -> impl Iterator<Item = &'a ServerLine> {
+        let is_relevant = |line: &&ServerLine| backends.iter().any(|b| stands_for(&line.host, &b.names));
+        self.config.lines.iter().filter(is_relevant)
     }
 }
 
@@ -268,11 +244,9 @@ impl Proxy for Haproxy {
     }
 
     fn route_to(&self, backend: &Backend) -> RouteInfo {
-        let names = &backend.names;
-        let port = self.templates_of(names).find_map(|t| t.port);
         RouteInfo {
-            port: port.or_else(|| self.static_servers_of(names).find_map(|f| f.port)),
-            public: self.public_routes_to(names),
+            port: self.lines_of(&backend.names).find_map(|line| line.port),
+            public: self.public_routes_to(&backend.names),
             ..RouteInfo::default()
         }
     }
@@ -291,14 +265,14 @@ impl Proxy for Haproxy {
         let (variables, text): (Vec<&str>, Vec<&str>) =
             output.stdout.lines().partition(|line| line.starts_with("@variable "));
         let of_process = variables.iter().filter_map(|line| line.strip_prefix("@variable "));
-        self.config = HaproxyConfig::parse_with_environment(&text.join("\n"), &self.environment(of_process));
+        self.config = HaproxyConfig::parse_with_environment(&text.join("\n"), self.environment(of_process));
     }
 
     fn doubt(&self, backends: &[Backend]) -> Option<String> {
         if self.config.is_unreadable {
             return Some(format!("its configuration, {}, cannot be read", self.files().join(", ")));
         }
-        if let Some(host) = self.hosts().find(|host| host.contains('$')) {
+        if let Some(ServerLine { host, .. }) = self.config.lines.iter().find(|l| l.host.contains('$')) {
             return Some(format!("it has a server `{host}` with a variable whose value is unknown"));
         }
         let is_relevant = |host: &&String| backends.iter().any(|b| stands_for(host, &b.names));
@@ -311,10 +285,8 @@ impl Proxy for Haproxy {
     fn learn_files(&mut self, files: FileLookup) -> bool {
         let texts: Option<Vec<String>> = self.files().iter().map(|f| Some(files(f)?.text)).collect();
         let environment = self.environment(std::iter::empty());
-        self.config = HaproxyConfig::parse_with_environment(
-            &texts.clone().unwrap_or_default().join("\n"),
-            &environment,
-        );
+        let text = texts.as_ref().map(|texts| texts.join("\n")).unwrap_or_default();
+        self.config = HaproxyConfig::parse_with_environment(&text, environment);
         texts.is_some()
     }
 
@@ -327,7 +299,7 @@ impl Proxy for Haproxy {
 
     fn abilities(&self) -> Abilities {
         let late_requests = retired::LATE_REQUEST_GRACE;
-        let gives_addresses = !self.config.static_servers.is_empty();
+        let gives_addresses = self.config.static_servers().next().is_some();
         Abilities { gives_addresses, late_requests, ..Abilities::default() }
     }
 
@@ -359,7 +331,8 @@ impl Proxy for Haproxy {
     /// Results of HAProxy's own checks that fail.
     fn diagnosis(&self, output: &CommandResult) -> String {
         let failing = server::failing_checks(&output.stdout);
-        let is_relevant = |line: &&String| self.backends().any(|b| line.starts_with(&format!("`{b}/")));
+        let backends = || self.config.lines.iter().map(|line| &line.backend);
+        let is_relevant = |line: &&String| backends().any(|b| line.starts_with(&format!("`{b}/")));
         let lines: Vec<String> =
             failing.iter().filter(is_relevant).map(|l| format!("its own check of {l}")).collect();
         if lines.is_empty() { output.stderr_or_stdout().into() } else { lines.join("\n") }
@@ -415,8 +388,7 @@ impl Haproxy {
         let slots = Server::parse(&output.stdout).ok_or_else(|| self.no_answer(output))?;
         static_servers::check(self, output, shape)?;
         for template in shape.names().flat_map(|n| self.templates_of(n)) {
-            let is_in_template = |s: &&Server| template.contains(&s.backend, &s.name);
-            let free = slots.iter().filter(is_in_template).filter(|s| s.is_free()).count();
+            let free = slots.iter().filter(|s| template.contains(s) && s.is_free()).count();
             if free < shape.starting {
                 let (backend, host, starting) = (&template.backend, &template.host, shape.starting);
                 let why = format!(
@@ -440,7 +412,7 @@ impl Haproxy {
         let is_vacant = |s: &Server| self.is_vacant(s, &live, &rotation.others);
         let is_gated = |s: &Server| s.is_free() || is_vacant(s) || is_new(s) || is_stale(s);
         let undrained = slots.iter().filter(|s| is_gated(s) && !s.is_out());
-        self.command(&undrained.map(|s| self.drain(s)).collect::<Vec<_>>())
+        self.command(&undrained.map(|s| self.config.drain(s)).collect::<Vec<_>>())
     }
 
     /// First admits the instances inside that HAProxy reaches. Drains those outside only when all inside get
@@ -467,16 +439,14 @@ impl Haproxy {
         }
         // A preexisting instance whose check fails may never serve, so nothing waits for it.
         let is_failing = |s: &Server| s.is_down() && !s.is_out();
-        let is_preexisting = |e: &Endpoint, s: &Server| {
-            rotation.preexisting.contains(&e.id) && s.is_of(std::slice::from_ref(e))
-        };
+        let is_preexisting = |e: &Endpoint, s: &Server| rotation.preexisting.contains(&e.id) && s.holds(e);
         let is_settled = |e: &Endpoint, s: &Server| s.serves(e) || (is_preexisting(e, s) && is_failing(s));
         let serves = |e: &Endpoint, b: &str| inside.iter().any(|s| s.backend == b && is_settled(e, s));
         if !rotation.inside.iter().all(|e| self.backends_of(&e.names).iter().all(|b| serves(e, b))) {
             return None;
         }
         let drain = slots_of(&rotation.outside).into_iter().filter(|s| !s.is_out());
-        self.command(&drain.map(|s| self.drain(&s)).collect::<Vec<_>>())
+        self.command(&drain.map(|s| self.config.drain(&s)).collect::<Vec<_>>())
     }
 
     fn question(&self, endpoints: &[Endpoint]) -> Exec {
@@ -487,8 +457,7 @@ impl Haproxy {
 
     fn read(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
         let slots = self.slots_for(output, endpoints).ok_or_else(|| self.no_answer(output))?;
-        let slots_of =
-            |e: &Endpoint| slots.iter().filter(|s| s.is_of(std::slice::from_ref(e))).collect::<Vec<_>>();
+        let slots_of = |e: &Endpoint| slots.iter().filter(|s| s.holds(e)).collect::<Vec<_>>();
         let routed = |e: &&Endpoint| slots_of(e).iter().any(|s| !s.is_out());
         let failing = |e: &&Endpoint| !slots_of(e).iter().any(|s| s.is_routed());
         let ids =
@@ -522,10 +491,6 @@ impl Haproxy {
             (None, false) => Next::Done,
         }
     }
-}
-
-fn has(options: &[String], word: &str) -> bool {
-    options.iter().any(|o| o == word)
 }
 
 #[cfg(test)]

@@ -200,9 +200,12 @@ fn the_adapter_can_use_the_configuration() {
     let config = &files(&facts, &proxied, &layout())[1].text;
     let settings = crate::proxy::haproxy::config::HaproxyConfig::parse(config);
     assert_eq!(settings.sockets, [("/tmp/haproxy.sock".to_string(), "admin".to_string())]);
-    let template = &settings.templates[0];
-    assert_eq!((&template.host[..], template.port, template.numbers.clone()), ("app", Some(3000), 1..=8));
-    assert!(settings.sticky.is_empty());
+    let template = &settings.lines[0];
+    assert_eq!(
+        (&template.host[..], template.port, template.numbers.clone()),
+        ("app", Some(3000), Some(1..=8))
+    );
+    assert!(!settings.is_sticky(&template.backend));
     assert!(config.contains("option httpchk GET /up\n    http-check expect status 200-399\n"), "{config}");
 }
 

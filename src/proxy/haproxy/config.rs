@@ -4,19 +4,21 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use super::frontend::Frontend;
-use super::variables;
+use super::server::Server;
+use super::variables::Variables;
+
+/// First version whose runtime API adds servers, and checks them.
+pub const ADDS_SERVERS_SINCE: (u32, u32) = (2, 6);
 
 /// The parts of a configuration that matter to a deploy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HaproxyConfig {
     /// Address and level of each `stats socket`.
     pub sockets: Vec<(String, String)>,
-    pub templates: Vec<ServerTemplate>,
-    pub static_servers: Vec<StaticServer>,
-    /// Backends with sticky clients, which a drained server still gets.
-    pub sticky: Vec<String>,
-    /// Backends that retry a failed connection on another server.
-    pub redispatching: Vec<String>,
+    /// `server` and `server-template` lines of all backends.
+    pub lines: Vec<ServerLine>,
+    /// Properties of each backend by its name.
+    backends: BTreeMap<String, BackendTraits>,
     /// Frontends with their routes.
     pub frontends: Vec<Frontend>,
     /// HAProxy's version.
@@ -27,48 +29,49 @@ pub struct HaproxyConfig {
     pub conditional: Vec<String>,
 }
 
-/// `server-template PREFIX COUNT NAME:PORT`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerTemplate {
-    pub backend: String,
-    pub prefix: String,
-    /// Numbers of the template's servers.
-    pub numbers: RangeInclusive<u32>,
-    pub host: String,
-    pub port: Option<u16>,
-    /// As for a [`StaticServer`].
-    pub options: Vec<String>,
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct BackendTraits {
+    is_sticky: bool,
+    redispatches: bool,
 }
 
-impl ServerTemplate {
-    /// Number of servers; a template without a valid number has no limit.
-    pub fn size(&self) -> usize {
-        let (first, last) = (*self.numbers.start(), *self.numbers.end());
-        last.saturating_sub(first).saturating_add(1) as usize
-    }
-
-    /// The server belongs to this template, not to another whose prefix begins with the same letters.
-    pub fn contains(&self, backend: &str, server: &str) -> bool {
-        let number = server.strip_prefix(&self.prefix).and_then(|n| n.parse().ok());
-        self.backend == backend && number.is_some_and(|n| self.numbers.contains(&n))
-    }
-}
-
-/// `server NAME HOST:PORT …`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StaticServer {
+/// `server NAME HOST:PORT …` or `server-template PREFIX COUNT NAME:PORT …`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServerLine {
     pub backend: String,
+    /// Name of the server, or prefix of a template's servers.
     pub name: String,
+    /// Numbers of a template's servers; none for a fixed server.
+    pub numbers: Option<RangeInclusive<u32>>,
     pub host: String,
     pub port: Option<u16>,
     /// Options after the address as written, after those of the section's `default-server`.
     pub options: Vec<String>,
 }
 
-impl StaticServer {
-    /// DNS sets the server's address, not compose-zd.
-    pub fn follows_dns(&self) -> bool {
-        self.options.iter().any(|o| o == "resolvers")
+impl ServerLine {
+    pub fn is_template(&self) -> bool {
+        self.numbers.is_some()
+    }
+
+    /// Number of servers; a template without a valid number has no limit.
+    pub fn size(&self) -> usize {
+        let size = |n: &RangeInclusive<u32>| n.end().saturating_sub(*n.start()).saturating_add(1) as usize;
+        self.numbers.as_ref().map_or(1, size)
+    }
+
+    /// The server belongs to this line, not to a template whose prefix begins with the same letters.
+    pub fn contains(&self, server: &Server) -> bool {
+        let is_numbered = |numbers: &RangeInclusive<u32>| {
+            let number = server.name.strip_prefix(&self.name).and_then(|n| n.parse().ok());
+            number.is_some_and(|n| numbers.contains(&n))
+        };
+        let has_name = self.numbers.as_ref().map_or(self.name == server.name, is_numbered);
+        self.backend == server.backend && has_name
+    }
+
+    pub fn has(&self, option: &str) -> bool {
+        self.options.iter().any(|o| o == option)
     }
 }
 
@@ -91,75 +94,92 @@ pub fn stands_for(host: &str, names: &[String]) -> bool {
 }
 
 /// Words that begin a section without servers of ours: those of a `ring` or of `peers` get no requests.
-pub const OTHER_SECTIONS: [&str; 17] = [
-    "acme",
-    "cache",
-    "crt-store",
-    "fcgi-app",
-    "frontend",
-    "global",
-    "http-errors",
-    "log-forward",
-    "log-profile",
-    "mailers",
-    "namespace_list",
-    "peers",
-    "program",
-    "resolvers",
-    "ring",
-    "traces",
-    "userlist",
-];
+const OTHER_SECTIONS: &str = "acme cache crt-store fcgi-app frontend global http-errors log-forward log-profile mailers \
+    namespace_list peers program resolvers ring traces userlist";
 
 /// Settings that a section inherits.
 #[derive(Clone, Default)]
 struct SectionDefaults {
     /// Options of `default-server`.
     options: Vec<String>,
-    sticky: bool,
-    redispatches: bool,
+    traits: BackendTraits,
 }
 
 /// The section of a line.
+#[derive(Default)]
 enum Section {
     Defaults(String),
     Backend(String),
+    #[default]
     Other,
 }
 
 /// Reads a configuration line by line.
+#[derive(Default)]
 struct ConfigReader {
     config: HaproxyConfig,
     section: Section,
+    /// The line belongs to the last frontend; a `listen` is a frontend and a backend.
+    is_in_frontend: bool,
     /// Settings of the current section up to this line.
     current: SectionDefaults,
     /// Settings of each `defaults` section by its name.
     named_defaults: BTreeMap<String, SectionDefaults>,
     /// Settings of the last `defaults` section.
     last_defaults: SectionDefaults,
-    /// Number of `.if` blocks around the line.
-    conditions: usize,
+    variables: Variables,
 }
 
 impl HaproxyConfig {
-    /// Parses a configuration after expanding its variables.
-    pub fn parse_with_environment(text: &str, environment: &BTreeMap<String, String>) -> HaproxyConfig {
-        HaproxyConfig::parse(&variables::expand_variables(text, environment))
+    /// Parses a configuration, with the variables of this environment.
+    pub fn parse_with_environment(text: &str, environment: BTreeMap<String, String>) -> HaproxyConfig {
+        let mut reader = ConfigReader { variables: Variables::from(environment), ..ConfigReader::default() };
+        reader.config.is_unreadable =
+            !text.lines().any(|line| !line.starts_with('@') && !words(line).is_empty());
+        for line in text.lines() {
+            let line = reader.variables.expand(line);
+            reader.read_line(&words(&line));
+        }
+        reader.config
     }
 
     pub fn parse(text: &str) -> HaproxyConfig {
-        let mut reader = ConfigReader {
-            config: HaproxyConfig::default(),
-            section: Section::Other,
-            current: SectionDefaults::default(),
-            named_defaults: BTreeMap::new(),
-            last_defaults: SectionDefaults::default(),
-            conditions: 0,
-        };
-        reader.config.is_unreadable =
-            !text.lines().any(|line| !line.starts_with('@') && !words(line).is_empty());
-        text.lines().for_each(|line| reader.read_line(&words(line)));
-        HaproxyConfig { frontends: Frontend::all(text), ..reader.config }
+        HaproxyConfig::parse_with_environment(text, BTreeMap::new())
+    }
+
+    pub fn templates(&self) -> impl Iterator<Item = &ServerLine> {
+        self.lines.iter().filter(|line| line.is_template())
+    }
+
+    /// Fixed `server` lines.
+    pub fn static_servers(&self) -> impl Iterator<Item = &ServerLine> {
+        self.lines.iter().filter(|line| !line.is_template())
+    }
+
+    /// Template of a server.
+    pub fn template(&self, server: &Server) -> Option<&ServerLine> {
+        self.templates().find(|template| template.contains(server))
+    }
+
+    /// The backend has fixed servers.
+    pub fn has_static_server(&self, backend: &str) -> bool {
+        self.static_servers().any(|line| line.backend == backend)
+    }
+
+    /// The backend has sticky clients, which a drained server still gets.
+    pub fn is_sticky(&self, backend: &str) -> bool {
+        self.backends.get(backend).is_some_and(|b| b.is_sticky)
+    }
+
+    /// The backend retries a failed connection on another server.
+    pub fn redispatches(&self, backend: &str) -> bool {
+        self.backends.get(backend).is_some_and(|b| b.redispatches)
+    }
+
+    /// Command that takes a server out of rotation. A drained server still gets the clients that a cookie or a
+    /// stick table ties to it; a server in maintenance does not.
+    pub fn drain(&self, server: &Server) -> String {
+        server.set(if self.is_sticky(&server.backend) { "maint" } else { "drain" })
     }
 }
 
@@ -167,100 +187,89 @@ impl ConfigReader {
     fn read_line(&mut self, words: &[&str]) {
         match *words {
             ["@version", ref rest @ ..] => self.config.version = rest.iter().find_map(|w| version(w)),
-            [".if", ..] => self.conditions += 1,
-            [".endif", ..] => self.conditions = self.conditions.saturating_sub(1),
             ["defaults", ref rest @ ..] => {
-                self.current = defaults_name(rest)
-                    .and_then(|name| self.named_defaults.get(&name).cloned())
-                    .unwrap_or_default();
                 let name = rest.first().filter(|w| **w != "from").map(|w| bare(w)).unwrap_or_default();
-                self.section = Section::Defaults(name);
-                self.store_defaults();
+                let inherited = self.named(rest).unwrap_or_default();
+                self.begin(Section::Defaults(name), inherited);
             }
-            ["backend" | "listen", name, ref rest @ ..] => {
-                let named = defaults_name(rest).and_then(|name| self.named_defaults.get(&name).cloned());
-                self.current = named.unwrap_or_else(|| self.last_defaults.clone());
-                self.section = Section::Backend(bare(name));
-                self.update_backend_lists();
+            [kind @ ("backend" | "listen"), name, ref rest @ ..] => {
+                let inherited = self.named(rest).unwrap_or_else(|| self.last_defaults.clone());
+                self.begin(Section::Backend(bare(name)), inherited);
+                self.is_in_frontend = kind == "listen";
+                self.config.frontends.extend(self.is_in_frontend.then(|| Frontend::listen(&bare(name))));
             }
-            [word, ..] if OTHER_SECTIONS.contains(&word) => self.section = Section::Other,
+            [word, ..] if OTHER_SECTIONS.split_whitespace().any(|section| section == word) => {
+                self.begin(Section::Other, SectionDefaults::default());
+                self.is_in_frontend = word == "frontend";
+                self.config.frontends.extend(self.is_in_frontend.then(Frontend::default));
+            }
             ["stats", "socket", address, ..] => {
                 let level = option(words, "level").unwrap_or("operator");
                 self.config.sockets.push((bare(address), level.into()));
             }
+            _ => self.read_setting(words),
+        }
+    }
+
+    /// The `defaults` section that a section names by `from`.
+    fn named(&self, words: &[&str]) -> Option<SectionDefaults> {
+        self.named_defaults.get(&bare(option(words, "from")?)).cloned()
+    }
+
+    fn begin(&mut self, section: Section, inherited: SectionDefaults) {
+        (self.section, self.current, self.is_in_frontend) = (section, inherited, false);
+        self.store_settings();
+    }
+
+    fn read_setting(&mut self, words: &[&str]) {
+        let traits = &mut self.current.traits;
+        match *words {
             ["default-server", ref options @ ..] => {
                 self.current.options.extend(options.iter().map(ToString::to_string));
-                self.store_defaults();
             }
-            ["cookie" | "stick" | "persist", ..] | ["balance", "source", ..] => {
-                self.current.sticky = true;
-                self.store_defaults();
-                self.update_backend_lists();
-            }
-            ["option", "redispatch", ..] | ["no", "option", "redispatch", ..] => {
-                self.current.redispatches = words[0] == "option";
-                self.store_defaults();
-                self.update_backend_lists();
-            }
-            _ => self.read_server(words),
-        }
-    }
-
-    /// Stores the settings of a `defaults` section for the sections after it.
-    fn store_defaults(&mut self) {
-        if let Section::Defaults(name) = &self.section {
-            self.named_defaults.insert(name.clone(), self.current.clone());
-            self.last_defaults = self.current.clone();
-        }
-    }
-
-    /// Updates the lists of sticky and redispatching backends.
-    fn update_backend_lists(&mut self) {
-        let Section::Backend(name) = &self.section else { return };
-        let lists = [
-            (self.current.sticky, &mut self.config.sticky),
-            (self.current.redispatches, &mut self.config.redispatching),
-        ];
-        for (is_listed, list) in lists {
-            list.retain(|n| n != name);
-            list.extend(is_listed.then(|| name.clone()));
-        }
-    }
-
-    fn read_server(&mut self, words: &[&str]) {
-        let Section::Backend(backend) = &self.section else {
-            return;
-        };
-        let backend = backend.clone();
-        match *words {
+            ["cookie" | "stick" | "persist", ..] | ["balance", "source", ..] => traits.is_sticky = true,
+            ["option", "redispatch", ..] => traits.redispatches = true,
+            ["no", "option", "redispatch", ..] => traits.redispatches = false,
             ["server-template", prefix, numbers, address, ref options @ ..] => {
-                let (host, port) = self.read_address(address);
-                let options = self.with_defaults(options);
-                let prefix = bare(prefix);
-                let numbers = numbers_of(numbers);
-                self.config.templates.push(ServerTemplate { backend, prefix, numbers, host, port, options });
+                self.read_server(prefix, Some(numbers_of(numbers)), address, options);
             }
-            ["server", name, address, ref options @ ..] => {
-                let (host, port) = self.read_address(address);
-                let options = self.with_defaults(options);
-                let name = bare(name);
-                self.config.static_servers.push(StaticServer { backend, name, host, port, options });
+            ["server", name, address, ref options @ ..] => self.read_server(name, None, address, options),
+            _ => {
+                let frontend = self.config.frontends.last_mut().filter(|_| self.is_in_frontend);
+                frontend.into_iter().for_each(|frontend| frontend.read_line(words));
             }
-            _ => {}
+        }
+        self.store_settings();
+    }
+
+    /// Stores the settings of a `defaults` section for the sections after it, and the properties of a backend.
+    fn store_settings(&mut self) {
+        match &self.section {
+            Section::Defaults(name) => {
+                self.named_defaults.insert(name.clone(), self.current.clone());
+                self.last_defaults = self.current.clone();
+            }
+            Section::Backend(name) => {
+                self.config.backends.insert(name.clone(), self.current.traits);
+            }
+            Section::Other => {}
         }
     }
-}
 
-impl ConfigReader {
-    fn read_address(&mut self, address: &str) -> (String, Option<u16>) {
+    fn read_server(
+        &mut self,
+        name: &str,
+        numbers: Option<RangeInclusive<u32>>,
+        address: &str,
+        options: &[&str],
+    ) {
+        let Section::Backend(backend) = &self.section else { return };
+        let (backend, name) = (backend.clone(), bare(name));
         let (host, port) = host_and_port(&bare(address));
-        self.config.conditional.extend((self.conditions > 0).then(|| host.clone()));
-        (host, port)
-    }
-
-    fn with_defaults(&self, options: &[&str]) -> Vec<String> {
+        self.config.conditional.extend(self.variables.is_conditional().then(|| host.clone()));
         let own = options.iter().map(ToString::to_string);
-        self.current.options.iter().cloned().chain(own).collect()
+        let options = self.current.options.iter().cloned().chain(own).collect();
+        self.config.lines.push(ServerLine { backend, name, numbers, host, port, options });
     }
 }
 
@@ -270,29 +279,36 @@ pub fn version(text: &str) -> Option<(u32, u32)> {
     Some((parts.next()??, parts.next()??))
 }
 
-/// The words of a line as they are written. Quoted or escaped characters neither end a word nor begin a
-/// comment.
-pub fn words(line: &str) -> Vec<&str> {
-    let mut words = Vec::new();
-    let (mut start, mut quote, mut escaped) = (None, None, false);
-    let mut end = line.len();
-    for (at, char) in line.char_indices() {
-        match (quote, char) {
-            _ if escaped => escaped = false,
-            (None, '#') => {
-                end = at;
-                break;
-            }
-            (None, ' ' | '\t' | '\r') => {
-                words.extend(start.take().map(|from| &line[from..at]));
-                continue;
-            }
+/// Characters of a line before its comment: position, character, and the quote around it. An escaped character counts
+/// as quoted by a backslash. Quoted or escaped characters neither end a word nor begin a comment.
+pub fn characters(line: &str) -> impl Iterator<Item = (usize, char, Option<char>)> {
+    let mut quote = None;
+    let mut escaped = false;
+    line.char_indices().map_while(move |(at, char)| {
+        let around = if escaped { Some('\\') } else { quote };
+        match (around, char) {
+            (Some('\\'), _) => escaped = false,
+            (None, '#') => return None,
             (None | Some('"'), '\\') => escaped = true,
             (Some(open), _) if open == char => quote = None,
             (None, '"' | '\'') => quote = Some(char),
             _ => {}
         }
-        start.get_or_insert(at);
+        Some((at, char, around))
+    })
+}
+
+/// The words of a line as they are written.
+pub fn words(line: &str) -> Vec<&str> {
+    let mut words = Vec::new();
+    let (mut start, mut end) = (None, 0);
+    for (at, char, quote) in characters(line) {
+        end = at + char.len_utf8();
+        if quote.is_none() && matches!(char, ' ' | '\t' | '\r') {
+            words.extend(start.take().map(|from| &line[from..at]));
+        } else {
+            start.get_or_insert(at);
+        }
     }
     words.extend(start.map(|from| &line[from..end]));
     words
@@ -301,11 +317,6 @@ pub fn words(line: &str) -> Vec<&str> {
 /// A word without its quotes.
 pub fn bare(word: &str) -> String {
     word.replace(['"', '\''], "")
-}
-
-/// The `defaults` section that a section names by `from`.
-fn defaults_name(words: &[&str]) -> Option<String> {
-    option(words, "from").map(bare)
 }
 
 fn option<'a>(words: &[&'a str], name: &str) -> Option<&'a str> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::config::{OTHER_SECTIONS, bare, words};
+use super::config::bare;
 use crate::proxy::public_route::{PublicRoute, is_plain};
 
 /// A `frontend` or `listen` section.
@@ -11,7 +11,8 @@ pub struct Frontend {
     /// Port, and whether it uses TLS.
     binds: Vec<(u16, bool)>,
     routes: Vec<BackendRule>,
-    acls: BTreeMap<String, Vec<Condition>>,
+    /// First usable test of each acl: any line of an acl with several lines is enough.
+    acls: BTreeMap<String, Condition>,
 }
 
 /// A rule that sends requests to a backend.
@@ -22,43 +23,21 @@ struct BackendRule {
     condition: Vec<String>,
 }
 
-/// The property of a request that a condition tests.
+/// Property of a request that a condition tests, as far as a request of ours has the property.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Condition {
     Host(String),
     Path(String),
-    /// Another property, which a request of ours may lack.
-    Other,
 }
 
 impl Frontend {
-    /// All frontends of a configuration.
-    pub fn all(text: &str) -> Vec<Frontend> {
-        let mut frontends: Vec<Frontend> = Vec::new();
-        let mut in_frontend = false;
-        for line in text.lines() {
-            match *words(line) {
-                [kind @ ("frontend" | "listen"), name, ..] => {
-                    // A `listen` is its own backend.
-                    let own = BackendRule { backend: bare(name), condition: Vec::new() };
-                    let routes = (kind == "listen").then_some(own).into_iter().collect();
-                    frontends.push(Frontend { routes, ..Frontend::default() });
-                    in_frontend = true;
-                }
-                ["backend" | "defaults", ..] => in_frontend = false,
-                [word, ..] if OTHER_SECTIONS.contains(&word) => in_frontend = false,
-                ref words if in_frontend => {
-                    if let Some(last) = frontends.last_mut() {
-                        last.read_line(words);
-                    }
-                }
-                _ => {}
-            }
-        }
-        frontends
+    /// Frontend of a `listen` section, which is its own backend.
+    pub fn listen(name: &str) -> Frontend {
+        let routes = vec![BackendRule { backend: name.into(), condition: Vec::new() }];
+        Frontend { routes, ..Frontend::default() }
     }
 
-    fn read_line(&mut self, words: &[&str]) {
+    pub fn read_line(&mut self, words: &[&str]) {
         let unquoted = |rest: &[&str]| rest.iter().map(|w| bare(w)).collect::<Vec<_>>();
         match *words {
             ["bind", addresses, ref options @ ..] => {
@@ -73,7 +52,8 @@ impl Frontend {
                 self.routes.push(BackendRule { backend: bare(name), condition: unquoted(condition) });
             }
             ["acl", name, ref test @ ..] => {
-                self.acls.entry(bare(name)).or_default().push(Condition::read(&unquoted(test)));
+                let test = Condition::read(&unquoted(test));
+                test.into_iter().for_each(|test| _ = self.acls.entry(bare(name)).or_insert(test));
             }
             _ => {}
         }
@@ -82,62 +62,55 @@ impl Frontend {
     /// Public routes to these backends.
     fn public_routes(&self, backends: &BTreeSet<&str>) -> Vec<PublicRoute> {
         let routes = self.routes.iter().filter(|r| backends.contains(r.backend.as_str()));
-        let mut public_routes = Vec::new();
-        for (host, path) in routes.filter_map(|r| self.request(&r.condition)) {
-            let path = path.unwrap_or_else(|| "/".into());
-            let public_route = |(port, tls): &(u16, bool)| PublicRoute {
+        let requests = routes.filter_map(|r| self.request(&r.condition));
+        let at_binds = |request: PublicRoute| {
+            self.binds.iter().map(move |(port, tls)| PublicRoute {
                 port: *port,
                 tls: *tls,
-                host: host.clone(),
-                path: path.clone(),
-            };
-            public_routes.extend(self.binds.iter().map(public_route));
-        }
-        public_routes
+                ..request.clone()
+            })
+        };
+        requests.flat_map(at_binds).collect()
     }
 
-    /// Host and path of a request that meets a condition; none where the condition needs more than that.
-    fn request(&self, condition: &[String]) -> Option<(Option<String>, Option<String>)> {
-        let (mut host, mut path) = (None, None);
+    /// Request that meets a condition, at no port yet; none where the condition needs more than host and path.
+    fn request(&self, condition: &[String]) -> Option<PublicRoute> {
+        let mut request = PublicRoute::at(0, false);
         let first = condition.split(|w| w == "or" || w == "||").next()?;
         let mut rest = first.iter();
         while let Some(word) = rest.next() {
             let test = match word.as_str() {
                 "{" => Condition::read(&rest.by_ref().take_while(|w| *w != "}").cloned().collect::<Vec<_>>()),
-                // Any line of an acl with several lines is enough.
-                name => self.acls.get(name)?.iter().find(|t| **t != Condition::Other)?.clone(),
+                name => self.acls.get(name).cloned(),
             };
-            match test {
-                Condition::Host(name) => host = Some(name),
-                Condition::Path(begin) => path = Some(begin),
-                Condition::Other => return None,
+            match test? {
+                Condition::Host(name) => request.host = Some(name),
+                Condition::Path(begin) => request.path = begin,
             }
         }
-        Some((host, path))
+        Some(request)
     }
 }
 
 impl Condition {
     /// Parses `hdr(host) -i app.example www.example` and `path_beg /shop`.
-    fn read(words: &[String]) -> Condition {
-        let Some((fetch, rest)) = words.split_first() else { return Condition::Other };
+    fn read(words: &[String]) -> Option<Condition> {
+        let (fetch, rest) = words.split_first()?;
         let mut flags = rest.iter().take_while(|w| w.starts_with('-'));
         if flags.any(|f| !["-i", "--"].contains(&f.as_str())) {
-            return Condition::Other; // a file of patterns, or another way to match
+            return None; // a file of patterns, or another way to match
         }
-        let values = || rest.iter().filter(|w| !w.starts_with('-'));
+        let mut values = rest.iter().filter(|w| !w.starts_with('-')).cloned();
         let fetch: String = fetch.to_lowercase();
         let (name, argument) = fetch.split_once('(').unwrap_or((&fetch, ""));
         let is_host = argument.starts_with("host)") || argument.starts_with("host,");
+        let is_whole = |name: &String| is_plain(name) && !name.starts_with('.') && !name.ends_with('.');
         match name {
             "hdr" | "hdr_dom" | "hdr_beg" | "hdr_end" | "req.hdr" if is_host => {
-                let plain = values().find(|v| is_plain(v) && !v.starts_with('.') && !v.ends_with('.'));
-                plain.map_or(Condition::Other, |v| Condition::Host(v.clone()))
+                values.find(is_whole).map(Condition::Host)
             }
-            "path" | "path_beg" => {
-                values().find(|v| v.starts_with('/')).map_or(Condition::Other, |v| Condition::Path(v.clone()))
-            }
-            _ => Condition::Other,
+            "path" | "path_beg" => values.find(|v| v.starts_with('/')).map(Condition::Path),
+            _ => None,
         }
     }
 }
@@ -151,10 +124,11 @@ pub fn public_routes(frontends: &[Frontend], backends: &BTreeSet<&str>) -> Vec<P
 
 #[cfg(test)]
 mod tests {
+    use super::super::config::HaproxyConfig;
     use super::*;
 
     fn routes(text: &str) -> Vec<String> {
-        let routes = public_routes(&Frontend::all(text), &BTreeSet::from(["app"]));
+        let routes = public_routes(&HaproxyConfig::parse(text).frontends, &BTreeSet::from(["app"]));
         let text = |e: &PublicRoute| {
             let host = e.host.clone().unwrap_or("*".into());
             format!("{}{host}:{}{}", if e.tls { "tls " } else { "" }, e.port, e.path)

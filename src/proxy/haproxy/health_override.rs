@@ -2,13 +2,11 @@
 //! compose-zd adds a probe server at the same address. A probe server never gets a request, and HAProxy checks
 //! it at once in the same way. The result holds for the slot, too.
 
+use super::Haproxy;
+use super::config::{ADDS_SERVERS_SINCE, ServerLine};
 use super::server::Server;
 use super::static_servers::{addable_options, added_name, is_added};
-use super::{Haproxy, ServerTemplate};
-use crate::proxy::Rotation;
-
-/// HAProxy checks an added server since 2.6.
-const ADD_SERVER_SINCE: (u32, u32) = (2, 6);
+use crate::proxy::{Endpoint, Rotation};
 
 /// Default of `fall`: failures in a row that take a server down.
 const FALL: u32 = 3;
@@ -27,7 +25,7 @@ impl Haproxy {
     }
 
     fn tolerates_one_failure(&self, slot: &Server) -> bool {
-        let template = self.config.templates.iter().find(|t| t.contains(&slot.backend, &slot.name));
+        let template = self.config.template(slot);
         template.is_some_and(|t| number_of("fall", &t.options).unwrap_or(FALL) > 1)
     }
 
@@ -44,27 +42,23 @@ impl Haproxy {
     /// Commands that add probe servers for the slots inside whose own check has not passed. HAProxy may refuse
     /// the commands without harm: then the slot's own check is waited for.
     pub fn early_checks(&self, slots: &[Server], rotation: &Rotation) -> Vec<String> {
-        if self.config.version.is_none_or(|version| version < ADD_SERVER_SINCE) {
+        if self.config.version.is_none_or(|version| version < ADDS_SERVERS_SINCE) {
             return Vec::new();
         }
         let has_probe_server = |s: &Server| slots.iter().any(|a| probes_slot(a, s));
-        let is_of_template = |s: &Server| !self.config.static_servers.iter().any(|f| f.backend == s.backend);
-        let needs_probe =
-            |s: &&Server| s.is_out() && s.is_check_pending() && is_of_template(s) && !has_probe_server(s);
-        let mut commands = Vec::new();
-        for endpoint in &rotation.inside {
-            let own = slots.iter().filter(|s| s.is_of(std::slice::from_ref(endpoint)) && !is_added(s));
-            for slot in own.filter(needs_probe) {
-                let template = self.config.templates.iter().find(|t| t.contains(&slot.backend, &slot.name));
-                commands.extend(template.into_iter().flat_map(|t| add_probe_server(t, slot, &endpoint.id)));
-            }
-        }
-        commands
+        let needs_probe = |s: &Server| s.is_out() && s.is_check_pending() && !has_probe_server(s);
+        let is_own_slot = |s: &Server| !is_added(s) && !self.config.has_static_server(&s.backend);
+        let pending = slots.iter().filter(|s| is_own_slot(s) && needs_probe(s));
+        let of = |e| pending.clone().filter(move |s| s.holds(e)).map(move |s| (s, e));
+        let probe = |(slot, e): (&Server, &Endpoint)| {
+            self.config.template(slot).map(|template| add_probe_server(template, slot, &e.id))
+        };
+        rotation.inside.iter().flat_map(of).filter_map(probe).flatten().collect()
     }
 
     /// A server added beside a template's slot, not one for an instance without a line of its own.
     pub fn is_probe_server(&self, slot: &Server) -> bool {
-        is_added(slot) && !self.config.static_servers.iter().any(|f| f.backend == slot.backend)
+        is_added(slot) && !self.config.has_static_server(&slot.backend)
     }
 }
 
@@ -85,7 +79,7 @@ fn probes_slot(added: &Server, slot: &Server) -> bool {
     is_added(added) && same_address && added.is_out() && !is_added(slot)
 }
 
-fn add_probe_server(template: &ServerTemplate, slot: &Server, id: &str) -> Vec<String> {
+fn add_probe_server(template: &ServerLine, slot: &Server, id: &str) -> Vec<String> {
     let (Some(address), Some(port)) = (slot.address, template.port) else {
         return Vec::new();
     };

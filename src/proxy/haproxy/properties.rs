@@ -363,13 +363,14 @@ fn a_configuration_is_parsed_as_haproxy_parses_it() {
     holds(sections(), |sections| {
         let config = HaproxyConfig::parse(&print(&sections));
         let bare = |host: &str| host.trim_matches(['[', ']']).to_string();
-        let servers = config.static_servers.iter();
+        let servers = config.static_servers();
         let servers =
             servers.map(|f| (f.backend.clone(), f.name.clone(), bare(&f.host), f.port, f.options.clone()));
-        let templates = config.templates.iter();
-        let templates = templates.map(|t| (t.backend.clone(), t.prefix.clone(), *t.numbers.end()));
-        let mut sticky: Vec<String> = config.sticky.clone();
-        sticky.dedup();
+        let templates = config.templates().map(|t| {
+            (t.backend.clone(), t.name.clone(), t.numbers.as_ref().map_or(0, |numbers| *numbers.end()))
+        });
+        let names = sections.iter().map(|section| section.name.clone());
+        let sticky = names.filter(|name| config.is_sticky(name)).collect();
         same(&(servers.collect(), templates.collect(), sticky), &expected(&sections))
     });
 }

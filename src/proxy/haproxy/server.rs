@@ -36,32 +36,37 @@ impl Server {
     pub fn parse(text: &str) -> Option<Vec<Server>> {
         let header = text.lines().find_map(|l| l.strip_prefix("# be_id "))?;
         let names: Vec<&str> = std::iter::once("be_id").chain(header.split_whitespace()).collect();
-        let counters = counters(text);
         let rows = text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>());
         let rows = rows.filter(|r| r.len() >= names.len().min(18) && r[0].parse::<u32>().is_ok());
-        rows.map(|row| {
-            let column =
-                |name: &str| names.iter().position(|n| *n == name).and_then(|at| row.get(at).copied());
-            let number = |name: &str| column(name).and_then(|v| v.parse().ok());
-            let (backend, name) = (column("be_name")?.to_string(), column("srv_name")?.to_string());
-            let counter = counters.iter().find(|(b, s, _)| *b == backend && *s == name);
-            Some(Server {
-                address: column("srv_addr").and_then(|a| a.parse().ok()),
-                operation: number("srv_op_state")?,
-                admin: number("srv_admin_state")?,
-                check_result: number("srv_check_result")?,
-                check_state: number("srv_check_state")?,
-                in_flight: counter.map_or(0, |(_, _, count)| *count),
-                backend,
-                name,
-            })
+        let statistics = statistics(text);
+        rows.map(|row| Server::read(&names.iter().copied().zip(row).collect(), &statistics)).collect()
+    }
+
+    fn read(row: &Row, statistics: &[Row]) -> Option<Server> {
+        let number = |name: &str| row.get(name).and_then(|v| v.parse().ok());
+        let (backend, name) = (*row.get("be_name")?, *row.get("srv_name")?);
+        let is_own = |s: &&Row| s.get("pxname") == Some(&backend) && s.get("svname") == Some(&name);
+        let own = statistics.iter().find(is_own);
+        let count = |name: &str| own.and_then(|s| s.get(name)?.parse::<u32>().ok()).unwrap_or(0) as usize;
+        Some(Server {
+            address: row.get("srv_addr").and_then(|a| a.parse().ok()),
+            operation: number("srv_op_state")?,
+            admin: number("srv_admin_state")?,
+            check_result: number("srv_check_result")?,
+            check_state: number("srv_check_state")?,
+            in_flight: count("scur") + count("qcur"),
+            backend: backend.into(),
+            name: name.into(),
         })
-        .collect()
+    }
+
+    /// The instance uses the slot.
+    pub fn holds(&self, endpoint: &Endpoint) -> bool {
+        !self.is_free() && self.address.is_some_and(|address| endpoint.addresses.contains(&address))
     }
 
     pub fn is_of(&self, endpoints: &[Endpoint]) -> bool {
-        let has = |address: &IpAddr| endpoints.iter().any(|e| e.addresses.contains(address));
-        !self.is_free() && self.address.as_ref().is_some_and(has)
+        endpoints.iter().any(|endpoint| self.holds(endpoint))
     }
 
     /// No instance uses the slot.
@@ -99,7 +104,7 @@ impl Server {
     }
 
     pub fn serves(&self, endpoint: &Endpoint) -> bool {
-        self.is_routed() && self.is_of(std::slice::from_ref(endpoint))
+        self.is_routed() && self.holds(endpoint)
     }
 
     pub fn is_checked(&self) -> bool {
@@ -128,7 +133,7 @@ impl Server {
 
 /// Servers with an address whose own check fails, with the result: `` `web/app3`: L7STS 404 ``.
 pub fn failing_checks(text: &str) -> Vec<String> {
-    let failure = |row: StatRow| {
+    let failure = |row: Row| {
         let cell =
             |name: &str| row.get(name).map(|cell| cell.trim_matches('"')).filter(|cell| !cell.is_empty());
         let check = cell("check_status").map(|c| c.trim_start_matches("* "))?;
@@ -140,21 +145,11 @@ pub fn failing_checks(text: &str) -> Vec<String> {
     statistics(text).into_iter().filter_map(failure).collect()
 }
 
-/// Backend, server, and requests in flight or queued, of each line of `show stat`.
-fn counters(text: &str) -> Vec<(String, String, usize)> {
-    let counter = |row: StatRow| {
-        let cell = |name: &str| row.get(name).copied();
-        let count = |name: &str| cell(name).and_then(|v| v.parse::<u32>().ok()).unwrap_or(0) as usize;
-        Some((cell("pxname")?.into(), cell("svname")?.into(), count("scur") + count("qcur")))
-    };
-    statistics(text).into_iter().filter_map(counter).collect()
-}
-
-/// A line of `show stat`, by column name.
-type StatRow<'t> = BTreeMap<&'t str, &'t str>;
+/// A line of a table by column name.
+type Row<'t> = BTreeMap<&'t str, &'t str>;
 
 /// All lines of `show stat`.
-fn statistics(text: &str) -> Vec<StatRow<'_>> {
+fn statistics(text: &str) -> Vec<Row<'_>> {
     let Some((_, table)) = text.split_once("# pxname,") else {
         return Vec::new();
     };

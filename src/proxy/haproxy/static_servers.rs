@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::config::{self, StaticServer};
+use super::config::{self, ServerLine};
 use super::server::Server;
 use super::{Haproxy, TEMPLATE_FIX};
 use crate::docker::CommandResult;
@@ -15,17 +15,10 @@ use crate::proxy::{Discovery, Endpoint, RolloutShape, Rotation};
 /// Prefix of the names of added servers.
 const ADDED: &str = "compose-zd-";
 
-/// Options of a `server` line that an added server cannot have, with their number of words.
+/// Options of a `server` line that an added server cannot have, each with one value.
 ///
 /// `on-marked-down` would cut the requests in flight of an added server when it leaves.
-const NOT_ADDABLE: [(&str, usize); 6] = [
-    ("on-marked-down", 2),
-    ("resolvers", 2),
-    ("init-addr", 2),
-    ("resolve-prefer", 2),
-    ("cookie", 2),
-    ("id", 2),
-];
+const NOT_ADDABLE: [&str; 6] = ["on-marked-down", "resolvers", "init-addr", "resolve-prefer", "cookie", "id"];
 
 pub fn is_added(slot: &Server) -> bool {
     slot.name.starts_with(ADDED)
@@ -53,16 +46,12 @@ fn short(id: &str) -> &str {
 pub fn check(haproxy: &Haproxy, output: &CommandResult, shape: &RolloutShape) -> Result<(), Error> {
     check_lines(haproxy, shape)?;
     let has_static_server = shape.names().any(|n| haproxy.static_servers_of(n).next().is_some());
-    match version(&output.stdout) {
-        Some(version) if has_static_server && version < (2, 6) => {
-            let (major, minor) = version;
-            let why = format!(
-                "HAProxy {major}.{minor} cannot add a server beside a fixed `server` line, 2.6 and later can"
-            );
-            Err(haproxy.refused(&"haproxy-too-old", why, TEMPLATE_FIX))
-        }
-        _ => Ok(()),
-    }
+    let version = version(&output.stdout).filter(|v| has_static_server && *v < config::ADDS_SERVERS_SINCE);
+    let Some((major, minor)) = version else { return Ok(()) };
+    let why = format!(
+        "HAProxy {major}.{minor} cannot add a server beside a fixed `server` line, 2.6 and later can"
+    );
+    Err(haproxy.refused(&"haproxy-too-old", why, TEMPLATE_FIX))
 }
 
 /// The host is Compose's name of a single container of the service: `p-app-1`.
@@ -81,40 +70,37 @@ fn is_one_container(host: &str, project: &str, service: &str) -> bool {
 /// # Errors
 /// Fewer lines, or the name of a single container; with the fix.
 pub fn check_lines(haproxy: &Haproxy, shape: &RolloutShape) -> Result<(), Error> {
-    for (service, names) in &shape.services {
-        let hosts = haproxy.static_servers_of(names).map(|f| (&f.backend, &f.host));
-        let mut hosts = hosts.chain(haproxy.templates_of(names).map(|t| (&t.backend, &t.host)));
-        if let Some((backend, host)) = hosts.find(|(_, host)| is_one_container(host, &shape.project, service))
-        {
+    shape.services.iter().try_for_each(|(service, names)| {
+        let mut all = haproxy.lines_of(names);
+        if let Some(line) = all.find(|line| is_one_container(&line.host, &shape.project, service)) {
+            let ServerLine { backend, host, .. } = line;
             let why = format!(
                 "backend `{backend}` names `{host}`, a single container that the deploy replaces: HAProxy would not find \
                  the name at its next start"
             );
             return Err(haproxy.refused(&"haproxy-one-instance", why, TEMPLATE_FIX));
         }
-        let lines: Vec<&StaticServer> = haproxy.static_servers_of(names).collect();
-        let Some(first) = lines.first() else {
-            continue;
-        };
-        if let Some((line, option)) = lines.iter().find_map(|l| Some((l, unsupported_option(&l.options)?))) {
-            let why = format!(
-                "`server {}` of backend `{}` has the option `{option}`, which the runtime API cannot give to an added server",
-                line.name, line.backend
-            );
-            let fix = "write it without `;` and variables, or use `server-template`; `--proxy-kind none` deploys without gate \
-                       and drain";
-            return Err(haproxy.refused(&"haproxy-option", why, fix));
-        }
-        let available = lines.iter().filter(|l| l.backend == first.backend).count();
-        if available < shape.starting {
-            let (backend, starting) = (&first.backend, shape.starting);
-            let why = format!(
-                "backend `{backend}` has {available} `server` lines for `{service}`, and {starting} instances are to start"
-            );
-            return Err(haproxy.refused(&"haproxy-room", why, TEMPLATE_FIX));
-        }
-    }
-    Ok(())
+        let lines: Vec<&ServerLine> = haproxy.static_servers_of(names).collect();
+        lines.iter().try_for_each(|line| check_options(haproxy, line))?;
+        let Some(ServerLine { backend, .. }) = lines.first() else { return Ok(()) };
+        let available = lines.iter().filter(|l| l.backend == *backend).count();
+        let starting = shape.starting;
+        let why = format!(
+            "backend `{backend}` has {available} `server` lines for `{service}`, and {starting} instances are to start"
+        );
+        if available < starting { Err(haproxy.refused(&"haproxy-room", why, TEMPLATE_FIX)) } else { Ok(()) }
+    })
+}
+
+/// Checks that an added server can have the options of a line.
+fn check_options(haproxy: &Haproxy, line: &ServerLine) -> Result<(), Error> {
+    let Some(option) = unsupported_option(&line.options) else { return Ok(()) };
+    let why = format!(
+        "`server {}` of backend `{}` has the option `{option}`, which the runtime API cannot give to an added server",
+        line.name, line.backend
+    );
+    let fix = "write it without `;` and variables, or use `server-template`; `--proxy-kind none` deploys without gate and drain";
+    Err(haproxy.refused(&"haproxy-option", why, fix))
 }
 
 /// Parses `Version: 2.6.12-1+deb12u3` of `show info`.
@@ -129,9 +115,9 @@ impl Haproxy {
         if slot.address.is_some_and(|address| others.contains(&address)) {
             return false;
         }
-        let mut lines = self.config.static_servers.iter();
-        let line = lines.find(|f| f.backend == slot.backend && f.name == slot.name);
-        line.is_some_and(|f| !f.follows_dns()) && !slot.is_free() && !slot.is_of(live)
+        // DNS sets the address of a line with `resolvers`.
+        let line = self.config.static_servers().find(|line| line.contains(slot));
+        line.is_some_and(|line| !line.has("resolvers")) && !slot.is_free() && !slot.is_of(live)
     }
 
     /// Commands that give each instance inside without a slot its own slot, drained until HAProxy reaches it.
@@ -154,19 +140,16 @@ impl Haproxy {
     }
 
     /// One line of each backend that has no slot for this instance, and no free slot that DNS is about to fill.
-    fn missing_lines<'a>(&'a self, slots: &[Server], endpoint: &'a Endpoint) -> Vec<&'a StaticServer> {
-        let mut lines: Vec<&StaticServer> = self.static_servers_of(&endpoint.names).collect();
+    fn missing_lines<'a>(&'a self, slots: &[Server], endpoint: &'a Endpoint) -> Vec<&'a ServerLine> {
+        let mut lines: Vec<&ServerLine> = self.static_servers_of(&endpoint.names).collect();
         lines.dedup_by(|a, b| a.backend == b.backend);
-        let own = std::slice::from_ref(endpoint);
-        let has_slot =
-            |f: &&StaticServer| slots.iter().any(|s| s.backend == f.backend && (s.is_of(own) || s.is_free()));
-        lines.retain(|f| !has_slot(f));
+        let is_slot = |s: &Server| s.holds(endpoint) || s.is_free();
+        lines.retain(|line| !slots.iter().any(|s| s.backend == line.backend && is_slot(s)));
         lines
     }
 
     fn is_line_of(&self, slot: &Server, endpoint: &Endpoint, backend: &str) -> bool {
-        slot.backend == backend
-            && self.static_servers_of(&endpoint.names).any(|f| f.backend == backend && f.name == slot.name)
+        slot.backend == backend && self.static_servers_of(&endpoint.names).any(|line| line.contains(slot))
     }
 
     /// Removes our flags and added servers, one step at a time. Returns the commands to run now, and whether
@@ -207,8 +190,8 @@ impl Haproxy {
     /// drop the addresses of stopped instances.
     fn lacks_free_slots(&self, slots: &[Server], endpoints: &[Endpoint]) -> bool {
         let is_gone = |s: &Server| s.is_down() && !s.is_free() && !s.is_of(endpoints);
-        self.config.templates.iter().any(|template| {
-            let own: Vec<&Server> = slots.iter().filter(|s| template.contains(&s.backend, &s.name)).collect();
+        self.config.templates().any(|template| {
+            let own: Vec<&Server> = slots.iter().filter(|s| template.contains(s)).collect();
             let count = |is: &dyn Fn(&Server) -> bool| own.iter().filter(|s| is(s)).count();
             count(&is_gone) > 0 && count(&Server::is_free) < count(&|s| s.is_of(endpoints))
         })
@@ -217,14 +200,14 @@ impl Haproxy {
     /// One step from an added server to the line that takes its instance over.
     fn replace_added(&self, added: &Server, slots: &[Server], discovery: &Discovery) -> Vec<String> {
         let endpoints = &discovery.endpoints;
-        let Some(endpoint) = endpoints.iter().find(|e| added.is_of(std::slice::from_ref(*e))) else {
+        let Some(endpoint) = endpoints.iter().find(|e| added.holds(e)) else {
             return retire(added);
         };
         let own = || slots.iter().filter(|s| self.is_line_of(s, endpoint, &added.backend));
         if own().any(|s| s.serves(endpoint)) {
             return retire(added);
         }
-        if own().any(|s| s.is_of(std::slice::from_ref(endpoint))) {
+        if own().any(|s| s.holds(endpoint)) {
             return Vec::new(); // until HAProxy's own check has passed
         }
         let line = self.static_servers_of(&endpoint.names).find(|f| f.backend == added.backend);
@@ -238,7 +221,7 @@ impl Haproxy {
 }
 
 /// Commands that point a vacant slot to an instance, drained until HAProxy reaches it.
-fn move_to(slot: &Server, line: &StaticServer, endpoint: &Endpoint) -> Vec<String> {
+fn move_to(slot: &Server, line: &ServerLine, endpoint: &Endpoint) -> Vec<String> {
     let Some((address, port)) = target(line, endpoint) else {
         return Vec::new();
     };
@@ -247,7 +230,7 @@ fn move_to(slot: &Server, line: &StaticServer, endpoint: &Endpoint) -> Vec<Strin
 }
 
 /// Commands that add a server with the options of a line, drained until HAProxy reaches it.
-fn add(line: &StaticServer, endpoint: &Endpoint) -> Vec<String> {
+fn add(line: &ServerLine, endpoint: &Endpoint) -> Vec<String> {
     let Some((address, port)) = target(line, endpoint) else {
         return Vec::new();
     };
@@ -261,19 +244,16 @@ fn add(line: &StaticServer, endpoint: &Endpoint) -> Vec<String> {
     commands
 }
 
-fn target(line: &StaticServer, endpoint: &Endpoint) -> Option<(String, u16)> {
+fn target(line: &ServerLine, endpoint: &Endpoint) -> Option<(String, u16)> {
     let address = endpoint.addresses.first()?.to_string();
     Some((address, line.port.or(endpoint.port)?))
 }
 
 pub fn addable_options(options: &[String]) -> Vec<&str> {
-    let mut addable = Vec::new();
     let mut rest = options.iter().map(String::as_str);
+    let mut addable = Vec::new();
     while let Some(option) = rest.next() {
-        match NOT_ADDABLE.iter().find(|(name, _)| *name == option) {
-            Some((_, words)) => _ = rest.nth(words - 2),
-            None => addable.push(option),
-        }
+        if NOT_ADDABLE.contains(&option) { _ = rest.next() } else { addable.push(option) }
     }
     addable
 }

@@ -562,7 +562,7 @@ fn only_servers_of_a_backend_count() {
     let config = config::HaproxyConfig::parse(
         "backend web\n server one app:80 check\nring logs\n server far app:514\npeers p\n server near app:1024\n",
     );
-    assert_eq!(config.static_servers.iter().map(|f| f.name.as_str()).collect::<Vec<_>>(), ["one"]);
+    assert_eq!(config.static_servers().map(|f| f.name.as_str()).collect::<Vec<_>>(), ["one"]);
 }
 
 #[test]
@@ -571,14 +571,14 @@ fn a_backend_inherits_only_its_own_defaults() {
         "defaults old\n default-server check\n cookie S insert\ndefaults\n default-server inter 1s\n\
          backend web\n server one app:80\nbackend tied from old\n server two app:80\n",
     );
-    assert_eq!(config.static_servers[0].options, ["inter", "1s"]);
-    assert_eq!(config.static_servers[1].options, ["check"]);
-    assert_eq!(config.sticky, ["tied"]);
+    assert_eq!(config.lines[0].options, ["inter", "1s"]);
+    assert_eq!(config.lines[1].options, ["check"]);
+    assert!(config.is_sticky("tied") && !config.is_sticky("web"));
     let config = config::HaproxyConfig::parse(
         "defaults\n option redispatch\nbackend again\n server one app:80\n\
          backend once\n no option redispatch\n server two app:80\n",
     );
-    assert_eq!(config.redispatching, ["again"]);
+    assert!(config.redispatches("again") && !config.redispatches("once"));
 }
 
 #[test]
@@ -586,7 +586,7 @@ fn a_quoted_text_is_one_word_and_not_a_comment() {
     let config = config::HaproxyConfig::parse(
         "backend web\n server 'one' \"app:80\" check-sni \"a b\" cookie a\\#b # server two app:81\n",
     );
-    let line = &config.static_servers[0];
+    let line = &config.lines[0];
     assert_eq!((line.name.as_str(), line.host.as_str(), line.port), ("one", "app", Some(80)));
     assert_eq!(line.options, ["check-sni", "\"a b\"", "cookie", "a\\#b"]);
 }
@@ -594,7 +594,7 @@ fn a_quoted_text_is_one_word_and_not_a_comment() {
 #[test]
 fn an_address_is_a_host_with_an_optional_port() {
     let config = |address: &str| config::HaproxyConfig::parse(&format!("backend b\n server s {address}\n"));
-    let parsed = |address: &str| config(address).static_servers.pop().map(|f| (f.host, f.port)).unwrap();
+    let parsed = |address: &str| config(address).lines.pop().map(|f| (f.host, f.port)).unwrap();
     assert_eq!(parsed("ipv4@app:80"), ("app".into(), Some(80)));
     assert_eq!(parsed("[fd00::5]:80"), ("[fd00::5]".into(), Some(80)));
     assert_eq!(parsed("[fd00::5]"), ("[fd00::5]".into(), None));

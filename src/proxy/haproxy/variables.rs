@@ -3,79 +3,78 @@
 
 use std::collections::BTreeMap;
 
-use super::config::{bare, words};
+use super::config::{bare, characters, words};
 
-/// Replaces the variables of a configuration by their values; a variable with an unknown value stays as it is
-/// written.
-pub fn expand_variables(text: &str, environment: &BTreeMap<String, String>) -> String {
-    let mut variables = environment.clone();
-    let mut conditions = 0_usize;
-    let mut lines = Vec::new();
-    for line in text.lines() {
-        let line = expand_line(line, &variables);
+/// Variables up to a line of the configuration.
+#[derive(Debug, Default)]
+pub struct Variables {
+    values: BTreeMap<String, String>,
+    /// Number of `.if` blocks around the line.
+    conditions: usize,
+}
+
+impl From<BTreeMap<String, String>> for Variables {
+    fn from(values: BTreeMap<String, String>) -> Self {
+        Variables { values, conditions: 0 }
+    }
+}
+
+impl Variables {
+    pub fn is_conditional(&self) -> bool {
+        self.conditions > 0
+    }
+
+    /// Replaces the variables of the next line by their values; a variable with an unknown value stays as it is written.
+    pub fn expand(&mut self, line: &str) -> String {
+        let line = self.expanded(line);
         match *words(&line) {
-            [".if", ..] => conditions += 1,
-            [".endif", ..] => conditions = conditions.saturating_sub(1),
-            [verb @ ("setenv" | "presetenv"), name, value] => {
-                let (name, value) = (bare(name), bare(value));
-                match conditions {
-                    0 if verb == "presetenv" => _ = variables.entry(name).or_insert(value),
-                    0 => _ = variables.insert(name, value),
-                    // The value depends on the condition.
-                    _ => _ = variables.remove(&name),
-                }
-            }
-            ["unsetenv", ref names @ ..] => names.iter().for_each(|name| _ = variables.remove(&bare(name))),
+            [".if", ..] => self.conditions += 1,
+            [".endif", ..] => self.conditions = self.conditions.saturating_sub(1),
+            [verb @ ("setenv" | "presetenv"), name, value] => self.set(bare(name), bare(value), verb),
+            ["unsetenv", ref names @ ..] => names.iter().for_each(|name| _ = self.values.remove(&bare(name))),
             ["resetenv", ref names @ ..] => {
-                variables.retain(|variable, _| names.iter().any(|name| bare(name) == *variable))
+                self.values.retain(|variable, _| names.iter().any(|name| bare(name) == *variable));
             }
             _ => {}
         }
-        lines.push(line);
+        line
     }
-    lines.join("\n")
-}
 
-/// Replaces the known variables of a line by their values.
-fn expand_line(line: &str, variables: &BTreeMap<String, String>) -> String {
-    let mut out = String::new();
-    let mut quote = None;
-    let mut rest = line;
-    while let Some(char) = rest.chars().next() {
-        let value = (char == '$' && quote == Some('"')).then(|| variable(rest, variables)).flatten();
-        if let Some((value, length)) = value {
-            out.push_str(&value);
-            rest = &rest[length..];
-            continue;
+    fn set(&mut self, name: String, value: String, verb: &str) {
+        if self.is_conditional() {
+            self.values.remove(&name); // the value depends on the condition
+        } else if verb == "setenv" || !self.values.contains_key(&name) {
+            self.values.insert(name, value);
         }
-        let escaped = char == '\\' && quote != Some('\'');
-        let length =
-            char.len_utf8() + if escaped { rest.chars().nth(1).map_or(0, char::len_utf8) } else { 0 };
-        match (quote, char) {
-            (None, '#') => break,
-            (None, '"' | '\'') => quote = Some(char),
-            (Some(open), _) if open == char => quote = None,
-            _ => {}
-        }
-        out.push_str(&rest[..length]);
-        rest = &rest[length..];
     }
-    out
-}
 
-/// Value of the variable at the beginning of a text, and the length of the reference: `$NAME`, `${NAME}` or
-/// `${NAME-default}`.
-fn variable(text: &str, variables: &BTreeMap<String, String>) -> Option<(String, usize)> {
-    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let inner = text.strip_prefix("${").and_then(|rest| rest.split_once('}')).map(|(inner, _)| inner);
-    let Some(inner) = inner else {
-        let name: String = text[1..].chars().take_while(|c| is_name(*c)).collect();
-        return Some((variables.get(&name)?.clone(), name.len() + 1));
-    };
-    let (name, default) =
-        inner.split_once('-').map_or((inner, None), |(name, default)| (name, Some(default)));
-    let value = variables.get(name.trim_end_matches("[*]")).cloned();
-    Some((value.or(default.map(String::from))?, inner.len() + 3))
+    fn expanded(&self, line: &str) -> String {
+        let mut out = String::new();
+        let mut end = 0;
+        for (at, char, quote) in characters(line) {
+            if at < end {
+                continue;
+            }
+            let value = (char == '$' && quote == Some('"')).then(|| self.value(&line[at..])).flatten();
+            let (text, length) = value.unwrap_or_else(|| (char.to_string(), char.len_utf8()));
+            out += &text;
+            end = at + length;
+        }
+        out
+    }
+
+    /// Value of the variable at the beginning of a text, and the length of the reference: `$NAME`, `${NAME}` or
+    /// `${NAME-default}`.
+    fn value(&self, text: &str) -> Option<(String, usize)> {
+        if let Some((inner, _)) = text.strip_prefix("${").and_then(|rest| rest.split_once('}')) {
+            let (name, default) =
+                inner.split_once('-').map_or((inner, None), |(name, default)| (name, Some(default)));
+            let value = self.values.get(name.trim_end_matches("[*]")).map(String::as_str);
+            return Some((value.or(default)?.into(), inner.len() + 3));
+        }
+        let name = text[1..].split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next()?;
+        Some((self.values.get(name)?.clone(), name.len() + 1))
+    }
 }
 
 #[cfg(test)]
@@ -83,8 +82,10 @@ mod tests {
     use super::*;
 
     fn expanded_with(text: &str, environment: &[(&str, &str)]) -> String {
-        let variables = environment.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        expand_variables(text, &variables)
+        let values: BTreeMap<String, String> =
+            environment.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let mut variables = Variables::from(values);
+        text.lines().map(|line| variables.expand(line)).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
