@@ -5,6 +5,7 @@ pub mod caddy;
 pub mod converge;
 pub mod dockercloud;
 pub mod haproxy;
+pub mod kit;
 pub mod nginx_proxy;
 pub mod public_route;
 mod tcp_migrate;
@@ -585,27 +586,6 @@ pub fn is_proxy_image(image: &str) -> bool {
 /// Environment variable or labels by which a service requests a route, also without a running proxy.
 pub fn route_setting(backend: &Backend) -> Option<&'static str> {
     ADAPTERS.iter().find_map(|adapter| (adapter.route_setting)(backend))
-}
-
-/// Address in the form of /proc/net/tcp and /proc/net/tcp6: words of four bytes, each in host byte order
-/// (little-endian).
-pub fn proc_net_hex(address: &IpAddr) -> String {
-    let bytes = match address {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    };
-    let word = |w: &[u8]| w.iter().rev().map(|b| format!("{b:02X}")).collect::<String>();
-    bytes.chunks(4).map(word).collect()
-}
-
-/// Prefix of an IPv4 address in /proc/net/tcp6.
-const MAPPED_IPV4_PREFIX: &str = "0000000000000000FFFF0000";
-
-/// True if an address in that form equals this one. An IPv6 address may end like an IPv4 address, so the whole text is
-/// compared.
-pub fn matches_proc_net(printed: &str, address: &IpAddr) -> bool {
-    let bare = printed.strip_prefix(MAPPED_IPV4_PREFIX).filter(|_| address.is_ipv4()).unwrap_or(printed);
-    bare == proc_net_hex(address)
 }
 
 #[cfg(test)]

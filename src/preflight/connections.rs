@@ -7,7 +7,7 @@ use super::{Surroundings, unknown_proxy};
 use crate::docker::inspect::Container;
 use crate::finding::Finding;
 use crate::model::Service;
-use crate::proxy;
+use crate::proxy::kit::sockets;
 
 /// Value of `st` for an established connection, and for a listening socket. Source: the kernel's
 /// `include/net/tcp_states.h`.
@@ -61,7 +61,7 @@ fn is_open(around: &Surroundings, instance: &Container, client: &Container) -> b
         return false;
     }
     let clients = clients_of(&sockets(instance));
-    clients.iter().any(|hexed| addresses.iter().any(|a| proxy::matches_proc_net(hexed, a)))
+    clients.iter().any(|client| sockets::is_any(client, &addresses))
 }
 
 /// Socket table of a container on this machine, by the kernel.

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::kit::version;
 use super::{
     Abilities, Adapter, Audit, Backend, Change, Endpoint, FileLookup, Goal, Next, Place, Planned, Proxy,
     ProxyState, RolloutShape, Rotation, RouteInfo, boxed, tcp_migrate,
@@ -487,7 +488,8 @@ fn names_for_bank(rotation: &Rotation) -> Vec<String> {
 impl CaddyConfig {
     fn parse(output: &CommandResult) -> CaddyConfig {
         let line = |mark: &str| output.stdout.lines().find_map(|l| l.strip_prefix(mark)).unwrap_or("").trim();
-        let version = version(line("@version"));
+        // `v2.11.4 h1:…`; an unknown version counts as old.
+        let version = version::parse(line("@version")).unwrap_or([0; 3]);
         let (head, config) = output.stdout.split_once("@config\n").unwrap_or((&output.stdout, ""));
         let config = serde_json::from_str(config.trim()).ok();
         let (error, file) = head.split_once("@file\n").unwrap_or((head, ""));
@@ -506,13 +508,6 @@ impl CaddyConfig {
             is_planned: false,
         }
     }
-}
-
-/// Parses `v2.11.4 h1:…`; an unknown version counts as old.
-fn version(text: &str) -> [u32; 3] {
-    let text = text.split_whitespace().next().unwrap_or("").trim_start_matches('v');
-    let mut parts = text.split(['.', '-', '+']).map(|p| p.parse().unwrap_or(0));
-    std::array::from_fn(|_| parts.next().unwrap_or(0))
 }
 
 #[cfg(test)]

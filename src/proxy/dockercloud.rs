@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::haproxy::config::HaproxyConfig;
 use super::haproxy::server::Server;
+use super::kit::sockets;
 use super::public_route::{PublicRoute, is_plain};
 use super::{
     Abilities, Adapter, Audit, Backend, Change, Endpoint, Goal, InFlight, Next, Place, Planned, Proxy,
@@ -394,8 +395,7 @@ impl DockercloudState {
     /// both.
     fn in_flight(&self, endpoint: &Endpoint) -> InFlight {
         let exact = self.servers_of(endpoint).map(|s| s.in_flight).sum::<usize>();
-        let is_to_endpoint = |c: &&String| endpoint.addresses.iter().any(|a| super::matches_proc_net(c, a));
-        let open = self.connections.iter().filter(is_to_endpoint).count().saturating_sub(exact);
+        let open = sockets::count(&self.connections, endpoint).saturating_sub(exact);
         match self.retired_for {
             Some(quiet) if open > 0 => InFlight::AtMost { exact, open, quiet },
             _ => InFlight::Exact(exact),

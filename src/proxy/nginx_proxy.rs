@@ -11,10 +11,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use super::kit::{sockets, version};
 use super::public_route::{PublicRoute, is_plain};
 use super::{
     Abilities, Adapter, Audit, Backend, Change, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Place,
-    Planned, Proxy, ProxyState, RolloutShape, Rotation, RouteInfo, boxed, matches_proc_net, proc_net_hex,
+    Planned, Proxy, ProxyState, RolloutShape, Rotation, RouteInfo, boxed,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -36,7 +37,7 @@ const KEEPALIVE_FILE: &str = "/etc/nginx/conf.d/00-compose-zd.conf";
 /// Source: nginx `keepalive_min_timeout`, since 1.27.4.
 const KEEPALIVE_MIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-const KEEPALIVE_SINCE: (u32, u32, u32) = (1, 27, 4);
+const KEEPALIVE_SINCE: [u32; 3] = [1, 27, 4];
 
 const TITLE: &str = "nginx-proxy";
 
@@ -196,8 +197,8 @@ impl NginxProxy {
     }
 
     /// Version of nginx-proxy, where the image tells it.
-    fn version(&self) -> Option<(u32, u32, u32)> {
-        self.place.container.env("NGINX_PROXY_VERSION").and_then(parse_numbers)
+    fn version(&self) -> Option<[u32; 3]> {
+        self.place.container.env("NGINX_PROXY_VERSION").and_then(version::parse)
     }
 
     fn reads_multiports(&self) -> bool {
@@ -463,12 +464,10 @@ impl NginxProxy {
     /// Assumes that the template of the proxy's image can be patched.
     fn foresee(&self, files: FileLookup, shape: &RolloutShape) -> Result<Vec<Finding>, Error> {
         let mounted = files(&self.template);
-        let version =
-            self.place.container.env("NGINX_VERSION").and_then(|v| parse_version(&format!("nginx/{v}")));
         let state = PreflightState {
             writable: mounted.as_ref().is_none_or(|file| !file.read_only),
             template: mounted.as_ref().map(|file| file.text.clone()).unwrap_or_default(),
-            nginx_version: version,
+            nginx_version: self.place.container.env("NGINX_VERSION").and_then(version::parse),
             keeps_alive: files(KEEPALIVE_FILE)
                 .is_some_and(|file| file.text.contains("keepalive_min_timeout")),
         };
@@ -520,9 +519,7 @@ impl NginxProxy {
     }
 
     fn question(&self, endpoints: &[Endpoint]) -> Exec {
-        let addresses = endpoints.iter().flat_map(|e| &e.addresses);
-        let remotes: Vec<String> = addresses.map(proc_net_hex).collect();
-        self.place.sh(state_script(&self.config, &remotes))
+        self.place.sh(state_script(&self.config, &sockets::remotes(endpoints)))
     }
 
     fn read(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
@@ -551,7 +548,7 @@ impl NginxProxy {
 struct PreflightState {
     template: String,
     writable: bool,
-    nginx_version: Option<(u32, u32, u32)>,
+    nginx_version: Option<[u32; 3]>,
     keeps_alive: bool,
 }
 
@@ -561,26 +558,18 @@ impl PreflightState {
             return None;
         };
         let (head, template) = generator.stdout.split_once("@template\n")?;
-        let version = nginx.stdout.lines().find_map(|l| l.strip_prefix("@version "));
         Some(PreflightState {
             template: template.into(),
             writable: head.contains("@writable yes"),
-            nginx_version: version.and_then(parse_version),
+            // `@version nginx version: nginx/1.29.5`
+            nginx_version: nginx
+                .stdout
+                .lines()
+                .find_map(|l| version::parse(l.strip_prefix("@version ")?.split_once("nginx/")?.1)),
             keeps_alive: nginx.stdout.contains("@keepalive "),
         })
         .filter(|state| !state.template.trim().is_empty())
     }
-}
-
-/// Parses `nginx version: nginx/1.29.5`.
-fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
-    parse_numbers(text.split_once("nginx/")?.1)
-}
-
-/// Parses `1.29.5`, with or without a suffix.
-fn parse_numbers(version: &str) -> Option<(u32, u32, u32)> {
-    let mut parts = version.split(|c: char| !c.is_ascii_digit()).map(|p| p.parse().ok());
-    Some((parts.next()??, parts.next()??, parts.next()??))
 }
 
 /// State of nginx, as the state script printed it.
@@ -632,8 +621,7 @@ impl NginxState {
     }
 
     fn connections(&self, endpoint: &Endpoint) -> usize {
-        let is_to_endpoint = |r: &&String| endpoint.addresses.iter().any(|a| matches_proc_net(r, a));
-        self.remotes.iter().filter(is_to_endpoint).count()
+        sockets::count(&self.remotes, endpoint)
     }
 
     /// Every active worker started after the configuration was written, and so has read it.

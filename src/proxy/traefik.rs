@@ -17,9 +17,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::kit::sockets;
 use super::{
     Abilities, Adapter, Audit, Backend, Change, Endpoint, FileLookup, Goal, InFlight, Next, Place, Planned,
-    Proxy, ProxyState, RolloutShape, Rotation, RouteInfo, boxed, proc_net_hex,
+    Proxy, ProxyState, RolloutShape, Rotation, RouteInfo, boxed,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -155,7 +156,7 @@ impl Traefik {
         let name = override_file::name(&rotation.all())?;
         let (file, _) = self.override_file(&name)?;
         (state.file.as_deref() != Some(&text)).then(|| {
-            let exec = self.place.sh(scripts::write_script(&file, &remotes(&rotation.all())));
+            let exec = self.place.sh(scripts::write_script(&file, &sockets::remotes(&rotation.all())));
             Exec { stdin: Some(text), ..exec }
         })
     }
@@ -222,11 +223,6 @@ fn discovery_matches(
 /// Endpoints that have one of these addresses.
 fn with_addresses<'a>(endpoints: &'a [Endpoint], addresses: &BTreeSet<IpAddr>) -> Vec<&'a Endpoint> {
     endpoints.iter().filter(|e| e.addresses.iter().any(|a| addresses.contains(a))).collect()
-}
-
-/// Addresses as /proc/net/tcp prints them.
-fn remotes(endpoints: &[Endpoint]) -> Vec<String> {
-    endpoints.iter().flat_map(|e| &e.addresses).map(proc_net_hex).collect()
 }
 
 impl Proxy for Traefik {
@@ -388,7 +384,7 @@ impl Traefik {
         let api = self.api(&name);
         let api = api.as_ref().map(|(api, host)| (api, host.as_str()));
         let services = scripts::services_script(api, &service_names.into_iter().collect::<Vec<_>>());
-        let remotes = remotes(endpoints);
+        let remotes = sockets::remotes(endpoints);
         self.place.sh(match self.override_file(&name) {
             Some((file, check)) => {
                 scripts::state_script(&file, check, self.api.as_ref(), &remotes, &services)

@@ -75,15 +75,30 @@ impl Upstream {
 }
 
 /// A `reverse_proxy` as the user wrote it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Handler {
     /// Plain host name that the routes around the handler match.
     pub public_host: Option<String>,
+    /// Path that the routes around the handler match, such as `/shop/` for `/shop/*`.
+    pub public_path: Option<String>,
     pub upstreams: Vec<Upstream>,
     /// The handler retries a failed connection on another upstream.
     pub retries: bool,
     /// The handler speaks FastCGI to its upstreams.
     pub fastcgi: bool,
+}
+
+impl From<&Value> for Handler {
+    fn from(handler: &Value) -> Self {
+        let balancing = &handler["load_balancing"];
+        Handler {
+            upstreams: upstreams(handler),
+            // Either of two options. Source: `LoadBalancing` of Caddy's reverse proxy.
+            retries: ["try_duration", "retries"].iter().any(|key| balancing.get(key).is_some()),
+            fastcgi: handler["transport"]["protocol"] == "fastcgi",
+            ..Handler::default()
+        }
+    }
 }
 
 impl Handler {
@@ -101,52 +116,51 @@ impl Handler {
 
 /// All `reverse_proxy` handlers of a configuration, including those behind a switch.
 pub fn handlers(config: &Value) -> Vec<Handler> {
-    let mut handlers = Vec::new();
-    collect(&config["apps"]["http"], None, &mut handlers);
-    handlers
+    handlers_in(&config["apps"]["http"])
 }
 
-fn collect(value: &Value, public: Option<&str>, handlers: &mut Vec<Handler>) {
+/// All `reverse_proxy` handlers in a part of a configuration.
+pub fn handlers_in(routes: &Value) -> Vec<Handler> {
+    let handler = |Found { host, path, handler }: Found| Handler {
+        public_host: host.map(String::from),
+        public_path: path.map(String::from),
+        ..Handler::from(handler)
+    };
+    find(routes, None, None).into_iter().map(handler).collect()
+}
+
+/// A `reverse_proxy`, and the plain host and the path that the routes around it match.
+struct Found<'a> {
+    host: Option<&'a str>,
+    path: Option<&'a str>,
+    handler: &'a Value,
+}
+
+fn find<'a>(value: &'a Value, host: Option<&'a str>, path: Option<&'a str>) -> Vec<Found<'a>> {
     let value = behind_switch(value).unwrap_or(value);
-    let public = public_host(value).or(public);
-    if is_proxy(value) {
-        let (public, upstreams) = (public.map(String::from), upstreams(value));
-        handlers.push(Handler {
-            public_host: public,
-            upstreams,
-            retries: retries(value),
-            fastcgi: is_fastcgi(value),
-        });
-    }
-    children(value).for_each(|child| collect(child, public, handlers));
+    let host = matched(value, "host", |host| !host.contains(['*', '{'])).or(host);
+    let own_path = matched(value, "path", |path| path.starts_with('/') && !path.contains('{'));
+    let path = own_path.and_then(|path| path.split('*').next()).or(path);
+    let own = is_proxy(value).then_some(Found { host, path, handler: value });
+    own.into_iter().chain(children(value).into_iter().flat_map(|child| find(child, host, path))).collect()
 }
 
-pub fn children(value: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
-    match value {
-        Value::Object(fields) => Box::new(fields.values()),
-        Value::Array(items) => Box::new(items.iter()),
-        _ => Box::new(std::iter::empty()),
-    }
-}
-
-/// First name of a route's host matcher that is neither a wildcard nor a placeholder.
-pub fn public_host(route: &Value) -> Option<&str> {
+/// First such text that a route matches.
+fn matched<'a>(route: &'a Value, key: &str, is_plain: impl Fn(&str) -> bool) -> Option<&'a str> {
     let sets = route["match"].as_array()?.iter();
-    let mut hosts = sets.filter_map(|set| set["host"].as_array()).flatten().filter_map(Value::as_str);
-    hosts.find(|host| !host.contains(['*', '{']))
+    let mut texts = sets.filter_map(|set| set[key].as_array()).flatten().filter_map(Value::as_str);
+    texts.find(|text| is_plain(text))
 }
 
-/// Either of two options makes the handler retry. Source: `LoadBalancing` of Caddy's reverse proxy.
-fn retries(handler: &Value) -> bool {
-    let balancing = &handler["load_balancing"];
-    ["try_duration", "retries"].iter().any(|key| balancing.get(key).is_some())
+fn children(value: &Value) -> Vec<&Value> {
+    match value {
+        Value::Object(fields) => fields.values().collect(),
+        Value::Array(items) => items.iter().collect(),
+        _ => Vec::new(),
+    }
 }
 
-fn is_fastcgi(handler: &Value) -> bool {
-    handler["transport"]["protocol"] == "fastcgi"
-}
-
-pub fn is_proxy(value: &Value) -> bool {
+fn is_proxy(value: &Value) -> bool {
     value["handler"] == "reverse_proxy"
 }
 
@@ -178,32 +192,33 @@ pub fn unknown_route(
     names: &BTreeSet<String>,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Option<String> {
-    let may_match = |address: &str| {
+    let may_match = |address: &&str| {
         let address = with_variables(address, variable);
         let host = host_and_port(&address).map_or(address.clone(), |(host, _)| host);
         host.contains('{') || names.contains(&host)
     };
-    let mut proxies = Vec::new();
-    collect_proxies(&config["apps"]["http"], &mut proxies);
-    for proxy in proxies {
-        let dials = proxy["upstreams"].as_array().into_iter().flatten().filter_map(|u| u["dial"].as_str());
-        let sources = sources(&proxy["dynamic_upstreams"]);
-        let hosts = sources.iter().filter_map(|source| source["name"].as_str());
-        let mut unresolved = dials.chain(hosts).filter(|address| address.contains('{'));
-        if let Some(address) = unresolved.find(|address| may_match(address)) {
+    let unknown = |Found { handler, .. }: Found| {
+        let dials = handler["upstreams"].as_array().into_iter().flatten().map(|u| &u["dial"]);
+        let sources = sources(&handler["dynamic_upstreams"]);
+        let addresses = dials.chain(sources.iter().map(|source| &source["name"])).filter_map(Value::as_str);
+        if let Some(address) = addresses.filter(|a| a.contains('{')).find(may_match) {
             return Some(format!("its `reverse_proxy {address}` is resolved only when a request arrives"));
         }
-        let plugins = sources.iter().filter_map(|source| source["source"].as_str());
-        if let Some(plugin) = plugins.into_iter().find(|source| !["a", "srv"].contains(source)) {
-            return Some(format!("its `dynamic {plugin}` finds upstreams in an unknown way"));
-        }
-    }
-    let apps = config["apps"].as_object().into_iter().flatten().filter(|(app, _)| *app != "http");
-    let mut addresses =
-        apps.flat_map(|(app, settings)| strings(settings).into_iter().map(move |text| (app, text)));
-    let (app, address) =
-        addresses.find(|(_, text)| host_and_port(text).is_some_and(|(h, _)| names.contains(&h)))?;
-    Some(format!("its app `{app}` names `{address}`"))
+        let plugin =
+            sources.iter().filter_map(|s| s["source"].as_str()).find(|s| !["a", "srv"].contains(s))?;
+        Some(format!("its `dynamic {plugin}` finds upstreams in an unknown way"))
+    };
+    let found = find(&config["apps"]["http"], None, None);
+    found.into_iter().find_map(unknown).or_else(|| other_app(config, names))
+}
+
+/// Description of an app other than `http` that names an address of ours.
+fn other_app(config: &Value, names: &BTreeSet<String>) -> Option<String> {
+    let is_ours = |text: &&str| host_and_port(text).is_some_and(|(host, _)| names.contains(&host));
+    let apps = config["apps"].as_object()?.iter().filter(|(app, _)| *app != "http");
+    let mut named =
+        apps.filter_map(|(app, settings)| Some((app, strings(settings).into_iter().find(is_ours)?)));
+    named.next().map(|(app, address)| format!("its app `{app}` names `{address}`"))
 }
 
 /// Replaces the known variables in an address (`{env.NAME}`) by their values.
@@ -218,19 +233,10 @@ fn with_variables(address: &str, variable: &dyn Fn(&str) -> Option<String>) -> S
     text
 }
 
-/// Collects every `reverse_proxy`, including those behind a switch.
-fn collect_proxies<'a>(value: &'a Value, proxies: &mut Vec<&'a Value>) {
-    let value = behind_switch(value).unwrap_or(value);
-    if is_proxy(value) {
-        proxies.push(value);
-    }
-    children(value).for_each(|child| collect_proxies(child, proxies));
-}
-
 fn strings(value: &Value) -> Vec<&str> {
     match value {
         Value::String(text) => vec![text],
-        _ => children(value).flat_map(strings).collect(),
+        _ => children(value).into_iter().flat_map(strings).collect(),
     }
 }
 
@@ -313,8 +319,7 @@ fn apply(value: &mut Value, change: &dyn Fn(&Value) -> Option<Value>) {
 
 /// Puts a switch in front of a handler; none where the handler routes to none of these names.
 fn add_switch(handler: &Value, names: &BTreeSet<String>, features: &CaddyFeatures) -> Option<Value> {
-    let (upstreams, retries) = (upstreams(handler), retries(handler));
-    let parsed = Handler { public_host: None, upstreams, retries, fastcgi: is_fastcgi(handler) };
+    let parsed = Handler::from(handler);
     let key = parsed.key(names).filter(|_| is_proxy(handler))?;
     let folder = features.switch_folder(&key);
     // A variable keeps the decision, in case a file changes while the request passes through the routes.
@@ -345,7 +350,8 @@ fn bank_handler(
     features: &CaddyFeatures,
 ) -> Vec<Value> {
     let mut copy = handler.clone();
-    remove_ids(&mut copy);
+    // An id may occur only once in a configuration.
+    for_each_value(&mut copy, &|value| _ = value.as_object_mut().map(|fields| fields.remove("@id")));
     keep_upstream_names(&mut copy, &parsed.upstreams, features);
     if let Some(fields) = copy.as_object_mut() {
         fields.remove("dynamic_upstreams");
@@ -388,27 +394,11 @@ fn folder_lookups(bank: &str, features: &CaddyFeatures) -> Value {
     json!({"handler": "subroute", "routes": routes})
 }
 
-/// Removes the ids: an id may occur only once in a configuration.
-fn remove_ids(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            fields.remove("@id");
-            fields.values_mut().for_each(remove_ids);
-        }
-        Value::Array(items) => items.iter_mut().for_each(remove_ids),
-        _ => {}
-    }
-}
-
 /// Keeps the host name that an instance sees. Where the handler sends the only upstream's own name, as a header
 /// or in TLS, the copy has this name instead of the slot's.
 fn keep_upstream_names(copy: &mut Value, upstreams: &[Upstream], features: &CaddyFeatures) {
-    let [only] = upstreams else {
-        return;
-    };
-    let Some(dial) = only.dial() else {
-        return;
-    };
+    let [only] = upstreams else { return };
+    let Some(dial) = only.dial() else { return };
     replace_text(copy, "{http.reverse_proxy.upstream.hostport}", dial);
     replace_text(copy, "{http.reverse_proxy.upstream.host}", &only.host);
     let Some(tls) = copy.pointer_mut("/transport/tls").and_then(Value::as_object_mut) else {
@@ -432,10 +422,19 @@ fn set_at(value: &mut Value, path: &[&str], new: Value) {
 }
 
 fn replace_text(value: &mut Value, placeholder: &str, text: &str) {
+    for_each_value(value, &|value| {
+        if let Value::String(s) = value {
+            *s = s.replace(placeholder, text);
+        }
+    });
+}
+
+/// Changes a value and all values in it.
+fn for_each_value(value: &mut Value, change: &dyn Fn(&mut Value)) {
+    change(value);
     match value {
-        Value::String(s) => *s = s.replace(placeholder, text),
-        Value::Object(fields) => fields.values_mut().for_each(|v| replace_text(v, placeholder, text)),
-        Value::Array(items) => items.iter_mut().for_each(|v| replace_text(v, placeholder, text)),
+        Value::Object(fields) => fields.values_mut().for_each(|v| for_each_value(v, change)),
+        Value::Array(items) => items.iter_mut().for_each(|v| for_each_value(v, change)),
         _ => {}
     }
 }

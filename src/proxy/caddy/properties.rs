@@ -157,8 +157,7 @@ fn handlers_are_parsed_with_and_without_a_switch_in_front() {
                 Handler {
                     public_host: Some(*host).filter(|h| *h == "a.test").map(String::from),
                     upstreams,
-                    retries: false,
-                    fastcgi: false,
+                    ..Handler::default()
                 }
             })
             .collect();

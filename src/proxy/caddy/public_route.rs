@@ -5,66 +5,38 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::config::{behind_switch, children, is_proxy, public_host, upstreams};
+use super::config::{Handler, handlers_in};
 use crate::proxy::public_route::PublicRoute;
 
 /// Public routes to the handlers that route to one of these names; those without TLS first.
 pub fn public_routes(config: &Value, names: &BTreeSet<String>) -> Vec<PublicRoute> {
     let http = &config["apps"]["http"];
-    let setting = |key: &str, port: u64| http[key].as_u64().unwrap_or(port);
-    let (http_port, https_port) = (setting("http_port", 80), setting("https_port", 443));
-    let mut public_routes = Vec::new();
-    for server in http["servers"].as_object().into_iter().flat_map(|s| s.values()) {
-        let listens = server["listen"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let ports: Vec<u16> = listens.filter_map(|l| l.rsplit_once(':')?.1.parse().ok()).collect();
-        let mut requests = Vec::new();
-        collect_hosts_and_paths(&server["routes"], names, (None, None), &mut requests);
-        let has_tls = |port: u16, host: &Option<String>| {
-            let is_explicit = server["tls_connection_policies"].as_array().is_some_and(|p| !p.is_empty());
-            let is_automatic = host.is_some() && server["automatic_https"]["disable"] != true;
-            is_explicit || u64::from(port) == https_port || (is_automatic && u64::from(port) != http_port)
-        };
-        for (host, path) in requests {
-            let public_route = |port: &u16| PublicRoute {
-                port: *port,
-                tls: has_tls(*port, &host),
-                host: host.clone(),
-                path: path.clone().unwrap_or_else(|| "/".into()),
-            };
-            public_routes.extend(ports.iter().map(public_route));
-        }
-    }
+    let servers = http["servers"].as_object().into_iter().flat_map(|servers| servers.values());
+    let mut public_routes: Vec<PublicRoute> =
+        servers.flat_map(|server| routes_of(http, server, names)).collect();
     public_routes.sort_by_key(|r| (r.tls, r.path != "/"));
     public_routes
 }
 
-/// Host and path by which a route matches a request.
-type HostAndPath = (Option<String>, Option<String>);
-
-/// Collects the host and path of each handler under `value` that routes to one of the names.
-fn collect_hosts_and_paths(
-    value: &Value,
-    names: &BTreeSet<String>,
-    parent: HostAndPath,
-    requests: &mut Vec<HostAndPath>,
-) {
-    let value = behind_switch(value).unwrap_or(value);
-    let host = public_host(value).map(String::from).or(parent.0);
-    let path = public_path(value).or(parent.1);
-    if is_proxy(value) && upstreams(value).iter().any(|u| names.contains(&u.host)) {
-        requests.push((host.clone(), path.clone()));
-    }
-    for child in children(value) {
-        collect_hosts_and_paths(child, names, (host.clone(), path.clone()), requests);
-    }
-}
-
-/// Path that the matcher of a route accepts, such as `/shop/` for `/shop/*`.
-fn public_path(route: &Value) -> Option<String> {
-    let sets = route["match"].as_array()?.iter();
-    let mut paths = sets.filter_map(|set| set["path"].as_array()).flatten().filter_map(Value::as_str);
-    let path = paths.find(|p| p.starts_with('/') && !p.contains('{'))?;
-    path.split('*').next().map(String::from)
+fn routes_of(http: &Value, server: &Value, names: &BTreeSet<String>) -> Vec<PublicRoute> {
+    let listens = server["listen"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let ports: Vec<u16> = listens.filter_map(|l| l.rsplit_once(':')?.1.parse().ok()).collect();
+    let is_port = |port: u16, key: &str, default| u64::from(port) == http[key].as_u64().unwrap_or(default);
+    let is_explicit = server["tls_connection_policies"].as_array().is_some_and(|p| !p.is_empty());
+    let is_automatic = server["automatic_https"]["disable"] != true;
+    let has_tls = |port, host: &Option<String>| {
+        let is_automatic = is_automatic && host.is_some() && !is_port(port, "http_port", 80);
+        is_explicit || is_automatic || is_port(port, "https_port", 443)
+    };
+    let public_route = |handler: &Handler, port: u16| PublicRoute {
+        port,
+        tls: has_tls(port, &handler.public_host),
+        host: handler.public_host.clone(),
+        path: handler.public_path.clone().unwrap_or_else(|| "/".into()),
+    };
+    let mut handlers = handlers_in(&server["routes"]);
+    handlers.retain(|handler| handler.upstreams_of(names).next().is_some());
+    handlers.iter().flat_map(|handler| ports.iter().map(|port| public_route(handler, *port))).collect()
 }
 
 #[cfg(test)]

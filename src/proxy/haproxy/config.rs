@@ -6,9 +6,10 @@ use std::ops::RangeInclusive;
 use super::frontend::Frontend;
 use super::server::Server;
 use super::variables::Variables;
+use crate::proxy::kit::version;
 
 /// First version whose runtime API adds servers, and checks them.
-pub const ADDS_SERVERS_SINCE: (u32, u32) = (2, 6);
+pub const ADDS_SERVERS_SINCE: [u32; 2] = [2, 6];
 
 /// The parts of a configuration that matter to a deploy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub struct HaproxyConfig {
     /// Frontends with their routes.
     pub frontends: Vec<Frontend>,
     /// HAProxy's version.
-    pub version: Option<(u32, u32)>,
+    pub version: Option<[u32; 2]>,
     /// No line of the configuration could be read.
     pub is_unreadable: bool,
     /// Hosts of servers that are defined only under a condition (`.if`).
@@ -186,7 +187,7 @@ impl HaproxyConfig {
 impl ConfigReader {
     fn read_line(&mut self, words: &[&str]) {
         match *words {
-            ["@version", ref rest @ ..] => self.config.version = rest.iter().find_map(|w| version(w)),
+            ["@version", ref rest @ ..] => self.config.version = rest.iter().find_map(|w| version::parse(w)),
             ["defaults", ref rest @ ..] => {
                 let name = rest.first().filter(|w| **w != "from").map(|w| bare(w)).unwrap_or_default();
                 let inherited = self.named(rest).unwrap_or_default();
@@ -271,12 +272,6 @@ impl ConfigReader {
         let options = self.current.options.iter().cloned().chain(own).collect();
         self.config.lines.push(ServerLine { backend, name, numbers, host, port, options });
     }
-}
-
-/// Parses `2.6.12-1+deb12u3`.
-pub fn version(text: &str) -> Option<(u32, u32)> {
-    let mut parts = text.split(['.', '-']).map(|p| p.parse().ok());
-    Some((parts.next()??, parts.next()??))
 }
 
 /// Characters of a line before its comment: position, character, and the quote around it. An escaped character counts

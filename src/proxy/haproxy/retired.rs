@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use super::Endpoint;
-use crate::proxy::{InFlight, matches_proc_net, proc_net_hex};
+use crate::proxy::InFlight;
+use crate::proxy::kit::sockets;
 
 /// Time for which a client with an open connection may still send a request, which goes to the previous
 /// rotation.
@@ -18,15 +19,7 @@ const SAME_START: f64 = 0.2;
 /// Script that prints the uptime, and each HAProxy process of the container with its parent and start in ticks
 /// of 10 ms. If several processes run, the script also prints the connections to these addresses.
 pub fn process_script(endpoints: &[Endpoint]) -> String {
-    let remotes: Vec<String> = endpoints.iter().flat_map(|e| &e.addresses).map(proc_net_hex).collect();
-    let connections = match remotes[..] {
-        [] => String::new(),
-        _ => format!(
-            "[ $n -lt 2 ] || grep -hoE ' (0000000000000000FFFF0000)?({}):[0-9A-F]{{4}} 0[1238] ' /proc/net/tcp /proc/net/tcp6 \
-             2>/dev/null | sed 's/^ /@connection /'\n",
-            remotes.join("|")
-        ),
-    };
+    let connections = sockets::listing(&sockets::remotes(endpoints));
     format!(
         "n=0
 for f in /proc/[0-9]*/stat; do
@@ -36,7 +29,8 @@ for f in /proc/[0-9]*/stat; do
   echo \"@process $p $2 ${{20}}\"; n=$((n+1))
 done 2>/dev/null
 read -r up rest < /proc/uptime && echo \"@uptime $up\"
-{connections}"
+[ $n -lt 2 ] || {connections} | sed 's/^ /@connection /'
+"
     )
 }
 
@@ -68,9 +62,7 @@ impl Retired {
     /// Requests to an endpoint: the exact count of the successor, and all connections, which may also be idle
     /// or the successor's.
     pub fn in_flight(&self, endpoint: &Endpoint, exact: usize) -> InFlight {
-        let is_to_endpoint =
-            |remote: &&String| endpoint.addresses.iter().any(|a| matches_proc_net(remote, a));
-        match self.remotes.iter().filter(is_to_endpoint).count() {
+        match sockets::count(&self.remotes, endpoint) {
             0 => InFlight::Exact(exact),
             open => InFlight::AtMost { exact, open, quiet: self.quiet },
         }

@@ -10,6 +10,7 @@ use super::server::Server;
 use super::{Haproxy, TEMPLATE_FIX};
 use crate::docker::CommandResult;
 use crate::error::Error;
+use crate::proxy::kit::version;
 use crate::proxy::{Discovery, Endpoint, RolloutShape, Rotation};
 
 /// Prefix of the names of added servers.
@@ -46,8 +47,10 @@ fn short(id: &str) -> &str {
 pub fn check(haproxy: &Haproxy, output: &CommandResult, shape: &RolloutShape) -> Result<(), Error> {
     check_lines(haproxy, shape)?;
     let has_static_server = shape.names().any(|n| haproxy.static_servers_of(n).next().is_some());
-    let version = version(&output.stdout).filter(|v| has_static_server && *v < config::ADDS_SERVERS_SINCE);
-    let Some((major, minor)) = version else { return Ok(()) };
+    // `Version: 2.6.12-1+deb12u3` of `show info`.
+    let version = output.stdout.lines().find_map(|l| version::parse(l.strip_prefix("Version: ")?));
+    let version = version.filter(|v| has_static_server && *v < config::ADDS_SERVERS_SINCE);
+    let Some([major, minor]) = version else { return Ok(()) };
     let why = format!(
         "HAProxy {major}.{minor} cannot add a server beside a fixed `server` line, 2.6 and later can"
     );
@@ -101,11 +104,6 @@ fn check_options(haproxy: &Haproxy, line: &ServerLine) -> Result<(), Error> {
     );
     let fix = "write it without `;` and variables, or use `server-template`; `--proxy-kind none` deploys without gate and drain";
     Err(haproxy.refused(&"haproxy-option", why, fix))
-}
-
-/// Parses `Version: 2.6.12-1+deb12u3` of `show info`.
-fn version(info: &str) -> Option<(u32, u32)> {
-    config::version(info.lines().find_map(|l| l.strip_prefix("Version: "))?)
 }
 
 impl Haproxy {

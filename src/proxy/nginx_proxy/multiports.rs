@@ -8,7 +8,7 @@ use serde_yaml::{Mapping, Value};
 pub const KEY: &str = "VIRTUAL_HOST_MULTIPORTS";
 
 /// First version of nginx-proxy that reads the variable.
-pub const SINCE: (u32, u32, u32) = (1, 6, 0);
+pub const SINCE: [u32; 3] = [1, 6, 0];
 
 /// A route by host and path.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::template::MARKERS;
 use super::{KEEPALIVE_FILE, KEEPALIVE_MIN_TIMEOUT};
+use crate::proxy::kit::sockets;
 use crate::shell;
 
 /// File for docker-gen's output that nothing reads.
@@ -162,13 +163,6 @@ rm -f \"$config.zd\"
 /// compose-zd polls with this script, so it starts as few programs as possible. `read` skips the NUL at the end
 /// of a process title.
 pub fn state_script(config: &str, remotes: &[String]) -> String {
-    let connections = match remotes {
-        [] => String::new(),
-        _ => format!(
-            "grep -hoE ' (0000000000000000FFFF0000)?({}):[0-9A-F]{{4}} 0[1238] ' /proc/net/tcp /proc/net/tcp6 2>/dev/null\n",
-            remotes.join("|")
-        ),
-    };
     format!(
         "# read the proxy's state
 config={config}
@@ -185,8 +179,10 @@ for p in /proc/[0-9]*; do
   title=; read -r title < $p/cmdline
   echo \"@worker ${{20}} $title\"
 done 2>/dev/null
-{connections}echo @end",
-        config = shell::file(config)
+{connections}
+echo @end",
+        config = shell::file(config),
+        connections = sockets::listing(remotes)
     )
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::override_file;
 use super::{Endpoint, InFlight};
-use crate::proxy::matches_proc_net;
+use crate::proxy::kit::sockets;
 
 /// Longest delay of Traefik in closing an idle connection.
 const SLACK: Duration = Duration::from_millis(500);
@@ -153,5 +153,5 @@ fn parse_connections(body: &str) -> BTreeSet<String> {
 
 fn leads_to(connection: &str, addresses: &[IpAddr]) -> bool {
     let remote = connection.split_once(' ').and_then(|(_, r)| r.split_once(':')).map_or("", |(a, _)| a);
-    addresses.iter().any(|a| matches_proc_net(remote, a))
+    sockets::is_any(remote, addresses)
 }

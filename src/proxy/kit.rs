@@ -1,0 +1,4 @@
+//! Parts that several adapters use.
+
+pub mod sockets;
+pub mod version;
