@@ -210,12 +210,7 @@ impl Dockercloud {
     /// may end between the manager's two look-ups, which would make the manager render a configuration without
     /// servers.
     fn prepare(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Change>, Error> {
-        let unreported = |action| Change {
-            exec: self.run_script(action, &shape.project, &[]),
-            note: String::new(),
-            required: true,
-            failure_note: String::new(),
-        };
+        let unreported = |action| Change::from(self.run_script(action, &shape.project, &[]));
         let output = outputs.first().filter(|_| shape.tune);
         let patch = output.and_then(|output| tcp_migrate::patch(&self.place, output));
         Ok(patch.map(|patch| vec![unreported("freeze"), patch, unreported("release")]).unwrap_or_default())

@@ -301,12 +301,8 @@ impl NginxProxy {
         };
         let mut exec = Exec::sh(&self.generator, install_script(&self.template));
         exec.stdin = Some(patched);
-        Ok(Some(Change {
-            exec,
-            note: format!("{}: added a marker test to {}", self.name(), self.template),
-            required: true,
-            failure_note: String::new(),
-        }))
+        let note = format!("{}: added a marker test to {}", self.name(), self.template);
+        Ok(Some(Change { note, ..exec.into() }))
     }
 
     fn cannot_patch(&self, why: &str) -> Error {

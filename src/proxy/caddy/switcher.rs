@@ -34,7 +34,7 @@ impl Caddy {
             self.load_switches(snapshot, &format!("{reset}{mark}"))
         };
         let note = format!("{}: {}", self.name(), if is_permanent { PERMANENT_NOTE } else { TEMPORARY_NOTE });
-        Some(Change { exec, note, required: true, failure_note: String::new() })
+        Some(Change { note, ..exec.into() })
     }
 
     /// Command that turns every switch to these names. A missing switch, removed by another program, is

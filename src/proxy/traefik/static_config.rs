@@ -29,7 +29,7 @@ pub struct TraefikStaticConfig {
 }
 
 /// An entry point.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EntryPoint {
     pub name: String,
     /// Address as Traefik writes it: `:80`.
@@ -143,13 +143,7 @@ impl TraefikStaticConfig {
             }
         }
         let is_configured = names.iter().any(|n| !n.eq_ignore_ascii_case("traefik"));
-        let default = EntryPoint {
-            name: "http".into(),
-            address: ":80".into(),
-            tls: false,
-            guarded: false,
-            redirects: false,
-        };
+        let default = EntryPoint { name: "http".into(), address: ":80".into(), ..EntryPoint::default() };
         let configured = names.into_iter().filter_map(|name| self.entry_point(name));
         configured.chain((!is_configured).then_some(default)).collect()
     }
