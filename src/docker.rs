@@ -33,7 +33,7 @@ pub use crate::process::{CommandResult, OutputSink};
 use crate::shell;
 use crate::wait::{self, StopSignal};
 use api::ConnectionPool;
-pub use command::DockerCommand;
+pub use command::CommandList;
 use container_shell::ShellPool;
 use endpoint::{EngineAddress, Timeouts, VERSION};
 pub use exec::Exec;
@@ -76,6 +76,8 @@ pub struct Docker {
     guard: Arc<Mutex<Option<Arc<dyn ChangeGuard>>>>,
     /// Signal that ends queries and users' commands in containers.
     stop: StopSignal,
+    /// List of the changes of a dry run, which are not made.
+    list: Option<CommandList>,
 }
 
 /// Reason to stop waiting for a command.
@@ -128,6 +130,7 @@ impl Docker {
             output_sink: None,
             guard: Arc::default(),
             stop: StopSignal::default(),
+            list: None,
         }
     }
 

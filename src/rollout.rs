@@ -1,11 +1,11 @@
 //! Executes a plan, step by step. The plan decides what to do; `deploy` decides what to do about a failure.
 
-pub mod dry_run;
+mod dry_run;
 pub mod restart;
 mod start;
 mod switch;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::Range;
@@ -90,6 +90,8 @@ pub struct Rollout<'a> {
     cut_requests: usize,
     /// Services whose init containers have run.
     initialised: BTreeSet<String>,
+    /// What a dry run cannot list as a command.
+    notes: RefCell<Vec<String>>,
 }
 
 /// Failure of a plan.
@@ -169,6 +171,7 @@ impl<'a> Rollout<'a> {
             cut_requests: 0,
             // Init containers ran before any running new instance.
             initialised: observed.running_new().map(|i| i.service.clone()).collect(),
+            notes: RefCell::default(),
         }
     }
 
@@ -417,7 +420,8 @@ impl<'a> Rollout<'a> {
 
     /// Current state of these containers; the last known one of removed containers.
     fn inspect(&self, keys: &[InstanceKey]) -> Result<Vec<Container>> {
-        let now = self.context.docker.inspect(&self.ids(keys))?;
+        let ids = if self.is_dry_run() { Vec::new() } else { self.ids(keys) };
+        let now = self.context.docker.inspect(&ids)?;
         let as_it_is = |c: &Container| now.iter().find(|n| n.id == c.id).unwrap_or(c).clone();
         Ok(keys.iter().map(|k| as_it_is(&self.containers[k])).collect())
     }
@@ -425,6 +429,9 @@ impl<'a> Rollout<'a> {
     /// Reads all containers again. A starting container may get the address of a dead one, and a crashing one
     /// returns with a new address; an old reading would mix them up.
     fn refresh(&mut self) -> Result<()> {
+        if self.is_dry_run() {
+            return Ok(());
+        }
         let all: Vec<InstanceKey> = self.containers.keys().cloned().collect();
         let now = self.context.docker.inspect(&self.ids(&all))?;
         let mut now: BTreeMap<String, Container> = now.into_iter().map(|c| (c.id.clone(), c)).collect();
@@ -525,6 +532,9 @@ impl<'a> Rollout<'a> {
     }
 
     fn report(&self, event: fn(Names) -> Event, keys: &[InstanceKey]) {
+        if self.is_dry_run() {
+            return;
+        }
         self.context.report.event(event(self.names(keys).into()));
     }
 }

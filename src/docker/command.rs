@@ -1,74 +1,74 @@
-//! Docker commands of a plan, in the form that runs and in the form that a person types.
+//! Commands that a dry run lists instead of running them, in the form that a person types.
 
-use super::compose::{create_words, start_words};
+use std::collections::BTreeMap;
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use super::{Docker, Exec};
 
-/// Docker command of one step.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DockerCommand<'a> {
-    /// Creates instances beside the existing ones, without starting them; `total` counts both.
-    Create {
-        service: &'a str,
-        total: usize,
-    },
-    /// Starts instances through Compose, with its hooks and the secrets it copies in.
-    StartByCompose {
-        service: &'a str,
-        total: usize,
-    },
-    Start(&'a str),
-    Stop(&'a [String]),
-    /// Sets the restart policy of containers.
-    SetRestart {
-        policy: &'a str,
-        names: &'a [String],
-    },
-    Remove(&'a [String]),
-    Exec(&'a Exec),
+/// List of commands that a client did not run.
+#[derive(Debug, Clone, Default)]
+pub struct CommandList {
+    commands: Arc<Mutex<Vec<Vec<String>>>>,
+    /// Names of containers by id: docker accepts both, and people read names.
+    names: Arc<BTreeMap<String, String>>,
 }
 
-impl DockerCommand<'_> {
-    /// Words after `docker`, or after `docker compose` and the project's flags.
-    pub(super) fn words(&self) -> Vec<String> {
-        let all =
-            |verb: &str, names: &[String]| std::iter::once(verb.to_string()).chain(names.to_vec()).collect();
-        match self {
-            DockerCommand::Create { service, total } => create_words(service, *total),
-            DockerCommand::StartByCompose { service, total } => start_words(service, *total),
-            DockerCommand::Start(name) => vec!["start".into(), name.to_string()],
-            DockerCommand::Stop(names) => all("stop", names),
-            DockerCommand::SetRestart { policy, names } => {
-                ["update", "--restart", policy].map(String::from).into_iter().chain(names.to_vec()).collect()
-            }
-            DockerCommand::Remove(names) => all("rm", names),
-            DockerCommand::Exec(exec) => exec.words(),
-        }
+impl CommandList {
+    pub fn new(names: BTreeMap<String, String>) -> CommandList {
+        CommandList { names: Arc::new(names), ..CommandList::default() }
     }
 
-    fn uses_compose(&self) -> bool {
-        matches!(self, DockerCommand::Create { .. } | DockerCommand::StartByCompose { .. })
+    /// Removes and returns the commands so far.
+    pub fn take(&self) -> Vec<Vec<String>> {
+        mem::take(&mut *self.commands.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn push(&self, mut argv: Vec<String>) {
+        // The folder of the program means nothing on another machine.
+        if let Some(name) = argv[0].rsplit('/').next().map(String::from) {
+            argv[0] = name;
+        }
+        let named = argv.into_iter().map(|word| self.names.get(&word).cloned().unwrap_or(word)).collect();
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner).push(named);
     }
 }
 
 impl Docker {
-    /// Command as a person types it: `docker …`. The arguments of a user's own command may hold secrets and are
-    /// left out.
-    pub fn display_argv(&self, command: &DockerCommand) -> Vec<String> {
-        let mut words = match command {
-            DockerCommand::Exec(exec) if exec.private => {
-                let shown = exec.words().len().saturating_sub(exec.argv.len()) + 1;
-                exec.words().into_iter().take(shown).chain(["…".to_string()]).collect()
-            }
-            command => command.words(),
-        };
-        let short: Vec<&str> = words.iter().map(String::as_str).collect();
-        let argv =
-            if command.uses_compose() { self.compose_words(&short) } else { self.docker_words(&short) };
-        words = argv;
-        // The folder of the program means nothing on another machine.
-        if let Some(name) = words[0].rsplit('/').next().map(String::from) {
-            words[0] = name;
+    /// The same client, which lists the changes of a rollout instead of making them.
+    pub fn listing(&self, list: CommandList) -> Docker {
+        Docker { list: Some(list), ..self.clone() }
+    }
+
+    /// True for a client that only lists changes.
+    pub fn only_lists(&self) -> bool {
+        self.list.is_some()
+    }
+
+    /// True if a command is listed instead of run.
+    pub(super) fn lists(&self, words: &[&str]) -> bool {
+        self.list.as_ref().is_some_and(|list| {
+            list.push(self.docker_words(words));
+            true
+        })
+    }
+
+    /// Like [`Docker::lists`], for a command of Compose.
+    pub(super) fn lists_compose(&self, words: &[String]) -> bool {
+        self.list.as_ref().is_some_and(|list| {
+            list.push(self.compose_words(&words.iter().map(String::as_str).collect::<Vec<_>>()));
+            true
+        })
+    }
+
+    /// Like [`Docker::lists`], for a command in a container. The arguments of a user's own command may hold secrets and
+    /// are left out.
+    pub(super) fn lists_exec(&self, exec: &Exec) -> bool {
+        let mut words = exec.words();
+        if exec.private {
+            words.truncate(words.len().saturating_sub(exec.argv.len()) + 1);
+            words.push("…".into());
         }
-        words
+        self.lists(&words.iter().map(String::as_str).collect::<Vec<_>>())
     }
 }

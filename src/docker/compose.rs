@@ -168,6 +168,9 @@ impl Docker {
     }
 
     fn run_compose(&self, words: &[String]) -> Result<()> {
+        if self.lists_compose(words) {
+            return Ok(());
+        }
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         self.compose_checked(&words).map(drop)
     }

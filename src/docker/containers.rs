@@ -9,7 +9,7 @@ use serde_json::json;
 use super::api::{ApiRequest, labelled};
 use super::events::{EventKind, parse_event};
 use super::inspect::Container;
-use super::{CommandResult, Docker, DockerCommand, shown_words};
+use super::{CommandResult, Docker, shown_words};
 
 /// Label with the project that Compose created a container for.
 pub(super) const PROJECT: &str = "com.docker.compose.project";
@@ -78,6 +78,10 @@ impl Docker {
     /// Starts containers, side by side.
     pub fn start(&self, ids: &[String]) -> Result<()> {
         self.check_lease()?;
+        if self.only_lists() {
+            ids.iter().for_each(|id| _ = self.lists(&["start", id]));
+            return Ok(());
+        }
         // One client starts its containers one after the other.
         let some = |ids: &[String]| {
             let words: Vec<&str> = ["start"].into_iter().chain(ids.iter().map(String::as_str)).collect();
@@ -98,8 +102,9 @@ impl Docker {
     /// Sets the restart policy of containers.
     pub fn set_restart(&self, policy: &str, ids: &[String]) -> Result<()> {
         self.check_lease()?;
-        let words = DockerCommand::SetRestart { policy, names: ids }.words();
-        self.checked(&words.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
+        let words = ["update", "--restart", policy].into_iter().chain(ids.iter().map(String::as_str));
+        let words: Vec<&str> = words.collect();
+        if self.lists(&words) { Ok(()) } else { self.checked(&words).map(drop) }
     }
 
     /// Removes stopped containers; their volumes stay.
@@ -114,6 +119,9 @@ impl Docker {
         }
         let mut words = vec![verb];
         words.extend(ids.iter().map(String::as_str));
+        if self.lists(&words) {
+            return Ok(());
+        }
         let result = self.run(&words)?;
         let is_gone = |line: &str| line.to_lowercase().contains("no such container");
         if result.ok() || result.stderr.lines().all(is_gone) {

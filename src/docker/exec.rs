@@ -109,6 +109,9 @@ impl Docker {
     /// # Errors
     /// Docker cannot be started, the engine does not answer, or a signal. The result holds the command's own failure.
     pub fn exec(&self, exec: &Exec) -> Result<CommandResult> {
+        if self.lists_exec(exec) {
+            return Ok(CommandResult { code: Some(0), ..CommandResult::default() });
+        }
         self.exec_until(exec, &|| self.signal().filter(|_| exec.private))
     }
 

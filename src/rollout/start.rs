@@ -31,6 +31,9 @@ const CREATE_RETRIES: usize = 3;
 impl<'a> Rollout<'a> {
     pub(super) fn create(&mut self, service: &str, fresh: &[InstanceKey], total: usize) -> Result<()> {
         let mut result = self.context.docker.create(service, total);
+        if self.is_dry_run() {
+            return result;
+        }
         let mut created_instances = self.created_containers(service)?;
         // Compose also tries to start a paused instance and gives up if it cannot; what it created by then remains.
         let is_paused = self.containers.values().any(|c| c.state.status == "paused");
@@ -112,8 +115,10 @@ impl<'a> Rollout<'a> {
     /// Runs the init containers of a service once, before its first new instance starts.
     fn run_init_containers(&mut self, key: &InstanceKey, by_compose: bool) -> Result<()> {
         let service = self.service(key);
-        let is_due =
-            self.context.runs_jobs && !self.is_best_effort && !self.initialised.contains(&service.name);
+        let is_due = self.context.runs_jobs
+            && !self.is_best_effort
+            && !self.is_dry_run()
+            && !self.initialised.contains(&service.name);
         self.initialised.insert(service.name.clone());
         let its = |c: &&Container| c.compose().is_some_and(|(_, name)| name == service.name);
         // Compose runs them itself if no instance of the service runs.
@@ -169,6 +174,20 @@ impl<'a> Rollout<'a> {
     }
 
     pub(super) fn ready(&mut self, keys: &[InstanceKey]) -> Result<()> {
+        if self.is_dry_run() {
+            self.note_readiness(&keys[0])?;
+        } else {
+            self.wait_until_ready(keys)?;
+        }
+        if self.context.proxies.is_empty() {
+            let new: Vec<InstanceKey> = keys.iter().filter(|k| !self.inside.contains(k)).cloned().collect();
+            self.inside.extend(new);
+            self.admit();
+        }
+        Ok(())
+    }
+
+    fn wait_until_ready(&mut self, keys: &[InstanceKey]) -> Result<()> {
         let settings = &self.service(&keys[0]).settings;
         let candidates = keys.iter().map(|k| self.candidate(k)).collect::<Result<Vec<_>>>()?;
         let report_answer = |candidate: &Candidate, answer: &health::ProbeResult| {
@@ -207,11 +226,6 @@ impl<'a> Rollout<'a> {
             }
             Err(error) => return Err(error),
         }
-        if self.context.proxies.is_empty() {
-            let new: Vec<InstanceKey> = keys.iter().filter(|k| !self.inside.contains(k)).cloned().collect();
-            self.inside.extend(new);
-            self.admit();
-        }
         Ok(())
     }
 
@@ -240,12 +254,18 @@ impl<'a> Rollout<'a> {
     }
 
     pub(super) fn delay(&mut self, time: Duration) -> Result<()> {
+        if self.is_dry_run() {
+            return Ok(());
+        }
         self.context.report.event(Event::Delayed { seconds: time });
         self.pause_watched(time)
     }
 
     /// Waits until the monitor of every rollout of the run is over; all end together.
     pub(super) fn monitor(&mut self) -> Result<()> {
+        if self.is_dry_run() {
+            return Ok(());
+        }
         let monitor = self.context.monitor;
         let remaining = monitor.remaining();
         if !remaining.is_zero() {

@@ -41,6 +41,10 @@ impl<'a> Rollout<'a> {
                 rollout.converge(proxy, Goal::Rotation(rotation))
             })
         })?;
+        if self.is_dry_run() {
+            self.note_confirmations();
+            return Ok(());
+        }
         self.admit();
         let now = Instant::now();
         self.left_rotation_at.retain(|id, _| !self.inside.iter().any(|k| self.containers[k].id == *id));
@@ -123,6 +127,9 @@ impl<'a> Rollout<'a> {
 
     /// Brings a proxy to a goal, while the instances and the witness are checked.
     pub(super) fn converge(&self, proxy: &dyn Proxy, goal: Goal) -> Result<()> {
+        if self.is_dry_run() {
+            return self.list_goal(proxy, &goal);
+        }
         Pursuit::new(self.context.docker, proxy, goal).converge(&self.stop, &|| self.check())
     }
 
@@ -176,6 +183,10 @@ impl<'a> Rollout<'a> {
             keys.iter().try_for_each(|key| self.drain_command(key))?
         } else {
             self.leave_watched_proxies(keys)?
+        }
+        if self.is_dry_run() {
+            self.note_drain(&keys[0]);
+            return Ok(());
         }
         let since =
             keys.iter().filter_map(|k| self.left_rotation_at.get(&self.containers[k].id)).min().copied();
@@ -250,7 +261,7 @@ impl<'a> Rollout<'a> {
     pub fn hand_back(&self) -> Result<()> {
         let others = self.other_addresses()?;
         let all: Vec<InstanceKey> = self.containers.keys().cloned().collect();
-        let existing = self.context.docker.ids()?;
+        let existing = self.existing_ids()?;
         let first = Cell::new(Some(self.inspect(&all)?));
         for proxy in self.context.proxies {
             let now = || first.take().map_or_else(|| self.inspect(&all), Ok);
@@ -258,8 +269,20 @@ impl<'a> Rollout<'a> {
                 let endpoints = endpoints(proxy.as_ref(), now()?.iter());
                 Ok(Discovery { endpoints, existing: existing.clone(), others: others.clone() })
             };
-            converge::hand_back(self.context.docker, proxy.as_ref(), &discovery)?;
+            if self.is_dry_run() {
+                self.list_goal(proxy.as_ref(), &Goal::HandedBack(discovery()?))?;
+            } else {
+                converge::hand_back(self.context.docker, proxy.as_ref(), &discovery)?;
+            }
         }
         Ok(())
+    }
+
+    /// Ids of all containers of the engine; in a dry run with the planned ones.
+    fn existing_ids(&self) -> Result<Vec<String>> {
+        if self.is_dry_run() {
+            return Ok(self.containers.values().map(|c| c.id.clone()).collect());
+        }
+        self.context.docker.ids()
     }
 }

@@ -5,15 +5,18 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::docker::CommandList;
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::error::Error;
 use crate::model::{FailureAction, Update};
 use crate::observe::{TargetReader, TargetSnapshot};
 use crate::observed::{Generation, Instance, InstanceKey, InstanceState, Observed};
-use crate::plan::{self, Cause, DesiredService, Plan, PlanPolicy, RotationState, Stage, Step, Strategy};
+use crate::plan::{
+    self, Cause, DesiredService, Plan, PlanPolicy, PlannedStep as PlanStep, RotationState, Stage, Step,
+    Strategy,
+};
 use crate::report::plan::{PlannedCommand, PlannedStep};
 use crate::report::{Event, Report, Warning};
-use crate::rollout::dry_run::{Preview, PreviewLine};
 use crate::rollout::{Rollout, RolloutContext, RolloutFailure, Tolerance};
 use crate::wait::StopSignal;
 
@@ -162,15 +165,21 @@ impl<'a> TargetRollout<'a> {
         }
         let names: BTreeMap<&InstanceKey, String> =
             bound.iter().map(|(k, c)| (k, self.short_name(c))).collect();
-        let step = |(step, cause): &(Step, Cause), does: Vec<PreviewLine>| PlannedStep {
+        let proxies = self.context.proxies.iter().map(|p| p.container());
+        let titles = bound.values().chain(proxies).map(|c| (c.id.clone(), c.name().to_string()));
+        let list = CommandList::new(titles.filter(|(_, name)| !name.is_empty()).collect());
+        let docker = self.context.docker.listing(list.clone());
+        let context = RolloutContext { docker: &docker, ..self.context };
+        let rollout = Rollout::new(context, self.stop.clone(), &self.start, bound.clone());
+        let actions = rollout.list_steps(&self.plan, &list)?;
+        let step = |((step, cause), actions): (&PlanStep, Vec<PlannedCommand>)| PlannedStep {
             verb: step.verb().into(),
             names: step.keys().iter().map(|k| names[k].clone()).collect(),
             text: step.describe(&|key| names[key].clone()),
             reason: cause.to_string(),
-            actions: does.into_iter().map(PlannedCommand::from).collect(),
+            actions,
         };
-        let previews = Preview::new(self.context, &self.start, bound.clone()).steps(&self.plan)?;
-        Ok(self.plan.steps().into_iter().zip(previews).map(|(s, does)| step(s, does)).collect())
+        Ok(self.plan.steps().into_iter().zip(actions).map(step).collect())
     }
 
     /// Container of an instance to create, with Compose's next number.
@@ -476,15 +485,6 @@ impl<'a> TargetRollout<'a> {
     /// Containers that served at the start.
     pub fn served(&self) -> Vec<&Container> {
         self.start.serving().filter_map(|i| self.rollout.container(&i.key)).collect()
-    }
-}
-
-impl From<PreviewLine> for PlannedCommand {
-    fn from(line: PreviewLine) -> PlannedCommand {
-        match line {
-            PreviewLine::Command(words) => PlannedCommand::Command(words),
-            PreviewLine::Note(text) => PlannedCommand::Note(text),
-        }
     }
 }
 
