@@ -10,6 +10,8 @@ mod dependents;
 mod environment;
 #[path = "cli/hostile.rs"]
 mod hostile;
+#[path = "cli/house.rs"]
+mod house;
 #[path = "cli/locking.rs"]
 mod locking;
 #[path = "cli/monitor.rs"]
