@@ -14,7 +14,7 @@ use crate::model::{Project, Service};
 use crate::observed::{Generation, Instance, InstanceKey, InstanceState, Observed};
 use crate::proxy::converge::Pursuit;
 use crate::proxy::{self, Backend, Goal, InFlight, Proxy};
-use crate::targets::{Target, backend};
+use crate::targets::{Target, backend, is_member};
 use crate::wait::{self, StopSignal, WaitResult};
 
 /// Version that a new instance has.
@@ -324,12 +324,6 @@ impl TargetReader<'_> {
         let prober = Prober::new(self.docker, service.settings.timing.timeout)?;
         Ok(prober.probe(&probe, container).is_ok_and(|result| result.ready))
     }
-}
-
-/// True if a container belongs to one of these services.
-pub fn is_member(project: &Project, container: &Container, services: &[&str]) -> bool {
-    let matches = |(name, service): (&str, &str)| name == project.name && services.contains(&service);
-    container.compose().is_some_and(matches)
 }
 
 /// All proxies of the engine, running or not. The configuration is read only from proxies that share a network with

@@ -23,9 +23,10 @@ use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::finding::{self, Finding};
 use crate::model::{Project, Service};
-use crate::observe::{TargetReader, is_member};
+use crate::observe::TargetReader;
 use crate::proxy::Proxy;
 use crate::targets::Target;
+use crate::targets::is_member;
 
 /// Target with the running containers around it.
 pub struct Surroundings<'a> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::model::{Pair, Project, Service};
 use crate::proxy::{self, Backend, Proxy};
@@ -124,6 +125,12 @@ fn routed_services(project: &Project, proxies: &[Arc<dyn Proxy>]) -> Vec<String>
         (proxy::route_setting(&backend).is_some() && !proxy::is_proxy_image(&s.image)) || is_proxied(&backend)
     };
     project.services.values().filter(routed).map(|s| s.name.clone()).collect()
+}
+
+/// True if a container belongs to one of these services.
+pub fn is_member(project: &Project, container: &Container, services: &[&str]) -> bool {
+    let matches = |(name, service): (&str, &str)| name == project.name && services.contains(&service);
+    container.compose().is_some_and(matches)
 }
 
 /// Backend of a service as the Compose file describes it, which is not running yet.

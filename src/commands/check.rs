@@ -27,6 +27,7 @@ use crate::plan::Plan;
 use crate::preflight;
 use crate::proxy::Proxy;
 use crate::report::Report;
+use crate::targets::is_member;
 use crate::targets::{self, Target};
 use audit_report::{AuditReport, Verdict, VerdictRow};
 use configured_proxies::ConfiguredProxies;
@@ -128,7 +129,7 @@ impl<'a> ProjectFacts<'a> {
 
     /// Instances of a service, running or not.
     fn members(&self, service: &str) -> impl Iterator<Item = &Container> {
-        self.containers.iter().filter(move |c| observe::is_member(self.project, c, &[service]))
+        self.containers.iter().filter(move |c| is_member(self.project, c, &[service]))
     }
 
     fn running(&self, service: &str) -> impl Iterator<Item = &Container> {

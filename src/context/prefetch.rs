@@ -9,9 +9,9 @@ use crate::docker::inspect::Container;
 use crate::git;
 use crate::model::Project;
 use crate::model::args::DeployArgs;
-use crate::observe;
 use crate::proxy::{self, Backend, Proxy};
 use crate::targets::Target;
+use crate::targets::is_member;
 
 /// Label with the folder of a project.
 const FOLDER_LABEL: &str = "com.docker.compose.project.working_dir";
@@ -82,7 +82,7 @@ pub fn for_targets(
 ) {
     for target in targets.iter().filter(|t| matches!(t, Target::Service(_))) {
         let (name, service) = (target.name(), &project.services[target.name()]);
-        let its = containers.iter().filter(|c| observe::is_member(project, c, &[name]));
+        let its = containers.iter().filter(|c| is_member(project, c, &[name]));
         let in_file = service.replicas().map(|n| n as usize);
         docker.prefetch_collateral(name, total(&its.collect::<Vec<_>>(), scale(args, name).or(in_file)));
     }

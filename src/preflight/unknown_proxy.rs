@@ -14,9 +14,9 @@ use crate::docker::Exec;
 use crate::docker::inspect::Container;
 use crate::finding::Finding;
 use crate::model::Service;
-use crate::observe::is_member;
 use crate::proxy::Proxy;
 use crate::shell;
+use crate::targets::is_member;
 
 /// Names of images and first processes of such proxies.
 const PROXIES: [&str; 15] = [

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use crate::docker::inspect::Container;
 use crate::model::{Project, Service};
-use crate::observe::{DesiredVersion, is_member};
+use crate::observe::DesiredVersion;
 use crate::preflight;
 use crate::proxy::Proxy;
+use crate::targets::is_member;
 use crate::targets::{self, Target, backend};
 
 /// Running dependents of the targets that are no targets themselves.

@@ -10,11 +10,11 @@ use anyhow::Result;
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::docker::{Docker, familiar_name};
 use crate::model::{Project, ResolvedProject};
-use crate::observe;
 use crate::release::journal::{Journal, ReleaseDraft};
 use crate::release::{ReleaseRecord, RolloutKind, ServiceRelease};
 use crate::report::{Event, Report};
 use crate::targets::Target;
+use crate::targets::is_member;
 
 /// Label with the Compose files of a container.
 const CONFIG_FILES: &str = "com.docker.compose.project.config_files";
@@ -234,7 +234,7 @@ fn unrecorded<'a>(
     let mut versions = Vec::new();
     for target in targets {
         let services = target.services();
-        let runs = |c: &&Container| c.is_running() && observe::is_member(project, c, &services);
+        let runs = |c: &&Container| c.is_running() && is_member(project, c, &services);
         let running: Vec<&Container> = containers.iter().filter(runs).collect();
         let kinds: BTreeSet<(&str, Option<&str>)> =
             running.iter().map(|c| (c.image_id.as_str(), single_service_hash(c, &services))).collect();
@@ -246,7 +246,7 @@ fn unrecorded<'a>(
         let alike = kinds.len() == 1 && !running.iter().any(|c| known(&c));
         for service in services.iter().filter(|_| alike) {
             let own: Vec<&&Container> =
-                running.iter().filter(|c| observe::is_member(project, c, &[service])).collect();
+                running.iter().filter(|c| is_member(project, c, &[service])).collect();
             let container = own.first().map_or(running[0], |c| c);
             versions.push(RunningVersion {
                 service: service.to_string(),

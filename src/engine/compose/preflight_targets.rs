@@ -11,7 +11,7 @@ use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::finding::{self, Finding};
 use crate::health::ReadinessProbe;
 use crate::model::DependsOnCondition;
-use crate::observe::{self, TargetReader};
+use crate::observe::TargetReader;
 use crate::observed::{Generation, Instance, InstanceState};
 use crate::preflight::readiness::{self, ServingInstance};
 use crate::preflight::{self, Surroundings, proxies};
@@ -19,6 +19,7 @@ use crate::proxy::{RolloutShape, converge};
 use crate::release::RolloutKind;
 use crate::report::{Event, InitialInstance, Warning};
 use crate::targets::Target;
+use crate::targets::is_member;
 
 impl<'a> ComposeRun<'a> {
     /// Preflight checks of a target: the first refusal is an error, and the rest are notes.
@@ -115,8 +116,7 @@ impl<'a> ComposeRun<'a> {
             self.prepared.targets.iter().flat_map(Target::services).chain(jobs).collect();
         let all = self.project().services.keys().map(String::as_str);
         let others: Vec<&str> = all.filter(|s| !deployed.contains(s)).collect();
-        let is_there =
-            self.prepared.containers.iter().any(|c| observe::is_member(self.project(), c, &others));
+        let is_there = self.prepared.containers.iter().any(|c| is_member(self.project(), c, &others));
         if self.kind == RolloutKind::Deploy && is_there { others } else { Vec::new() }
     }
 
@@ -127,8 +127,7 @@ impl<'a> ComposeRun<'a> {
     /// Reports outdated services that this run does not deploy.
     pub fn report_left_alone(&self) -> Result<()> {
         let others = self.unnamed_services();
-        let members =
-            || self.prepared.containers.iter().filter(|c| observe::is_member(self.project(), c, &others));
+        let members = || self.prepared.containers.iter().filter(|c| is_member(self.project(), c, &others));
         if others.is_empty() {
             return Ok(());
         }
@@ -188,7 +187,7 @@ impl<'a> ComposeRun<'a> {
         let targeted: Vec<&str> = self.prepared.targets.iter().flat_map(Target::services).collect();
         let is_up = |service: &str, condition: DependsOnCondition| {
             let mut its =
-                self.prepared.containers.iter().filter(|c| observe::is_member(self.project(), c, &[service]));
+                self.prepared.containers.iter().filter(|c| is_member(self.project(), c, &[service]));
             its.any(|c| c.is_running() || (condition.is_completed() && c.has_completed()))
         };
         let jobs = self.prepared.jobs.all().into_iter();

@@ -20,6 +20,7 @@ use crate::preflight;
 use crate::proxy::Proxy;
 use crate::report::{Event, Warning};
 use crate::request::Request;
+use crate::targets::is_member;
 use crate::targets::{self, Target};
 
 /// Request that is ready to be planned.
@@ -128,7 +129,7 @@ impl Prepared {
         self.desired.forced = self.forced_containers(ctx, request);
         if dependents::any_replaced(project, &self.targets, &self.desired, &self.containers) {
             let services: Vec<&str> = dependents.rolled.iter().flat_map(Target::services).collect();
-            let members = self.containers.iter().filter(|c| observe::is_member(project, c, &services));
+            let members = self.containers.iter().filter(|c| is_member(project, c, &services));
             self.desired.forced.extend(members.map(|c| c.id.clone()));
             self.targets = all;
             self.dependents = dependents;
@@ -143,8 +144,7 @@ impl Prepared {
     /// Containers to replace even if they are up to date: all with `--force`, and those of a killed `--force`.
     fn forced_containers(&self, ctx: &Context, request: &Request) -> BTreeSet<String> {
         let services: Vec<&str> = self.targets.iter().flat_map(Target::services).collect();
-        let members =
-            self.containers.iter().filter(|c| observe::is_member(&request.config.project, c, &services));
+        let members = self.containers.iter().filter(|c| is_member(&request.config.project, c, &services));
         let forced = members.filter(|_| request.args.force).map(|c| c.id.clone());
         let before = ctx.journal.in_progress.iter().flat_map(|h| h.replaced.clone());
         forced.chain(before).collect()

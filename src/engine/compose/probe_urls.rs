@@ -8,11 +8,11 @@ use super::ComposeRun;
 use super::target_rollout::TargetRollout;
 use crate::docker::inspect::Container;
 use crate::error::Error;
-use crate::observe;
 use crate::proxy::public_route::PublicRoute;
 use crate::proxy::{Backend, Proxy};
 use crate::release::WitnessTotals;
 use crate::report::Event;
+use crate::targets::is_member;
 use crate::witness::UrlCandidates;
 use crate::witness::urls::{
     configured_url, is_wanted, lasting_routes, refuse_losses, report_all, unknown_url,
@@ -77,9 +77,7 @@ impl ComposeRun<'_> {
     fn url_candidates(&self, rollout: &TargetRollout, proxy: &dyn Proxy) -> UrlCandidates {
         let settings = &self.project().witness;
         let services = rollout.reader.target.services();
-        let runs = |service: &str, c: &&Container| {
-            c.is_running() && observe::is_member(self.project(), c, &[service])
-        };
+        let runs = |service: &str, c: &&Container| c.is_running() && is_member(self.project(), c, &[service]);
         let routes = services.iter().find_map(|service| {
             let before =
                 self.prepared.containers.iter().find(|c| runs(service, c)).or(rollout.orphans().first())?;
