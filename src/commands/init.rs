@@ -21,6 +21,7 @@ use crate::engine::swarm::{compose_file_of_service, import_service, print_for_sw
 use crate::error::Error;
 use crate::model::args::ComposeArgs;
 use crate::model::{COMPOSE_FILES, EngineKind, FlagLayers, Project, override_name};
+use crate::observe;
 use crate::plugin::program;
 use crate::proxy::Proxy;
 use crate::report::{Report, Warning};
