@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use console::Term;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::event::Event;
 use super::probes::LossCount;
@@ -21,42 +22,42 @@ const LINES_ABOVE: usize = 2;
 pub struct ProgressDisplay {
     start: Instant,
     ticker: Ticker,
-    drawing: Mutex<Drawing>,
+    progress: Mutex<Progress>,
+    /// All lines are one message of a bar.
+    bar: ProgressBar,
     /// Counts the requests of the witness.
     probes: OnceLock<Box<dyn Fn() -> LossCount + Send + Sync>>,
-}
-
-/// Contents of the display, and what the screen shows of them.
-#[derive(Default)]
-struct Drawing {
-    progress: Progress,
-    /// Columns of each drawn line.
-    columns: Vec<usize>,
 }
 
 impl ProgressDisplay {
     /// Creates the display; none if stderr is no terminal that can move its cursor.
     pub fn on_stderr(start: Instant) -> Option<ProgressDisplay> {
         let can_move_cursor = Term::stderr().features().is_attended() && !is_dumb();
-        can_move_cursor.then(|| ProgressDisplay {
-            start,
-            ticker: Ticker::default(),
-            drawing: Mutex::default(),
-            probes: OnceLock::new(),
-        })
+        can_move_cursor.then(|| ProgressDisplay::new(start, ProgressDrawTarget::stderr()))
     }
 
-    fn drawing(&self) -> MutexGuard<'_, Drawing> {
-        self.drawing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn new(start: Instant, target: ProgressDrawTarget) -> ProgressDisplay {
+        let style = ProgressStyle::with_template("{msg}").expect("a valid template");
+        ProgressDisplay {
+            start,
+            ticker: Ticker::default(),
+            progress: Mutex::default(),
+            bar: ProgressBar::with_draw_target(None, target).with_style(style),
+            probes: OnceLock::new(),
+        }
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn apply(&'static self, at: Duration, event: &Event) {
-        let had_begun = self.drawing().progress.has_begun();
-        self.drawing().progress.apply(at, event);
+        let had_begun = self.progress().has_begun();
+        self.progress().apply(at, event);
         if !had_begun && self.is_on() {
-            thread::spawn(|| self.ticker.each(TICK, || self.draw("")));
+            thread::spawn(|| self.ticker.each(TICK, || self.draw(Term::stderr().size())));
         }
-        self.draw("");
+        self.draw(Term::stderr().size());
     }
 
     /// Shows the requests of the witness, which `count` returns.
@@ -66,51 +67,34 @@ impl ProgressDisplay {
 
     /// The display is on the screen.
     pub fn is_on(&self) -> bool {
-        self.drawing().progress.has_begun() && !self.ticker.has_ended()
+        self.progress().has_begun() && !self.ticker.has_ended()
     }
 
     /// Prints a line above the display; false if nothing is displayed.
     pub fn print(&self, text: &str) -> bool {
         let on = self.is_on();
-        self.draw(&format!("{text}\n"));
+        if on {
+            self.bar.println(text);
+        }
         on
     }
 
-    fn draw(&self, above: &str) {
-        let mut drawing = self.drawing();
-        if drawing.progress.has_begun() && !self.ticker.has_ended() {
-            drawing.progress.witness = self.probes.get().map(|count| count());
-            let frame = drawing.frame(self.start.elapsed(), Term::stderr().size(), above);
-            let _ = Term::stderr().write_str(&frame);
+    fn draw(&self, (height, width): (u16, u16)) {
+        let mut progress = self.progress();
+        if progress.has_begun() && !self.ticker.has_ended() {
+            progress.witness = self.probes.get().map(|count| count());
+            let height = usize::from(height).saturating_sub(LINES_ABOVE).max(1);
+            let lines = progress.lines(self.start.elapsed(), usize::from(width).saturating_sub(1), height);
+            let lines = lines.iter().map(|(style, text)| style.apply_to(text).to_string());
+            self.bar.set_message(lines.collect::<Vec<_>>().join("\n"));
         }
     }
 
     /// Removes the display.
     pub fn close(&self) {
-        let mut drawing = self.drawing();
-        let _ = Term::stderr().write_str(&drawing.erase(Term::stderr().size().1.into()));
+        let _progress = self.progress();
         self.ticker.end();
-    }
-}
-
-impl Drawing {
-    /// Output that replaces the drawn lines by `above` and the current lines.
-    fn frame(&mut self, now: Duration, (height, width): (u16, u16), above: &str) -> String {
-        let height = usize::from(height).saturating_sub(LINES_ABOVE).max(1);
-        let lines = self.progress.lines(now, usize::from(width).saturating_sub(1), height);
-        let erased = self.erase(width.into());
-        self.columns = lines.iter().map(|(_, text)| console::measure_text_width(text)).collect();
-        let lines = lines.iter().map(|(style, text)| format!("{}\n", style.apply_to(text)));
-        format!("{erased}{above}{}", lines.collect::<String>())
-    }
-
-    /// Output that erases the drawn lines. The terminal may have another width since, and folds longer lines.
-    fn erase(&mut self, width: usize) -> String {
-        let columns = std::mem::take(&mut self.columns);
-        match columns.iter().map(|c| c.div_ceil(width.max(1)).max(1)).sum::<usize>() {
-            0 => String::new(),
-            rows => format!("\u{1b}[{rows}A\r\u{1b}[J"),
-        }
+        self.bar.finish_and_clear();
     }
 }
 
@@ -121,6 +105,8 @@ fn is_dumb() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use indicatif::InMemoryTerm;
+
     use super::*;
     use crate::report::event::InitialInstance;
 
@@ -135,56 +121,23 @@ mod tests {
         Event::Deploying { target: "app".into(), proxies: vec!["lb".into()], instances }
     }
 
-    /// A drawing, and the screen of its terminal.
-    struct Screen(Drawing, vt100::Parser);
-
-    impl Screen {
-        fn new(names: &[&str]) -> Screen {
-            let mut drawing = Drawing::default();
-            drawing.progress.apply(Duration::ZERO, &deploying(names));
-            Screen(drawing, vt100::Parser::new(10, 80, 0))
-        }
-
-        fn draw(&mut self, width: u16, above: &str) -> String {
-            let frame = self.0.frame(Duration::ZERO, (10, width), above);
-            self.write(&frame)
-        }
-
-        fn erase(&mut self, width: u16) -> String {
-            let erased = self.0.erase(width.into());
-            self.write(&erased)
-        }
-
-        fn write(&mut self, text: &str) -> String {
-            self.1.process(text.replace('\n', "\r\n").as_bytes());
-            self.1.screen().contents().trim_end().into()
-        }
-    }
-
     #[test]
     fn the_display_stays_below_printed_lines_and_is_removed_at_the_end() {
-        let mut screen = Screen::new(&["app-1"]);
+        let screen = InMemoryTerm::new(10, 80);
+        let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
+        let display = ProgressDisplay::new(Instant::now(), target);
+        assert!(!display.print("nothing is displayed yet"));
+        display.progress().apply(Duration::ZERO, &deploying(&["app-1"]));
         let shown = "deploying app  0.0s\n1/1 app-1  in rotation";
-        assert_eq!(screen.draw(80, ""), shown);
-        assert_eq!(screen.draw(80, "warning: one\n"), format!("warning: one\n{shown}"));
-        assert_eq!(screen.draw(80, ""), format!("warning: one\n{shown}"));
-        assert_eq!(screen.draw(80, "two\n"), format!("warning: one\ntwo\n{shown}"));
-        assert_eq!(screen.erase(80), "warning: one\ntwo");
-        assert_eq!(screen.erase(80), "warning: one\ntwo");
-    }
-
-    #[test]
-    fn all_lines_are_erased_even_if_a_narrower_window_folds_them() {
-        let mut screen = Screen::new(&["app-1", &"app-".repeat(12)]);
-        screen.write("above\n");
-        screen.draw(80, "");
-        assert_eq!(screen.erase(80), "above");
-        let erase = |columns: &[usize], width| {
-            Drawing { columns: columns.to_vec(), ..Drawing::default() }.erase(width)
-        };
-        assert_eq!(erase(&[80, 10, 0], 80), "\u{1b}[3A\r\u{1b}[J");
-        assert_eq!(erase(&[80, 10, 0], 40), "\u{1b}[4A\r\u{1b}[J");
-        assert_eq!(erase(&[81], 40), "\u{1b}[3A\r\u{1b}[J");
-        assert_eq!(erase(&[], 40), "");
+        display.draw((10, 80));
+        assert_eq!(screen.contents(), shown);
+        assert!(display.print("warning: one"));
+        assert_eq!(screen.contents(), format!("warning: one\n{shown}"));
+        display.draw((10, 80));
+        assert!(display.print("two"));
+        assert_eq!(screen.contents(), format!("warning: one\ntwo\n{shown}"));
+        display.close();
+        assert_eq!(screen.contents(), "warning: one\ntwo");
+        assert!(!display.is_on());
     }
 }
