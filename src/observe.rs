@@ -338,7 +338,7 @@ pub fn detect(docker: &Docker, project: &Project, containers: &[Container]) -> R
     let is_near =
         |c: &Container| c.networks().any(|n| networks.contains(n)) || named.iter().any(|n| is_named(c, n));
     let one = |proxy: Box<dyn Proxy>| {
-        if is_near(proxy.container()) { with_config(docker, proxy) } else { Ok(proxy.into()) }
+        if proxy.container().is_none_or(is_near) { with_config(docker, proxy) } else { Ok(proxy.into()) }
     };
     proxy::detect(containers).into_iter().map(one).collect()
 }
@@ -348,7 +348,7 @@ fn is_named(container: &Container, name: &str) -> bool {
 }
 
 fn with_config(docker: &Docker, mut proxy: Box<dyn Proxy>) -> Result<Arc<dyn Proxy>> {
-    if let Some(exec) = proxy.introduction().filter(|_| proxy.container().is_running()) {
+    if let Some(exec) = proxy.introduction().filter(|_| proxy.is_running()) {
         proxy.learn(&docker.query(&exec.with_limit(CONFIG_TIMEOUT))?);
     }
     Ok(proxy.into())
@@ -372,8 +372,7 @@ pub fn proxies_of(
         _ => {}
     }
     let backends = backends(project, target, containers);
-    let is_in_front =
-        |p: &&Arc<dyn Proxy>| p.container().is_running() && backends.iter().any(|b| p.routes_to(b));
+    let is_in_front = |p: &&Arc<dyn Proxy>| p.is_running() && backends.iter().any(|b| p.routes_to(b));
     Ok(all.iter().filter(is_in_front).cloned().collect())
 }
 
@@ -409,7 +408,7 @@ fn named_proxy(
     if let Some(kind) = kind {
         return with_config(docker, proxy::declared(kind, container)?);
     }
-    all.iter().find(|p| p.container().id == container.id).cloned().ok_or_else(|| {
+    all.iter().find(|p| p.is_in(container)).cloned().ok_or_else(|| {
         Error::usage(format!("`{name}` is not a known proxy"))
             .hint("set its kind with `x-zd.proxy.kind` or `--proxy-kind`")
             .rule(&"unknown-proxy-kind")
@@ -433,7 +432,7 @@ pub fn probe(
         routed: proxy.is_some(),
         port: route.port,
         host: route.host.as_deref(),
-        container: proxy.map(|p| p.container()),
+        container: proxy.and_then(|p| p.container()),
         not_http: route.not_http,
     };
     health::choose_probe(&service.name, service.settings.http.as_ref(), container, target)

@@ -4,6 +4,7 @@
 pub mod caddy;
 pub mod converge;
 pub mod dockercloud;
+pub mod effects;
 pub mod haproxy;
 pub mod kit;
 pub mod nginx_proxy;
@@ -22,6 +23,7 @@ use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
 use crate::error::Error;
 use crate::finding::Finding;
+pub use effects::{Change, Query};
 use public_route::PublicRoute;
 
 /// Instance or other container to which a proxy routes.
@@ -79,7 +81,9 @@ pub fn endpoints<'c>(proxy: &dyn Proxy, containers: impl Iterator<Item = &'c Con
         name: c.name().into(),
         names: c.names(),
         service: c.compose().map(|(_, service)| service.to_string()).unwrap_or_default(),
-        addresses: c.addresses_reached_from(proxy.container()),
+        addresses: proxy
+            .container()
+            .map_or_else(|| c.addresses().collect(), |own| c.addresses_reached_from(own)),
         port: proxy.route_to(&Backend::from(c)).port,
         labels: c.config.labels.clone(),
         unhealthy: c.is_unhealthy(),
@@ -247,24 +251,6 @@ impl Next {
     }
 }
 
-/// Change of a running proxy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    pub exec: Exec,
-    /// Line for the report; empty for a change that does not last.
-    pub note: String,
-    /// True if gate and drain need this change, so that its failure ends the deploy.
-    pub required: bool,
-    /// Warning for the failure of an optional change; empty to report Docker's own message.
-    pub failure_note: String,
-}
-
-impl From<Exec> for Change {
-    fn from(exec: Exec) -> Self {
-        Change { exec, note: String::new(), required: true, failure_note: String::new() }
-    }
-}
-
 /// Abilities of a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Abilities {
@@ -282,6 +268,8 @@ pub struct Abilities {
     pub late_requests: Duration,
     /// Longest wait for the proxy's own discovery to find the instances.
     pub discovery_timeout: Duration,
+    /// Interval at which a reached goal is pursued again, for a proxy whose state expires.
+    pub renewal: Option<Duration>,
 }
 
 impl Default for Abilities {
@@ -292,6 +280,7 @@ impl Default for Abilities {
             gives_addresses: false,
             late_requests: Duration::ZERO,
             discovery_timeout: Duration::from_secs(30),
+            renewal: None,
         }
     }
 }
@@ -408,17 +397,59 @@ impl From<&Container> for Backend {
     }
 }
 
+/// Place where a proxy runs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Place<'a> {
+    Container(&'a ProxyContainer),
+    /// Process on this machine, outside containers.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "adapters of plain nginx and of published ports use it")
+    )]
+    HostProcess {
+        title: &'a str,
+        pid: u32,
+    },
+    /// Published port of a service, which the engine itself forwards.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "adapters of plain nginx and of published ports use it")
+    )]
+    Port {
+        title: &'a str,
+        service: &'a str,
+    },
+}
+
+impl<'a> Place<'a> {
+    /// Kind and container name, process or service, for messages.
+    pub fn name(&self) -> String {
+        match self {
+            Place::Container(place) => place.name(),
+            Place::HostProcess { title, pid } => format!("{title} (process {pid})"),
+            Place::Port { title, service } => format!("{title} of `{service}`"),
+        }
+    }
+
+    pub fn container(self) -> Option<&'a Container> {
+        match self {
+            Place::Container(place) => Some(&place.container),
+            Place::HostProcess { .. } | Place::Port { .. } => None,
+        }
+    }
+}
+
 /// Container of a proxy. Its networks decide which instances the proxy can reach.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Place {
+pub struct ProxyContainer {
     /// Kind of the proxy, for messages.
     pub title: &'static str,
     pub container: Container,
 }
 
-impl Place {
+impl ProxyContainer {
     pub fn new(title: &'static str, container: &Container) -> Self {
-        Place { title, container: container.clone() }
+        ProxyContainer { title, container: container.clone() }
     }
 
     /// Kind and container name, for messages.
@@ -441,7 +472,7 @@ impl Place {
         backend.networks.iter().any(|n| self.container.networks().any(|own| own == n))
     }
 
-    /// Like [`Place::reaches`]; a container on the host's own network reaches all.
+    /// Like [`ProxyContainer::reaches`]; a container on the host's own network reaches all.
     pub fn reaches_via_host(&self, backend: &Backend) -> bool {
         let is_on_host = self.container.networks().any(|own| own == "host");
         self.reaches(backend) || (is_on_host && !backend.networks.is_empty())
@@ -463,15 +494,24 @@ pub struct RouteInfo {
 
 /// Proxy in front of some services, with its configuration.
 pub trait Proxy: Send + Sync {
-    fn place(&self) -> &Place;
+    fn place(&self) -> Place<'_>;
 
-    /// Kind and container name, for messages.
+    /// Name of the place, for messages.
     fn name(&self) -> String {
         self.place().name()
     }
 
-    fn container(&self) -> &Container {
-        &self.place().container
+    /// Container of the proxy, unless it runs outside containers.
+    fn container(&self) -> Option<&Container> {
+        self.place().container()
+    }
+
+    fn is_in(&self, container: &Container) -> bool {
+        self.container().is_some_and(|own| own.id == container.id)
+    }
+
+    fn is_running(&self) -> bool {
+        self.container().is_none_or(Container::is_running)
     }
 
     /// True if the proxy's discovery routes to this backend.
@@ -514,8 +554,8 @@ pub trait Proxy: Send + Sync {
 
     fn abilities(&self) -> Abilities;
 
-    /// Commands that read what [`Proxy::advance`] needs for the goal.
-    fn queries(&self, goal: &Goal) -> Vec<Exec>;
+    /// Queries for what [`Proxy::advance`] needs for the goal.
+    fn queries(&self, goal: &Goal) -> Vec<Query>;
 
     /// State of the running proxy by the answers to [`Proxy::queries`], and the next step towards the goal.
     ///
@@ -523,8 +563,8 @@ pub trait Proxy: Send + Sync {
     /// An answer that cannot be parsed, and a goal that the proxy cannot reach, with the fix.
     fn advance(&self, answers: &[CommandResult], goal: &Goal) -> Result<(ProxyState, Next), Error>;
 
-    /// Command that collects the reasons why the proxy does not confirm a rotation.
-    fn diagnose(&self) -> Exec;
+    /// Query for the reasons why the proxy does not confirm a rotation.
+    fn diagnose(&self) -> Query;
 
     /// Details of the error, from the output of `diagnose`.
     fn diagnosis(&self, output: &CommandResult) -> String {
@@ -594,6 +634,14 @@ mod tests {
 
     fn endpoint(id: &str) -> Endpoint {
         Endpoint { id: id.into(), ..Endpoint::default() }
+    }
+
+    #[test]
+    fn a_place_outside_containers_has_a_name_and_no_container() {
+        let process = Place::HostProcess { title: "nginx", pid: 7 };
+        let port = Place::Port { title: "port", service: "app" };
+        assert_eq!([process.name(), port.name()], ["nginx (process 7)", "port of `app`"]);
+        assert!(process.container().is_none() && port.container().is_none());
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::health::monitor::{Monitor, MonitorFailure};
 use crate::model::{LifecycleHook, Project, Service};
 use crate::observed::{InstanceKey, Observed};
 use crate::plan::{Plan, Step};
-use crate::proxy::converge::Pursuit;
+use crate::proxy::converge::{Keeper, Pursuit};
 use crate::proxy::{Endpoint, Goal, Proxy, Rotation, endpoints};
 use crate::report::event::Names;
 use crate::report::{Event, Report, StepEvent, Warning};
@@ -92,6 +92,8 @@ pub struct Rollout<'a> {
     initialised: BTreeSet<String>,
     /// What a dry run cannot list as a command.
     notes: RefCell<Vec<String>>,
+    /// Goals of proxies whose state expires.
+    keeper: Keeper<'a>,
 }
 
 /// Failure of a plan.
@@ -172,6 +174,7 @@ impl<'a> Rollout<'a> {
             // Init containers ran before any running new instance.
             initialised: observed.running_new().map(|i| i.service.clone()).collect(),
             notes: RefCell::default(),
+            keeper: Keeper::default(),
         }
     }
 
@@ -180,6 +183,7 @@ impl<'a> Rollout<'a> {
         self.tolerance = tolerance;
         (self.left_rotation_at, self.cut_requests) = (other.left_rotation_at, other.cut_requests);
         self.initialised.extend(other.initialised);
+        self.keeper = other.keeper;
     }
 
     /// From here on no failure and no unready instance ends the plan.
@@ -314,11 +318,13 @@ impl<'a> Rollout<'a> {
         }
     }
 
-    /// Fails if a monitored instance has failed, also one of another rollout. An undo goes on with what there is.
+    /// Renews what expires. Fails if a monitored instance has failed, also one of another rollout. An undo goes on with
+    /// what there is.
     fn check(&self) -> Result<()> {
         if let Some(error) = self.context.docker.lost_lease() {
             return Err(error.into());
         }
+        self.keeper.renew()?;
         if self.is_best_effort {
             return Ok(());
         }

@@ -52,8 +52,7 @@ pub fn select(
     } else {
         named.to_vec()
     };
-    if let Some(proxy) = stopped_proxy(project, proxies).filter(|_| names.is_empty()) {
-        let (name, container) = (proxy.name(), proxy.container());
+    if let Some((name, container)) = stopped_proxy(project, proxies).filter(|_| names.is_empty()) {
         let status = &container.state.status;
         return Err(Error::unchanged(format!("{name} is {status}, so its routes cannot be read"))
             .hint(container.remedy())
@@ -110,11 +109,14 @@ pub fn sort_by_dependencies(project: &Project, targets: &mut Vec<Target>) {
     *targets = sorted;
 }
 
-/// Proxy of this project that does not run.
-pub fn stopped_proxy<'p>(project: &Project, proxies: &'p [Arc<dyn Proxy>]) -> Option<&'p Arc<dyn Proxy>> {
-    let is_own =
-        |p: &&Arc<dyn Proxy>| p.container().label("com.docker.compose.project") == Some(&project.name);
-    proxies.iter().find(|p| is_own(p) && !p.container().is_running())
+/// Name and container of a proxy of this project that does not run.
+pub fn stopped_proxy<'p>(
+    project: &Project,
+    proxies: &'p [Arc<dyn Proxy>],
+) -> Option<(String, &'p Container)> {
+    let is_own = |c: &Container| c.label("com.docker.compose.project") == Some(&project.name);
+    let places = proxies.iter().filter_map(|p| Some((p.name(), p.container()?)));
+    places.into_iter().find(|(_, c)| is_own(c) && !c.is_running())
 }
 
 fn routed_services(project: &Project, proxies: &[Arc<dyn Proxy>]) -> Vec<String> {

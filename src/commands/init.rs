@@ -288,7 +288,7 @@ impl InitContext {
         let networks: BTreeSet<&str> =
             project.services.values().flat_map(|s| s.networks.iter().map(String::as_str)).collect();
         let is_foreign = |p: &&Arc<dyn Proxy>| {
-            let container = p.container();
+            let Some(container) = p.container() else { return false };
             // Proxies of this project are found in its file.
             let is_own = container.compose().is_some_and(|(name, _)| name == project.name);
             !is_own && container.is_running() && container.networks().any(|n| networks.contains(n))

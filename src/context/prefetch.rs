@@ -45,12 +45,13 @@ impl<'a> NearbyContainers<'a> {
         let members: Vec<&Container> = containers.iter().filter(is_ours).collect();
         let networks: BTreeSet<&str> = members.iter().flat_map(|c| c.networks()).collect();
         let near = |c: &Container| c.is_running() && c.networks().any(|n| networks.contains(n));
-        let proxies = proxy::detect(containers).into_iter().filter(|p| near(p.container())).collect();
+        let mut proxies = proxy::detect(containers);
+        proxies.retain(|p| p.container().is_some_and(near));
         NearbyContainers { members, proxies }
     }
 
     fn proxy_ids(&self) -> Vec<String> {
-        self.proxies.iter().map(|p| p.container().id.clone()).collect()
+        self.proxies.iter().filter_map(|p| Some(p.container()?.id.clone())).collect()
     }
 
     /// Service that will most likely be deployed: the only named one, else the only routed one, else the only one.

@@ -96,7 +96,7 @@ impl Docker {
 
     /// Stops containers side by side, each with its own signal and grace period.
     pub fn stop(&self, ids: &[String]) -> Result<()> {
-        self.run_on_all("stop", ids)
+        self.run_on_all(&["stop"], ids)
     }
 
     /// Sets the restart policy of containers.
@@ -109,15 +109,15 @@ impl Docker {
 
     /// Removes stopped containers; their volumes stay.
     pub fn remove(&self, ids: &[String]) -> Result<()> {
-        self.run_on_all("rm", ids)
+        self.run_on_all(&["rm"], ids)
     }
 
-    fn run_on_all(&self, verb: &str, ids: &[String]) -> Result<()> {
+    pub(super) fn run_on_all(&self, verb: &[&str], ids: &[String]) -> Result<()> {
         self.check_lease()?;
         if ids.is_empty() {
             return Ok(());
         }
-        let mut words = vec![verb];
+        let mut words = verb.to_vec();
         words.extend(ids.iter().map(String::as_str));
         if self.lists(&words) {
             return Ok(());

@@ -7,17 +7,12 @@ use super::{Surroundings, unknown_proxy};
 use crate::docker::inspect::Container;
 use crate::finding::Finding;
 use crate::model::Service;
-use crate::proxy::kit::sockets;
-
-/// Value of `st` for an established connection, and for a listening socket. Source: the kernel's
-/// `include/net/tcp_states.h`.
-const ESTABLISHED: &str = "01";
-const LISTENING: &str = "0A";
+use crate::proxy::kit::sockets::{self, ESTABLISHED, LISTENING};
 
 /// Notes about containers with connections to an instance that bypass every proxy. A stop of the instance cuts
 /// these off.
 pub fn findings(around: &Surroundings) -> Vec<Finding> {
-    let has_adapter = |c: &Container| around.proxies.iter().any(|p| p.container().id == c.id);
+    let has_adapter = |c: &Container| around.proxies.iter().any(|p| p.is_in(c));
     let is_proxy = |c: &Container| has_adapter(c) || unknown_proxy::is_candidate(c, around.proxies);
     let clients = around.others().filter(|c| !is_proxy(c));
     let connected_instance = |client: &Container| around.members().find(|c| is_open(around, c, client));
@@ -41,18 +36,13 @@ pub fn instance_of(around: &Surroundings, service: &Service, client: &Container)
 /// True if an instance of a service may take requests: it listens at an address that others reach, as far as known.
 pub fn may_listen(around: &Surroundings, service: &Service) -> bool {
     let is_elsewhere = around.reader.docker.is_remote();
-    around.instances(&service.name).any(|c| is_elsewhere || may_be_reached(&sockets(c)))
+    around.instances(&service.name).any(|c| is_elsewhere || may_be_reached(&table_of(c)))
 }
 
 fn may_be_reached(table: &str) -> bool {
     let is_loopback =
         |address: &str| address.ends_with("7F") || address == "00000000000000000000000001000000";
-    let listens = |line: &str| {
-        let mut words = line.split_whitespace().skip(1);
-        let address = words.next().and_then(|word| word.rsplit_once(':')).map_or("", |(address, _)| address);
-        words.nth(1) == Some(LISTENING) && !is_loopback(address)
-    };
-    table.is_empty() || table.lines().any(listens)
+    table.is_empty() || sockets::parse(table).any(|s| s.state == LISTENING && !is_loopback(s.address))
 }
 
 fn is_open(around: &Surroundings, instance: &Container, client: &Container) -> bool {
@@ -60,29 +50,22 @@ fn is_open(around: &Surroundings, instance: &Container, client: &Container) -> b
     if addresses.is_empty() || around.reader.docker.is_remote() {
         return false;
     }
-    let clients = clients_of(&sockets(instance));
+    let clients = clients_of(&table_of(instance));
     clients.iter().any(|client| sockets::is_any(client, &addresses))
 }
 
 /// Socket table of a container on this machine, by the kernel.
-fn sockets(instance: &Container) -> String {
-    let table = |name: &str| std::fs::read_to_string(format!("/proc/{}/net/{name}", instance.state.pid));
+fn table_of(instance: &Container) -> String {
     let runs_here = instance.state.pid > 1;
-    ["tcp", "tcp6"].iter().filter(|_| runs_here).filter_map(|name| table(name).ok()).collect()
+    if runs_here { sockets::table_of(instance.state.pid) } else { String::new() }
 }
 
 /// Addresses of the clients of listening ports, as the kernel writes them.
 fn clients_of(table: &str) -> BTreeSet<String> {
-    let rows = || {
-        table.lines().filter_map(|line| {
-            let mut words = line.split_whitespace().skip(1);
-            Some((words.next()?.rsplit_once(':')?.1, words.next()?.rsplit_once(':')?.0, words.next()?))
-        })
-    };
-    let listens: BTreeSet<&str> =
-        rows().filter(|(.., state)| *state == LISTENING).map(|(port, ..)| port).collect();
-    let open = rows().filter(|(port, _, state)| *state == ESTABLISHED && listens.contains(port));
-    open.map(|(_, client, _)| client.to_string()).collect()
+    let in_state = |state| sockets::parse(table).filter(move |socket| socket.state == state);
+    let listens: BTreeSet<&str> = in_state(LISTENING).map(|socket| socket.port).collect();
+    let open = in_state(ESTABLISHED).filter(|socket| listens.contains(socket.port));
+    open.map(|socket| socket.remote_address.to_string()).collect()
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ fn shared_namespace(around: &Surroundings, other: &Container) -> Option<Finding>
 
 /// Finding for `links: [app]`: the engine resolves the alias to one container only.
 fn linked(around: &Surroundings, other: &Container) -> Option<Finding> {
-    let is_proxy = around.proxies.iter().any(|p| p.container().id == other.id);
+    let is_proxy = around.proxies.iter().any(|p| p.is_in(other));
     let own = |(target, alias)| Some((around.members().find(|c: &&Container| c.name() == target)?, alias));
     let (instance, alias) = other.link_aliases().filter(|_| !is_proxy).find_map(own)?;
     let (_, service) = instance.compose()?;
@@ -51,7 +51,7 @@ fn linked(around: &Surroundings, other: &Container) -> Option<Finding> {
 
 /// Finding for a container's name in a variable or an argument, as in `API_URL=http://p-app-1:3000`.
 fn named_instance(around: &Surroundings, other: &Container) -> Option<Finding> {
-    if around.proxies.iter().any(|p| p.container().id == other.id) {
+    if around.proxies.iter().any(|p| p.is_in(other)) {
         return None;
     }
     let texts = || other.config.env.iter().chain(&other.args);

@@ -52,16 +52,15 @@ pub fn stopped(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -
     let has_claim = services.iter().any(|s| proxy::route_setting(&backend(project, s)).is_some());
     let routes = |p: &&Arc<dyn Proxy>| services.iter().any(|s| p.routes_to(&backend(project, s)));
     let mut fronting = proxies.iter().filter(routes);
-    if fronting.clone().any(|p| p.container().is_running()) {
+    if fronting.clone().any(|p| p.is_running()) {
         return None;
     }
     // The routes of a stopped proxy are unknown, because its configuration cannot be read.
     let near = || proxies.iter().find(|p| may_route_to(project, &services, p.as_ref()));
     let own = project.services.values().find(|s| has_claim && proxy::is_proxy_image(&s.image));
-    let (problem, remedy) = match (fronting.next().or_else(near), own) {
-        (Some(proxy), _) => {
-            (format!("{} is {}", proxy.name(), proxy.container().state.status), proxy.container().remedy())
-        }
+    let place = |proxy: &Arc<dyn Proxy>| Some((proxy.name(), proxy.container()?.clone()));
+    let (problem, remedy) = match (fronting.next().or_else(near).and_then(place), own) {
+        (Some((name, container)), _) => (format!("{name} is {}", container.state.status), container.remedy()),
         (None, Some(own)) => (
             format!("the proxy `{}` of this project does not run", own.name),
             format!("start it with `docker compose up --detach --no-deps {}`", own.name),
@@ -78,7 +77,7 @@ fn names_proxy(service: &Service) -> bool {
 
 /// True if a stopped proxy of the project shares a network with one of these services.
 fn may_route_to(project: &Project, services: &[&Service], proxy: &dyn Proxy) -> bool {
-    let container = proxy.container();
+    let Some(container) = proxy.container() else { return false };
     let is_own = container.compose().is_some_and(|(name, _)| name == project.name);
     is_own && !container.is_running() && services.iter().any(|s| shares_network(container, s))
 }
@@ -112,7 +111,7 @@ pub fn route_not_found(around: &Surroundings) -> Option<Finding> {
 pub fn out_of_reach(around: &Surroundings) -> Vec<Finding> {
     let pairs = around.services().into_iter().flat_map(|s| around.fronting.iter().map(move |p| (s, p)));
     let is_unreachable = |(service, proxy): &(&Service, &Arc<dyn Proxy>)| {
-        let container = proxy.container();
+        let Some(container) = proxy.container() else { return false };
         let mut networks = container.networks().peekable();
         // A proxy on the host's own network reaches every container.
         let is_anywhere = networks.peek().is_none() || networks.any(|network| network == "host");
@@ -131,7 +130,7 @@ fn network_apart(service: &Service, proxy: &dyn Proxy) -> Finding {
     let hint = format!(
         "put `services.{name}` on a network of the proxy, or connect the proxy first: `docker network connect {} {}`",
         service.networks[0],
-        proxy.container().name()
+        proxy.container().map_or("", Container::name)
     );
     Finding::unchanged("network-apart", message, hint).of_service(name)
 }

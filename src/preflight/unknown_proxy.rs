@@ -66,7 +66,7 @@ pub fn findings(around: &Surroundings) -> Result<Vec<Finding>> {
     for proxy in around.containers.iter().filter(|c| c.is_running()) {
         let near = |s: &&Service| !is_member(project, proxy, &[&s.name]) && reaches(proxy, s);
         let services: Vec<&Service> = services.iter().copied().filter(near).collect();
-        let adapter = around.proxies.iter().find(|p| p.container().id == proxy.id);
+        let adapter = around.proxies.iter().find(|p| p.is_in(proxy));
         if services.is_empty() || (adapter.is_none() && !is_candidate(proxy, around.proxies)) {
             continue;
         }
@@ -82,7 +82,7 @@ fn finding_of(
     adapter: Option<&dyn Proxy>,
     services: &[&Service],
 ) -> Result<Option<Finding>> {
-    let is_in_front = around.fronting.iter().any(|p| p.container().id == proxy.id);
+    let is_in_front = around.fronting.iter().any(|p| p.is_in(proxy));
     let files = adapter.map(|a| a.route_files()).unwrap_or_default();
     let places = if is_in_front { files } else { [config_paths(proxy), files].concat() };
     let routes = read_routes(around, proxy, services, &places)?;
@@ -107,7 +107,7 @@ fn finding_of(
 }
 
 pub fn is_candidate(container: &Container, known: &[Arc<dyn Proxy>]) -> bool {
-    let is_known = known.iter().any(|p| p.container().id == container.id);
+    let is_known = known.iter().any(|p| p.is_in(container));
     container.is_running() && !is_known && is_proxy(container)
 }
 
@@ -251,7 +251,7 @@ fn undrained_route(service: &Service, proxy: &Container, evidence: &str) -> Find
 /// Refusal, or a note if another proxy is in front or nothing listens.
 fn doubtful_route(around: &Surroundings, service: &Service, proxy: &Container, why: &str) -> Finding {
     let (name, proxy_name) = (&service.name, proxy.name());
-    let is_behind_another = around.fronting.iter().any(|p| p.container().id != proxy.id);
+    let is_behind_another = around.fronting.iter().any(|p| !p.is_in(proxy));
     if is_behind_another || !connections::may_listen(around, service) {
         let message = format!(
             "`{proxy_name}` shares a network with `{name}`, and {why}: if it routes to `{name}`, it may keep sending requests to the \

@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::kit::version;
 use super::{
     Abilities, Adapter, Audit, Backend, Change, Endpoint, FileLookup, Goal, Next, Place, Planned, Proxy,
-    ProxyState, RolloutShape, Rotation, RouteInfo, boxed, tcp_migrate,
+    ProxyContainer, ProxyState, Query, RolloutShape, Rotation, RouteInfo, boxed, tcp_migrate,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -36,7 +36,7 @@ const SHORT_REFRESH: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Caddy {
-    place: Place,
+    place: ProxyContainer,
     /// True for caddy-docker-proxy, which generates its configuration from the labels of the running containers.
     by_labels: bool,
     settings: CaddyConfig,
@@ -84,7 +84,7 @@ impl Caddy {
     pub fn new(container: &Container) -> Self {
         let by_labels = container.args.iter().any(|a| a == "docker-proxy")
             || container.config.image.contains("caddy-docker-proxy");
-        Caddy { place: Place::new("caddy", container), by_labels, settings: CaddyConfig::default() }
+        Caddy { place: ProxyContainer::new("caddy", container), by_labels, settings: CaddyConfig::default() }
     }
 
     /// Configuration file, which `--config` may name.
@@ -308,8 +308,8 @@ fn mentions(file: &str, names: &[String]) -> bool {
 }
 
 impl Proxy for Caddy {
-    fn place(&self) -> &Place {
-        &self.place
+    fn place(&self) -> Place<'_> {
+        Place::Container(&self.place)
     }
 
     fn routes_to(&self, backend: &Backend) -> bool {
@@ -371,10 +371,10 @@ impl Proxy for Caddy {
         Abilities { discovery_timeout, ..default }
     }
 
-    fn queries(&self, goal: &Goal) -> Vec<Exec> {
+    fn queries(&self, goal: &Goal) -> Vec<Query> {
         match goal {
-            Goal::Patched(_) => self.inspect(),
-            _ => vec![self.question(&goal.endpoints())],
+            Goal::Patched(_) => vec![self.question(&[]).into(), tcp_migrate::query(&self.place).into()],
+            _ => vec![self.question(&goal.endpoints()).into()],
         }
     }
 
@@ -393,8 +393,8 @@ impl Proxy for Caddy {
         Ok((state, next))
     }
 
-    fn diagnose(&self) -> Exec {
-        self.place.sh(scripts::diagnosis_script(self.features()))
+    fn diagnose(&self) -> Query {
+        self.place.sh(scripts::diagnosis_script(self.features())).into()
     }
 }
 
@@ -421,10 +421,6 @@ impl Caddy {
         backends.iter().try_for_each(|b| self.check_handlers(b, &future_names))?;
         self.check_sides(backends)?;
         Ok(self.risks(backends))
-    }
-
-    fn inspect(&self) -> Vec<Exec> {
-        vec![self.question(&[]), tcp_migrate::query(&self.place)]
     }
 
     fn prepare(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Change>, Error> {

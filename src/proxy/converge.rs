@@ -1,11 +1,14 @@
 //! Brings a running proxy to a goal: queries it, runs the changes that its adapter returns, and waits until the proxy
 //! confirms them. Also waits until drained instances are idle.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{Change, Discovery, Endpoint, Goal, Next, OpenRequests, Proxy, ProxyState, RolloutShape};
+use super::{
+    Change, Discovery, Endpoint, Goal, Next, OpenRequests, Proxy, ProxyState, RolloutShape, effects,
+};
 use crate::docker::{CommandResult, Docker};
 use crate::error::Error;
 use crate::wait::{self, StopSignal, WaitResult};
@@ -109,6 +112,12 @@ impl<'a> Pursuit<'a> {
         Ok(false)
     }
 
+    /// Pursues a reached goal again, before it expires.
+    fn renew(&mut self) -> Result<()> {
+        let (_, next) = self.proxy.advance(&self.answers()?, &self.goal)?;
+        self.run(next.changes())
+    }
+
     /// Waits until the instances outside have no request in flight, for at most `limit` since they left the
     /// rotation. Meanwhile the rotation is kept.
     ///
@@ -153,18 +162,13 @@ impl<'a> Pursuit<'a> {
 
     fn answers(&self) -> Result<Vec<CommandResult>> {
         let queries = self.proxy.queries(&self.goal);
-        let answer = |query| require_success(self.docker.query(query)?, self.proxy);
+        let answer = |query| require_success(effects::answer(self.docker, query)?, self.proxy);
         queries.iter().map(answer).collect()
     }
 
-    /// Only the state of the running proxy decides whether a rotation is reached.
     fn look(&self, answers: &[CommandResult]) -> Result<(ProxyState, Next)> {
         let (state, next) = self.proxy.advance(answers, &self.goal)?;
-        let next = match (self.goal.rotation(), next) {
-            (Some(rotation), _) if state.confirms(rotation) => Next::Done,
-            (Some(_), Next::Done) => Next::Wait,
-            (_, next) => next,
-        };
+        let next = decide(&self.goal, &state, next);
         Ok((state, next))
     }
 
@@ -205,7 +209,7 @@ impl<'a> Pursuit<'a> {
 
     fn unconfirmed_error(&self, last_error: Option<anyhow::Error>) -> Error {
         let error_text = last_error.map(|e| format!("{e:#}")).unwrap_or_default();
-        let diagnosis = self.docker.query(&self.proxy.diagnose());
+        let diagnosis = effects::answer(self.docker, &self.proxy.diagnose());
         let diagnosis = diagnosis.map(|d| self.proxy.diagnosis(&d)).unwrap_or_default();
         Error::unchanged(format!(
             "{} did not confirm the new rotation within {}s",
@@ -215,6 +219,55 @@ impl<'a> Pursuit<'a> {
         .detail(&error_text)
         .detail(&diagnosis)
         .hint("see its log: it may reject its configuration, or its own check of a new instance may fail")
+    }
+}
+
+/// Next step towards a goal. Only the state of the running proxy decides whether a rotation is reached.
+pub(super) fn decide(goal: &Goal, state: &ProxyState, next: Next) -> Next {
+    match (goal.rotation(), next) {
+        (Some(rotation), _) if state.confirms(rotation) => Next::Done,
+        (Some(_), Next::Done) => Next::Wait,
+        (_, next) => next,
+    }
+}
+
+/// Reached goals of proxies whose state expires. They are renewed while the run waits for something else.
+#[derive(Default)]
+pub struct Keeper<'a>(RefCell<Vec<KeptGoal<'a>>>);
+
+struct KeptGoal<'a> {
+    pursuit: Pursuit<'a>,
+    reached_at: Instant,
+}
+
+impl<'a> Keeper<'a> {
+    /// Keeps a reached goal if it expires, in place of the proxy's goal before.
+    pub fn keep(&self, pursuit: Pursuit<'a>) {
+        self.forget(pursuit.proxy);
+        if pursuit.proxy.abilities().renewal.is_some() {
+            self.0.borrow_mut().push(KeptGoal { pursuit, reached_at: Instant::now() });
+        }
+    }
+
+    /// Keeps no goal of a proxy any more.
+    pub fn forget(&self, proxy: &dyn Proxy) {
+        self.0.borrow_mut().retain(|kept| kept.pursuit.proxy.name() != proxy.name());
+    }
+
+    /// Pursues each goal that is due again.
+    ///
+    /// # Errors
+    /// The proxy does not answer, or a change fails.
+    pub fn renew(&self) -> Result<()> {
+        let is_due = |kept: &&mut KeptGoal| {
+            let renewal = kept.pursuit.proxy.abilities().renewal;
+            renewal.is_some_and(|interval| kept.reached_at.elapsed() >= interval)
+        };
+        self.0.borrow_mut().iter_mut().filter(is_due).try_for_each(|kept| {
+            kept.pursuit.renew()?;
+            kept.reached_at = Instant::now();
+            Ok(())
+        })
     }
 }
 
@@ -257,7 +310,8 @@ type Patches = (Vec<CommandResult>, Result<Vec<Change>, Error>);
 /// Docker fails. The reason why the proxy cannot be prepared is the inner error.
 pub fn patches(docker: &Docker, proxy: &dyn Proxy, shape: &RolloutShape) -> Result<Patches> {
     let goal = Goal::Patched(shape.clone());
-    let answers = proxy.queries(&goal).iter().map(|q| docker.query(q)).collect::<Result<Vec<_>>>()?;
+    let answers =
+        proxy.queries(&goal).iter().map(|q| effects::answer(docker, q)).collect::<Result<Vec<_>>>()?;
     let next = proxy.advance(&answers, &goal).map(|(_, next)| next.changes().to_vec());
     Ok((answers, next))
 }
@@ -267,7 +321,7 @@ pub fn patches(docker: &Docker, proxy: &dyn Proxy, shape: &RolloutShape) -> Resu
 /// # Errors
 /// A failed command, with its output.
 pub fn run(docker: &Docker, proxy: &dyn Proxy, change: &Change) -> Result<()> {
-    require_success(docker.exec(&change.exec)?, proxy).map(|_| ())
+    require_success(effects::run(docker, &change.action)?, proxy).map(|_| ())
 }
 
 fn require_success(result: CommandResult, proxy: &dyn Proxy) -> Result<CommandResult> {

@@ -14,7 +14,7 @@ use super::kit::sockets;
 use super::public_route::{PublicRoute, is_plain};
 use super::{
     Abilities, Adapter, Audit, Backend, Change, Endpoint, Goal, InFlight, Next, Place, Planned, Proxy,
-    ProxyState, RolloutShape, Rotation, RouteInfo, boxed, tcp_migrate,
+    ProxyContainer, ProxyState, Query, RolloutShape, Rotation, RouteInfo, boxed, tcp_migrate,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -39,7 +39,7 @@ const LATE_REQUEST_GRACE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dockercloud {
-    place: Place,
+    place: ProxyContainer,
     config: HaproxyConfig,
 }
 
@@ -70,7 +70,10 @@ pub fn is_image(image: &str) -> bool {
 
 impl Dockercloud {
     pub fn new(container: &Container) -> Self {
-        Dockercloud { place: Place::new("dockercloud/haproxy", container), config: HaproxyConfig::default() }
+        Dockercloud {
+            place: ProxyContainer::new("dockercloud/haproxy", container),
+            config: HaproxyConfig::default(),
+        }
     }
 
     /// Runs an action of the script, for a rollout of `project`.
@@ -135,8 +138,8 @@ fn is_instance(name: &str, backend: &Backend) -> bool {
 }
 
 impl Proxy for Dockercloud {
-    fn place(&self) -> &Place {
-        &self.place
+    fn place(&self) -> Place<'_> {
+        Place::Container(&self.place)
     }
 
     fn routes_to(&self, backend: &Backend) -> bool {
@@ -172,10 +175,10 @@ impl Proxy for Dockercloud {
         Abilities { late_requests: LATE_REQUEST_GRACE, ..Abilities::default() }
     }
 
-    fn queries(&self, goal: &Goal) -> Vec<Exec> {
+    fn queries(&self, goal: &Goal) -> Vec<Query> {
         match goal {
-            Goal::Patched(_) => self.inspect(),
-            _ => vec![self.question(&goal.endpoints())],
+            Goal::Patched(_) => vec![tcp_migrate::query(&self.place).into()],
+            _ => vec![self.question(&goal.endpoints()).into()],
         }
     }
 
@@ -193,19 +196,15 @@ impl Proxy for Dockercloud {
         Ok((state, next))
     }
 
-    fn diagnose(&self) -> Exec {
+    fn diagnose(&self) -> Query {
         let frozen_by = format!(
             "sed 's/^\\([^ ]*\\) .*/its manager is frozen for a deploy of project \\1/' {MARK} 2>/dev/null"
         );
-        self.place.sh(format!("haproxy -c -f {CONFIG} 2>&1 | tail -n 4; {frozen_by}"))
+        self.place.sh(format!("haproxy -c -f {CONFIG} 2>&1 | tail -n 4; {frozen_by}")).into()
     }
 }
 
 impl Dockercloud {
-    fn inspect(&self) -> Vec<Exec> {
-        vec![tcp_migrate::query(&self.place)]
-    }
-
     /// Change of the kernel setting, while the manager is frozen. The helper container that changes the setting
     /// may end between the manager's two look-ups, which would make the manager render a configuration without
     /// servers.

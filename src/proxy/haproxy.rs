@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::public_route::PublicRoute;
 use super::{
     Abilities, Adapter, Audit, Backend, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Place,
-    Planned, Proxy, ProxyState, RolloutShape, Rotation, RouteInfo, boxed,
+    Planned, Proxy, ProxyContainer, ProxyState, Query, RolloutShape, Rotation, RouteInfo, boxed,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -47,7 +47,7 @@ const SLOTS_FIX: &str = "raise the number of its `server-template` to at least t
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Haproxy {
-    place: Place,
+    place: ProxyContainer,
     config: HaproxyConfig,
 }
 
@@ -84,7 +84,7 @@ pub fn public_routes_from(configuration: &str, names: &[String]) -> Vec<PublicRo
 
 impl Haproxy {
     pub fn new(container: &Container) -> Self {
-        Haproxy { place: Place::new("haproxy", container), config: HaproxyConfig::default() }
+        Haproxy { place: ProxyContainer::new("haproxy", container), config: HaproxyConfig::default() }
     }
 
     /// The configuration files that `-f` names.
@@ -235,8 +235,8 @@ fn fit_in_one_line(commands: &[String]) -> String {
 }
 
 impl Proxy for Haproxy {
-    fn place(&self) -> &Place {
-        &self.place
+    fn place(&self) -> Place<'_> {
+        Place::Container(&self.place)
     }
 
     fn routes_to(&self, backend: &Backend) -> bool {
@@ -303,10 +303,10 @@ impl Proxy for Haproxy {
         Abilities { gives_addresses, late_requests, ..Abilities::default() }
     }
 
-    fn queries(&self, goal: &Goal) -> Vec<Exec> {
+    fn queries(&self, goal: &Goal) -> Vec<Query> {
         match goal {
-            Goal::Patched(_) => vec![self.socket_command(&format!("{STATE}; show info"))],
-            _ => vec![self.question(&goal.endpoints())],
+            Goal::Patched(_) => vec![self.socket_command(&format!("{STATE}; show info")).into()],
+            _ => vec![self.question(&goal.endpoints()).into()],
         }
     }
 
@@ -324,8 +324,8 @@ impl Proxy for Haproxy {
         Ok((state, next))
     }
 
-    fn diagnose(&self) -> Exec {
-        self.socket_command("show stat -1 4 -1")
+    fn diagnose(&self) -> Query {
+        self.socket_command("show stat -1 4 -1").into()
     }
 
     /// Results of HAProxy's own checks that fail.

@@ -15,7 +15,7 @@ use super::kit::{sockets, version};
 use super::public_route::{PublicRoute, is_plain};
 use super::{
     Abilities, Adapter, Audit, Backend, Change, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Place,
-    Planned, Proxy, ProxyState, RolloutShape, Rotation, RouteInfo, boxed,
+    Planned, Proxy, ProxyContainer, ProxyState, Query, RolloutShape, Rotation, RouteInfo, boxed,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -55,7 +55,7 @@ const CLOCK_SLACK: f64 = 0.02;
 #[derive(Debug, Clone, PartialEq)]
 pub struct NginxProxy {
     /// Container of nginx.
-    place: Place,
+    place: ProxyContainer,
     /// Id of docker-gen's container: nginx's own, or a separate one.
     generator: String,
     template: String,
@@ -172,7 +172,7 @@ impl NginxProxy {
     /// nginx and docker-gen in one container.
     pub fn single_container(container: &Container) -> Self {
         NginxProxy {
-            place: Place::new(TITLE, container),
+            place: ProxyContainer::new(TITLE, container),
             generator: container.id.clone(),
             template: "/app/nginx.tmpl".into(),
             config: "/etc/nginx/conf.d/default.conf".into(),
@@ -189,7 +189,7 @@ impl NginxProxy {
         let [template, config] = &arguments.files[..] else { return None };
         let (template, config) = (template.clone(), config.clone());
         Some(NginxProxy {
-            place: Place::new(TITLE, nginx),
+            place: ProxyContainer::new(TITLE, nginx),
             generator: generator.id.clone(),
             template,
             config,
@@ -349,14 +349,13 @@ impl NginxProxy {
     fn keepalive_patch(&self, state: &PreflightState) -> Option<Change> {
         let is_supported = state.nginx_version.is_some_and(|v| v >= KEEPALIVE_SINCE);
         (is_supported && !state.keeps_alive).then(|| Change {
-            exec: self.place.sh(keepalive_script()),
             note: format!(
                 "{}: set `keepalive_min_timeout {}s` in {KEEPALIVE_FILE}, so that a reload does not cut idle clients",
                 self.name(),
                 KEEPALIVE_MIN_TIMEOUT.as_secs()
             ),
             required: false,
-            failure_note: String::new(),
+            ..self.place.sh(keepalive_script()).into()
         })
     }
 }
@@ -372,8 +371,8 @@ fn is_plain_host(host: &str) -> bool {
 }
 
 impl Proxy for NginxProxy {
-    fn place(&self) -> &Place {
-        &self.place
+    fn place(&self) -> Place<'_> {
+        Place::Container(&self.place)
     }
 
     fn routes_to(&self, backend: &Backend) -> bool {
@@ -424,10 +423,10 @@ impl Proxy for NginxProxy {
         Abilities { is_blind: true, late_requests: KEEPALIVE_MIN_TIMEOUT * 2, ..Abilities::default() }
     }
 
-    fn queries(&self, goal: &Goal) -> Vec<Exec> {
+    fn queries(&self, goal: &Goal) -> Vec<Query> {
         match goal {
             Goal::Patched(_) => self.inspect(),
-            _ => vec![self.question(&goal.endpoints())],
+            _ => vec![self.question(&goal.endpoints()).into()],
         }
     }
 
@@ -447,8 +446,8 @@ impl Proxy for NginxProxy {
         Ok((state, next))
     }
 
-    fn diagnose(&self) -> Exec {
-        self.place.sh("nginx -t 2>&1 | tail -n 4")
+    fn diagnose(&self) -> Query {
+        self.place.sh("nginx -t 2>&1 | tail -n 4").into()
     }
 }
 
@@ -475,12 +474,12 @@ impl NginxProxy {
         Ok(self.closes_idle_clients(&state, shape.tune).into_iter().chain(ignored_multiports).collect())
     }
 
-    fn inspect(&self) -> Vec<Exec> {
+    fn inspect(&self) -> Vec<Query> {
         let file = shell::file(&self.template);
         let template = format!("[ -w {file} ] && echo '@writable yes'\necho @template\ncat {file}");
         let nginx = "nginx -v 2>&1 | sed 's/^/@version /'\n\
                      grep -rlsE '^[^#]*keepalive_min_timeout' /etc/nginx | head -n 1 | sed 's/^/@keepalive /'";
-        vec![Exec::sh(&self.generator, template), self.place.sh(nginx)]
+        vec![Exec::sh(&self.generator, template).into(), self.place.sh(nginx).into()]
     }
 
     fn prepare(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Change>, Error> {

@@ -12,30 +12,30 @@
 //!
 //! Caddy 2.11 listens with MPTCP, for which the kernel does not migrate connections.
 
-use super::{Change, Place};
+use super::{Change, ProxyContainer};
 use crate::docker::{CommandResult, Exec};
 
 const SETTING: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
 
 /// Command that reads the setting in the container's network namespace.
-pub fn query(place: &Place) -> Exec {
+pub fn query(place: &ProxyContainer) -> Exec {
     place.sh(format!("cat {SETTING} 2>/dev/null; true"))
 }
 
 /// Change that turns the setting on. `None` if the setting is on already or does not exist, or if the container uses
 /// the network of the host.
-pub fn patch(place: &Place, output: &CommandResult) -> Option<Change> {
+pub fn patch(place: &ProxyContainer, output: &CommandResult) -> Option<Change> {
     let (container, name) = (&place.container, place.name());
     let is_off = output.stdout.trim() == "0";
     let own_network = container.networks().all(|n| n != "host");
     (is_off && own_network).then(|| Change {
-        exec: Exec::sidecar(&container.id, &container.image_id, format!("echo 1 > {SETTING}")),
         note: format!("{name}: set `net.ipv4.tcp_migrate_req` in its network, so that a reload resets fewer new connections"),
         required: false,
         failure_note: format!(
             "{name}: `net.ipv4.tcp_migrate_req` cannot be set in its network on this engine, so a reload may reset \
              connections that the proxy has not accepted yet"
         ),
+        ..Exec::sidecar(&container.id, &container.image_id, format!("echo 1 > {SETTING}")).into()
     })
 }
 
@@ -49,7 +49,7 @@ mod tests {
         );
         let container: crate::docker::inspect::Container = serde_json::from_str(&json).unwrap();
         let output = CommandResult { code: Some(0), stdout: setting.into(), stderr: String::new() };
-        patch(&Place::new("p", &container), &output).is_some()
+        patch(&ProxyContainer::new("p", &container), &output).is_some()
     }
 
     #[test]

@@ -20,7 +20,7 @@ use std::time::Duration;
 use super::kit::sockets;
 use super::{
     Abilities, Adapter, Audit, Backend, Change, Endpoint, FileLookup, Goal, InFlight, Next, Place, Planned,
-    Proxy, ProxyState, RolloutShape, Rotation, RouteInfo, boxed,
+    Proxy, ProxyContainer, ProxyState, Query, RolloutShape, Rotation, RouteInfo, boxed,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -44,7 +44,7 @@ const OTHER_SERVERS_WAIT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Traefik {
-    place: Place,
+    place: ProxyContainer,
     config: TraefikStaticConfig,
     /// Query for the version of our file that is in force.
     version_check: Option<VersionCheck>,
@@ -97,7 +97,7 @@ pub fn request_from_labels(labels: &Labels) -> Option<(Option<String>, String)> 
 impl Traefik {
     pub fn new(container: &Container) -> Self {
         let mut traefik = Traefik {
-            place: Place::new("traefik", container),
+            place: ProxyContainer::new("traefik", container),
             config: TraefikStaticConfig::default(),
             version_check: None,
             api: None,
@@ -226,8 +226,8 @@ fn with_addresses<'a>(endpoints: &'a [Endpoint], addresses: &BTreeSet<IpAddr>) -
 }
 
 impl Proxy for Traefik {
-    fn place(&self) -> &Place {
-        &self.place
+    fn place(&self) -> Place<'_> {
+        Place::Container(&self.place)
     }
 
     /// Backends that request a route and that Traefik accepts. With `exposedByDefault` Traefik routes to
@@ -303,10 +303,10 @@ impl Proxy for Traefik {
         }
     }
 
-    fn queries(&self, goal: &Goal) -> Vec<Exec> {
+    fn queries(&self, goal: &Goal) -> Vec<Query> {
         match goal {
             Goal::Patched(_) => self.inspect(),
-            _ => vec![self.question(&goal.endpoints())],
+            _ => vec![self.question(&goal.endpoints()).into()],
         }
     }
 
@@ -326,12 +326,9 @@ impl Proxy for Traefik {
         Ok((state, next))
     }
 
-    fn diagnose(&self) -> Exec {
-        self.place.sh(scripts::diagnosis_script(
-            self.config.directory(),
-            self.version_check.as_ref(),
-            self.api.as_ref(),
-        ))
+    fn diagnose(&self) -> Query {
+        let (directory, check) = (self.config.directory(), self.version_check.as_ref());
+        self.place.sh(scripts::diagnosis_script(directory, check, self.api.as_ref())).into()
     }
 }
 
@@ -354,9 +351,9 @@ impl Traefik {
         if self.has_route_directory() { self.check_query_access() } else { self.check_discovery(backends) }
     }
 
-    fn inspect(&self) -> Vec<Exec> {
+    fn inspect(&self) -> Vec<Query> {
         let directory = self.config.directory();
-        directory.map(|d| self.place.sh(scripts::directory_script(d))).into_iter().collect()
+        directory.map(|d| self.place.sh(scripts::directory_script(d)).into()).into_iter().collect()
     }
 
     /// Changes nothing, and only checks that the directory is writable.

@@ -37,7 +37,13 @@ impl Rollout<'_> {
             return Ok(());
         }
         let (_, next) = proxy.advance(&[], goal)?;
-        next.changes().iter().try_for_each(|change| self.context.docker.exec(&change.exec).map(drop))
+        for change in next.changes() {
+            match change.exec() {
+                Some(exec) => drop(self.context.docker.exec(exec)?),
+                None => self.note(format!("{} is changed outside its container", proxy.name())),
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn note_confirmations(&self) {

@@ -126,11 +126,15 @@ impl<'a> Rollout<'a> {
     }
 
     /// Brings a proxy to a goal, while the instances and the witness are checked.
-    pub(super) fn converge(&self, proxy: &dyn Proxy, goal: Goal) -> Result<()> {
+    pub(super) fn converge(&self, proxy: &'a dyn Proxy, goal: Goal) -> Result<()> {
         if self.is_dry_run() {
             return self.list_goal(proxy, &goal);
         }
-        Pursuit::new(self.context.docker, proxy, goal).converge(&self.stop, &|| self.check())
+        self.keeper.forget(proxy);
+        let mut pursuit = Pursuit::new(self.context.docker, proxy, goal);
+        pursuit.converge(&self.stop, &|| self.check())?;
+        self.keeper.keep(pursuit);
+        Ok(())
     }
 
     pub(super) fn has_drain_command(&self, key: &InstanceKey) -> bool {
@@ -272,6 +276,7 @@ impl<'a> Rollout<'a> {
             if self.is_dry_run() {
                 self.list_goal(proxy.as_ref(), &Goal::HandedBack(discovery()?))?;
             } else {
+                self.keeper.forget(proxy.as_ref());
                 converge::hand_back(self.context.docker, proxy.as_ref(), &discovery)?;
             }
         }

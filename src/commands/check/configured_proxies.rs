@@ -138,12 +138,12 @@ impl ConfiguredProxies {
     /// A proxy with an unknown configuration shares a network with the service.
     pub fn may_route_to(&self, service: &Service) -> bool {
         let mut others = self.0.iter().filter(|p| !p.is_known && p.service != service.name);
-        others.any(|other| proxies::shares_network(other.proxy.container(), service))
+        others.any(|other| other.proxy.container().is_some_and(|c| proxies::shares_network(c, service)))
     }
 
     /// The mounted file of a proxy at a path.
     pub fn mounted_file(&self, proxy: &dyn Proxy, path: &str) -> Option<MountedFile> {
-        let configured = self.0.iter().find(|p| p.proxy.container().name() == proxy.container().name())?;
+        let configured = self.0.iter().find(|p| p.proxy.name() == proxy.name())?;
         mounted_file(&configured.mounts, path)
     }
 

@@ -32,7 +32,7 @@ impl Dependents {
         let waits = |s: &&Service| s.restarts_with().any(|name| replaced.contains(name.as_str()));
         let own = |s: &&Service| !replaced.contains(s.name.as_str()) && runs(s);
         let is_proxy = |s: &Service| {
-            let its = |p: &&Arc<dyn Proxy>| is_member(project, p.container(), &[&s.name]);
+            let its = |p: &&Arc<dyn Proxy>| p.container().is_some_and(|c| is_member(project, c, &[&s.name]));
             proxies.iter().any(|p| its(&p))
         };
         let mut dependents = Dependents::default();

@@ -165,7 +165,7 @@ impl<'a> TargetRollout<'a> {
         }
         let names: BTreeMap<&InstanceKey, String> =
             bound.iter().map(|(k, c)| (k, self.short_name(c))).collect();
-        let proxies = self.context.proxies.iter().map(|p| p.container());
+        let proxies = self.context.proxies.iter().filter_map(|p| p.container());
         let titles = bound.values().chain(proxies).map(|c| (c.id.clone(), c.name().to_string()));
         let list = CommandList::new(titles.filter(|(_, name)| !name.is_empty()).collect());
         let docker = self.context.docker.listing(list.clone());

@@ -229,7 +229,7 @@ fn handed_back(caddy: &Caddy, output: &CommandResult) -> String {
     match caddy.hand_back(output, &[new()]) {
         Next::Done => "done".into(),
         Next::Wait => "wait".into(),
-        next => script(Some(next.changes()[0].exec.clone())),
+        next => script(next.changes()[0].exec().cloned()),
     }
 }
 
@@ -246,7 +246,7 @@ fn handing_back_turns_the_switch_off_after_both_banks_are_equal() {
 fn a_temporary_switch_is_removed() {
     let caddy = caddy();
     let next = caddy.hand_back(&switched_state(&caddy, "@once app\n"), &[new()]);
-    let stdin = next.changes()[0].exec.stdin.clone().unwrap();
+    let stdin = next.changes()[0].exec().unwrap().stdin.clone().unwrap();
     assert_eq!(stdin.lines().last().unwrap(), caddy.settings.config.to_string());
     assert_eq!(handed_back(&caddy, &state("@once app\n", &caddy.settings.config)), "done");
 }
@@ -298,7 +298,7 @@ fn the_first_deploy_adds_the_switch_and_the_next_finds_it() {
         "{}",
         first[0].note
     );
-    let script = &first[0].exec.argv[2];
+    let script = &first[0].exec().unwrap().argv[2];
     assert!(
         script.contains("app/on /dev/shm/compose-zd/app/switched /dev/shm/compose-zd/app/once"),
         "{script}"
@@ -319,7 +319,7 @@ fn without_tuning_the_switch_is_removed_after_the_deploy() {
     for output in [state("", &caddy().settings.config), switched_state(&caddy(), "")] {
         let first = prepared(&output, false);
         assert!(first[0].note.contains("`x-zd.proxy.tune: false`"), "{}", first[0].note);
-        assert!(first[0].exec.argv[2].contains(": > /dev/shm/compose-zd/app/once"));
+        assert!(first[0].exec().unwrap().argv[2].contains(": > /dev/shm/compose-zd/app/once"));
     }
 }
 

@@ -133,7 +133,7 @@ fn a_configuration_without_servers_is_rendered_again() {
     assert_eq!(route(&format!("{head}@manager S\n")), "render p");
     assert_eq!(route(&format!("{head}@manager T\n")), "resume p");
     let step = dockercloud().hand_back(&output(&format!("{head}@manager S\n")), &rotation().inside);
-    assert!(words(Some(step.changes()[0].exec.clone())) == "render p");
+    assert!(words(step.changes()[0].exec().cloned()) == "render p");
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn requests_of_a_retired_haproxy_count() {
 #[test]
 fn the_manager_is_resumed_at_the_end_and_its_reload_awaited() {
     let hand_back = |state: &str| dockercloud().hand_back(&output(state), &rotation().all());
-    assert!(words(Some(hand_back(RECORDED).changes()[0].exec.clone())) == "release p");
+    assert!(words(hand_back(RECORDED).changes()[0].exec().cloned()) == "release p");
     let running = RECORDED.replace("@manager T", "@manager S");
     assert_eq!(hand_back(&running.replace("p-app-1 172.21.0.2 2 0", "p-app-1 172.21.0.2 2 8")), Next::Wait);
     assert_eq!(hand_back(&running), Next::Done);
@@ -243,11 +243,8 @@ fn the_kernel_setting_changes_while_the_manager_is_frozen() {
         dockercloud().prepare(&[output(setting)], &shape).unwrap()
     };
     let [freeze, patch, resume] = &prepare("0", true)[..] else { panic!("three steps") };
-    assert_eq!(
-        [words(Some(freeze.exec.clone())), words(Some(resume.exec.clone()))],
-        ["freeze p", "release p"]
-    );
-    assert!(patch.exec.sidecar_image.is_some() && !patch.required);
+    assert_eq!([words(freeze.exec().cloned()), words(resume.exec().cloned())], ["freeze p", "release p"]);
+    assert!(patch.exec().unwrap().sidecar_image.is_some() && !patch.required);
     assert!(prepare("1", true).is_empty() && prepare("0", false).is_empty());
 }
 

@@ -163,7 +163,7 @@ fn step(haproxy: &Haproxy, state: &str, endpoints: &[Endpoint]) -> Option<String
     match haproxy.hand_back(&output(state), &discovery(endpoints)) {
         Next::Wait => Some("wait".into()),
         Next::Done => None,
-        next => Some(commands(Some(next.changes()[0].exec.clone()))),
+        next => Some(commands(next.changes()[0].exec().cloned())),
     }
 }
 
@@ -373,7 +373,7 @@ fn a_fixed_line_with_another_running_container_is_not_vacant() {
     let endpoints = [endpoint("new", "172.21.0.5")];
     let added = with_added("172.21.0.9 0 8 2", "172.21.0.5 2 0 3");
     let next = haproxy.hand_back(&output(&added), &Discovery { others, ..discovery(&endpoints) });
-    let step = commands(next.changes().first().map(|change| change.exec.clone()));
+    let step = commands(next.changes().first().and_then(|change| change.exec().cloned()));
     assert!(!step.contains("addr"), "{step}");
 }
 

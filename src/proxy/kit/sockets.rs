@@ -1,8 +1,45 @@
 //! Connections to instances, from the socket tables of the kernel.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::proxy::Endpoint;
+
+/// State of an established connection, and of a listening socket. Source: the kernel's `include/net/tcp_states.h`.
+pub const ESTABLISHED: &str = "01";
+pub const LISTENING: &str = "0A";
+
+/// Socket of a table. Each address is in the form of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Socket<'t> {
+    pub address: &'t str,
+    pub port: &'t str,
+    pub remote_address: &'t str,
+    pub remote_port: &'t str,
+    pub state: &'t str,
+}
+
+impl Socket<'_> {
+    /// True for a connection to this address.
+    pub fn is_to(&self, to: &SocketAddr) -> bool {
+        self.remote_port == format!("{:04X}", to.port()) && is_any(self.remote_address, &[to.ip()])
+    }
+}
+
+/// Table of the network namespace of a process on this machine; empty if it cannot be read.
+pub fn table_of(pid: u32) -> String {
+    let table = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/net/{name}"));
+    ["tcp", "tcp6"].iter().filter_map(|name| table(name).ok()).collect()
+}
+
+/// Sockets of a table.
+pub fn parse(table: &str) -> impl Iterator<Item = Socket<'_>> {
+    table.lines().filter_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (address, port) = words.next()?.rsplit_once(':')?;
+        let (remote_address, remote_port) = words.next()?.rsplit_once(':')?;
+        Some(Socket { address, port, remote_address, remote_port, state: words.next()? })
+    })
+}
 
 /// Prefix of an IPv4 address in /proc/net/tcp6.
 const MAPPED_IPV4_PREFIX: &str = "0000000000000000FFFF0000";
@@ -47,6 +84,8 @@ pub fn listing(remotes: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+
     use super::*;
 
     #[test]
@@ -56,5 +95,26 @@ mod tests {
         assert!(is_own("0000000000000000FFFF0000050012AC", "172.18.0.5"));
         assert!(is_own("000000FD000000000000000005000000", "fd00::5"));
         assert!(!is_own("050012AC", "172.18.0.50") && !is_own("05000000", "fd00::5"));
+    }
+
+    #[test]
+    fn a_connection_of_this_process_is_in_its_table_while_it_is_open() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let open = || {
+            let table = table_of(std::process::id());
+            parse(&table).filter(|s| s.state == ESTABLISHED && s.is_to(&to)).count()
+        };
+        assert_eq!(open(), 0);
+        let (client, _server) = (TcpStream::connect(to).unwrap(), listener.accept().unwrap());
+        assert_eq!(open(), 1);
+        assert!(parse(&table_of(std::process::id())).any(|s| s.state == LISTENING));
+        drop(client);
+        assert_eq!(open(), 0);
+    }
+
+    #[test]
+    fn a_process_that_does_not_exist_has_an_empty_table() {
+        assert_eq!(table_of(u32::MAX), "");
     }
 }

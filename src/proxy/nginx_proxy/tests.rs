@@ -322,7 +322,7 @@ fn prepared(writable: &str, version: &str, tune: bool) -> Result<Vec<Change>, Er
 fn preparing_patches_the_template_and_keeps_idle_clients_where_nginx_supports_it() {
     let both = prepared("@writable yes\n", "1.29.5", true).unwrap();
     assert_eq!(both.len(), 2);
-    assert!(both[0].required && both[0].exec.stdin.as_ref().unwrap().contains(MARKERS));
+    assert!(both[0].required && both[0].exec().unwrap().stdin.as_ref().unwrap().contains(MARKERS));
     assert!(both[1].note.contains("keepalive_min_timeout 5s"), "{}", both[1].note);
     let old = prepared("@writable yes\n", "1.27.3", true).unwrap();
     assert_eq!(old.len(), 1);

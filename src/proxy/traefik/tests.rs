@@ -277,7 +277,7 @@ fn step(step: Next) -> String {
     match step {
         Next::Wait => "wait".into(),
         Next::Done => "done".into(),
-        next => next.changes()[0].exec.argv[2].lines().next().unwrap_or_default().into(),
+        next => next.changes()[0].exec().unwrap().argv[2].lines().next().unwrap_or_default().into(),
     }
 }
 
