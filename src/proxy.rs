@@ -2,6 +2,8 @@
 //! and parses their output. So tests compare commands by equality, and a dry run prints them.
 
 pub mod caddy;
+#[cfg(test)]
+mod contract;
 pub mod converge;
 pub mod dockercloud;
 pub mod effects;
