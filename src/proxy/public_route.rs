@@ -80,7 +80,8 @@ mod tests {
     use super::*;
 
     fn proxy(ports: &str) -> Container {
-        serde_json::from_str(&format!(r#"{{"NetworkSettings": {{"Ports": {ports}}}}}"#)).unwrap()
+        crate::docker::types::parse(format!(r#"{{"NetworkSettings": {{"Ports": {ports}}}}}"#).as_bytes())
+            .unwrap()
     }
 
     fn url(ports: &str, route: &PublicRoute) -> Option<String> {
