@@ -40,8 +40,9 @@ use endpoint::{EngineAddress, Timeouts, VERSION};
 pub use exec::Exec;
 use exec::is_read_by_docker;
 pub use helper::Helper;
-pub use images::{KEEPER_LABEL, familiar_name};
+pub use images::KEEPER_LABEL;
 pub use init_container::InitContainer;
+pub use inspect::familiar_name;
 use prefetch::Prefetcher;
 
 /// Receives every command that ran, for `--verbose`.
@@ -94,8 +95,14 @@ enum Abort {
 /// Returns the reason to stop waiting for a command, if there is one.
 type AbortCheck<'a> = &'a dyn Fn() -> Option<Abort>;
 
+/// Label with the project that Compose created a container for.
+const PROJECT: &str = "com.docker.compose.project";
+
 /// Most bytes that are read of the output of a command of the engine, or of Compose.
 const MAX_OUTPUT: u64 = 64 << 20;
+
+/// Most bytes that are read of a proxy's configuration, or of a proxy's answer.
+const MAX_PROXY_OUTPUT: u64 = 16 << 20;
 
 /// Most bytes that are read of the output of a command that runs the user's code.
 const MAX_USER_OUTPUT: u64 = 64 << 10;

@@ -22,12 +22,19 @@ pub use resolved::ResolvedProject;
 pub use service::{DependsOnCondition, LifecycleHook, Port, Service};
 use service::{Grant, SettingsContext};
 pub use settings::{
-    AnonymousVolumes, ConfigError, DrainLayer, HealthLayer, HttpHealth, ProbeTiming, ProxyLayer,
-    SettingsLayer, StatusRanges,
+    AnonymousVolumes, DrainLayer, HealthLayer, HttpHealth, ProbeTiming, ProxyLayer, SettingsLayer,
+    StatusRanges,
 };
 use settings::{JobLayer, or_default, read_zd};
 pub use update::{FailureAction, Order, RollbackConfigArgs, Update, UpdateLayer, word};
 pub use witness::{WitnessArgs, WitnessSettings};
+
+/// An invalid key of the configuration, with a hint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    pub message: String,
+    pub hint: String,
+}
 
 /// The top-level `x-zd`: pairs, and defaults for the services.
 #[derive(Debug, Default, Deserialize)]

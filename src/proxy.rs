@@ -3,6 +3,7 @@
 
 pub mod caddy;
 #[cfg(test)]
+#[path = "tests/proxy_contract/contract.rs"]
 mod contract;
 pub mod converge;
 pub mod dockercloud;

@@ -47,7 +47,9 @@ pub fn check(compose: &ComposeArgs, args: &CheckArgs, report: Report) -> Result<
     if report.is_json() {
         report.print_document(&audit_report);
     } else {
-        audit_report.lines(report.width(), args.quiet).iter().for_each(|line| report.print_line(line));
+        render::lines(&audit_report, report.width(), args.quiet)
+            .iter()
+            .for_each(|line| report.print_line(line));
     }
     if audit_report.ok { Ok(()) } else { Err(loss_error(&audit_report).into()) }
 }

@@ -8,8 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::exec::MAX_PROXY_OUTPUT;
-use super::{Abort, AbortCheck, CommandResult, Docker, Exec};
+use super::{Abort, AbortCheck, CommandResult, Docker, Exec, MAX_PROXY_OUTPUT};
 use crate::process::ABORT_POLL;
 use crate::shell;
 

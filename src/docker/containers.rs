@@ -9,10 +9,7 @@ use serde_json::json;
 use super::api::{ApiRequest, labelled};
 use super::events::{EventKind, parse_event};
 use super::inspect::Container;
-use super::{CommandResult, Docker, shown_words};
-
-/// Label with the project that Compose created a container for.
-pub(super) const PROJECT: &str = "com.docker.compose.project";
+use super::{CommandResult, Docker, PROJECT, shown_words};
 
 /// Label with the service that Compose created a container for.
 const SERVICE: &str = "com.docker.compose.service";

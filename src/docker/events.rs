@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Docker;
+use super::PROJECT;
 use super::api::ApiRequest;
-use super::containers::PROJECT;
 
 /// Limit for the start of the stream.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);

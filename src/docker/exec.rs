@@ -5,12 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::{
-    Abort, AbortCheck, CommandResult, Docker, MAX_USER_OUTPUT, container_shell, shown_words, with_variables,
+    Abort, AbortCheck, CommandResult, Docker, MAX_PROXY_OUTPUT, MAX_USER_OUTPUT, container_shell,
+    shown_words, with_variables,
 };
 use crate::process::Command;
-
-/// Most bytes that are read of a proxy's configuration, or of a proxy's answer.
-pub(super) const MAX_PROXY_OUTPUT: u64 = 16 << 20;
 
 /// Limit of a command in a container, unless it has one of its own.
 const EXEC_LIMIT: Duration = Duration::from_secs(60);

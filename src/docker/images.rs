@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::inspect::{Container, Image};
+use super::inspect::{Container, Image, familiar_name};
 use super::{CommandResult, Docker};
 use crate::process::Command;
 
@@ -81,12 +81,6 @@ impl Docker {
 #[serde(rename_all = "PascalCase")]
 struct ListedImage {
     repo_tags: Option<Vec<String>>,
-}
-
-/// Image name as docker's client prints it. Podman's engine always names the registry.
-pub fn familiar_name(name: &str) -> &str {
-    let name = name.strip_prefix("docker.io/").unwrap_or(name);
-    name.strip_prefix("library/").unwrap_or(name)
 }
 
 /// True if the text cannot be a flag of docker; the text may come from a damaged record.

@@ -1,6 +1,5 @@
 //! Container and image as `docker inspect` reports them, reduced to the fields that a deploy needs.
 
-use super::images::familiar_name;
 use super::types::number_or_zero;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -489,6 +488,12 @@ fn commands_of(script: &str) -> impl Iterator<Item = &str> {
     let is_script = script.contains(char::is_whitespace);
     let first = move |command| str::split_whitespace(command).find(|word| !is_script || !is_prefix(word));
     commands.filter_map(first)
+}
+
+/// Image name as docker's client prints it. Podman's engine always names the registry.
+pub fn familiar_name(name: &str) -> &str {
+    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+    name.strip_prefix("library/").unwrap_or(name)
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use serde_yaml::Value;
 
+use super::ConfigError;
 use super::Project;
-use super::settings::ConfigError;
 
 /// Parses the output of `docker compose config`. The output holds secrets, so messages name keys and never values.
 ///

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::ConfigError;
 use super::Service;
 use super::compose::is_name;
-use super::settings::ConfigError;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {

@@ -7,9 +7,10 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use serde_yaml::Value;
 
+use super::ConfigError;
 use super::settings::{
-    ConfigError, Layer, ServiceSettings, SettingsLayer, ShellCommand, or_default, read_zd, text,
-    text_or_number, unescape_dollars,
+    Layer, ServiceSettings, SettingsLayer, ShellCommand, or_default, read_zd, text, text_or_number,
+    unescape_dollars,
 };
 use super::update::{Update, UpdateLayer};
 use super::{FlagLayers, Project};

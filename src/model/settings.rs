@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Deserializer};
 use serde_yaml::Value;
 
+use super::ConfigError;
 use super::compose::{is_name, plain_message};
 
 /// Settings that several places may contain: the command line, a service, the project.
@@ -275,13 +276,6 @@ impl fmt::Display for StatusRanges {
         let all: Vec<_> = self.0.iter().map(range).collect();
         write!(f, "{}", all.join(","))
     }
-}
-
-/// An invalid key of the configuration, with a hint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError {
-    pub message: String,
-    pub hint: String,
 }
 
 /// Replaces `$$` by `$`: `docker compose config` prints every `$` doubled.

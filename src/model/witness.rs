@@ -7,9 +7,10 @@ use reqwest::Url;
 use serde::Deserialize;
 use serde_yaml::Value;
 
+use super::ConfigError;
 use super::settings::{
-    ConfigError, InvalidKey, Layer, NO_CODES, StatusRanges, TOO_LONG, ZERO, duration, has_space, is_bounded,
-    is_host, is_positive, layer, read_zd, require, text_or_number, unescape_dollars,
+    InvalidKey, Layer, NO_CODES, StatusRanges, TOO_LONG, ZERO, duration, has_space, is_bounded, is_host,
+    is_positive, layer, read_zd, require, text_or_number, unescape_dollars,
 };
 
 /// Default number of probes a second.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{Surroundings, unknown_proxy};
+use super::{Surroundings, proxies};
 use crate::docker::inspect::Container;
 use crate::finding::Finding;
 use crate::model::Service;
@@ -13,7 +13,7 @@ use crate::proxy::kit::sockets::{self, ESTABLISHED, LISTENING};
 /// these off.
 pub fn findings(around: &Surroundings) -> Vec<Finding> {
     let has_adapter = |c: &Container| around.proxies.iter().any(|p| p.is_in(c));
-    let is_proxy = |c: &Container| has_adapter(c) || unknown_proxy::is_candidate(c, around.proxies);
+    let is_proxy = |c: &Container| has_adapter(c) || proxies::is_candidate(c, around.proxies);
     let clients = around.others().filter(|c| !is_proxy(c));
     let connected_instance = |client: &Container| around.members().find(|c| is_open(around, c, client));
     let note = |client: &Container| {

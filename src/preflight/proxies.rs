@@ -11,6 +11,28 @@ use crate::observe::TargetReader;
 use crate::proxy::{self, Backend, Proxy, RolloutShape};
 use crate::targets::{Target, backend};
 
+/// Names of images and first processes of proxies without an adapter.
+const PROXIES: [&str; 15] = [
+    "nginx",
+    "openresty",
+    "tengine",
+    "httpd",
+    "apache2",
+    "apache2ctl",
+    "envoy",
+    "kong",
+    "swag",
+    "nginx-proxy-manager",
+    "cloudflared",
+    "newt",
+    "varnish",
+    "varnishd",
+    "squid",
+];
+
+/// Variables of common base images.
+const VERSIONS: [&str; 2] = ["NGINX_VERSION", "HTTPD_VERSION"];
+
 /// Shape of a rollout that starts `starting` instances at a time, beside services with `other_names`.
 pub fn shape(
     reader: &TargetReader,
@@ -195,4 +217,21 @@ fn orphan_route(target: &Target, orphan: &Container, route: &str) -> Finding {
     let hint =
         "once the new release serves, `docker compose up --detach --no-recreate --remove-orphans` removes it";
     Finding::note("orphan-route", message, hint)
+}
+
+/// True for a running proxy that none of the adapters in `known` knows.
+pub fn is_candidate(container: &Container, known: &[Arc<dyn Proxy>]) -> bool {
+    let is_known = known.iter().any(|p| p.is_in(container));
+    container.is_running() && !is_known && is_proxy(container)
+}
+
+/// True for a proxy, by the name of its image, its programs, or its base image.
+pub fn is_proxy(container: &Container) -> bool {
+    let mut names = std::iter::once(image_name(&container.config.image)).chain(container.programs());
+    names.any(|name| PROXIES.contains(&name)) || VERSIONS.iter().any(|name| container.env(name).is_some())
+}
+
+pub fn image_name(image: &str) -> &str {
+    let name = image.rsplit('/').next().unwrap_or_default();
+    name.split([':', '@']).next().unwrap_or_default()
 }

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -18,25 +17,6 @@ use crate::proxy::Proxy;
 use crate::shell;
 use crate::targets::is_member;
 
-/// Names of images and first processes of such proxies.
-const PROXIES: [&str; 15] = [
-    "nginx",
-    "openresty",
-    "tengine",
-    "httpd",
-    "apache2",
-    "apache2ctl",
-    "envoy",
-    "kong",
-    "swag",
-    "nginx-proxy-manager",
-    "cloudflared",
-    "newt",
-    "varnish",
-    "varnishd",
-    "squid",
-];
-
 /// Proxies that get their routes from a remote service.
 const REMOTE: [&str; 2] = ["cloudflared", "newt"];
 
@@ -44,9 +24,6 @@ const REMOTE: [&str; 2] = ["cloudflared", "newt"];
 const CONFIG_FOLDERS: &str = "/etc/nginx /data/nginx /config/nginx /usr/local/openresty/nginx/conf /usr/local/apache2/conf /etc/apache2 \
                        /etc/httpd /etc/envoy /etc/kong /kong /opt/bitnami/nginx/conf /opt/bitnami/apache/conf /etc/varnish \
                        /etc/squid /usr/local/etc/haproxy /etc/haproxy /etc/caddy";
-
-/// Variables of common base images.
-const VERSIONS: [&str; 2] = ["NGINX_VERSION", "HTTPD_VERSION"];
 
 /// Longest time that a resolved name may be cached.
 const MAX_DNS_CACHE: Duration = Duration::from_secs(5);
@@ -67,7 +44,7 @@ pub fn findings(around: &Surroundings) -> Result<Vec<Finding>> {
         let near = |s: &&Service| !is_member(project, proxy, &[&s.name]) && reaches(proxy, s);
         let services: Vec<&Service> = services.iter().copied().filter(near).collect();
         let adapter = around.proxies.iter().find(|p| p.is_in(proxy));
-        if services.is_empty() || (adapter.is_none() && !is_candidate(proxy, around.proxies)) {
+        if services.is_empty() || (adapter.is_none() && !proxies::is_candidate(proxy, around.proxies)) {
             continue;
         }
         found.extend(finding_of(around, proxy, adapter.map(AsRef::as_ref), &services)?);
@@ -104,22 +81,6 @@ fn finding_of(
         }
     };
     Ok(services.iter().find_map(finding))
-}
-
-pub fn is_candidate(container: &Container, known: &[Arc<dyn Proxy>]) -> bool {
-    let is_known = known.iter().any(|p| p.is_in(container));
-    container.is_running() && !is_known && is_proxy(container)
-}
-
-/// True for a proxy, by the name of its image, its programs, or its base image.
-fn is_proxy(container: &Container) -> bool {
-    let mut names = std::iter::once(image_name(&container.config.image)).chain(container.programs());
-    names.any(|name| PROXIES.contains(&name)) || VERSIONS.iter().any(|name| container.env(name).is_some())
-}
-
-fn image_name(image: &str) -> &str {
-    let name = image.rsplit('/').next().unwrap_or_default();
-    name.split([':', '@']).next().unwrap_or_default()
 }
 
 fn reaches(proxy: &Container, service: &Service) -> bool {
@@ -179,7 +140,7 @@ exit 0"
     texts.extend(proxy.config.env.iter().cloned());
     texts.extend(proxy.args.iter().cloned());
     texts.extend(proxy.config.labels.values().cloned());
-    let is_elsewhere = REMOTE.contains(&image_name(&proxy.config.image));
+    let is_elsewhere = REMOTE.contains(&proxies::image_name(&proxy.config.image));
     Ok(KnownRoutes { texts, is_whole: !marks.is_empty() && !is_elsewhere })
 }
 
@@ -279,7 +240,7 @@ mod tests {
     fn a_proxy_is_known_by_its_image_or_its_program() {
         let proxy = |image: &str, path: &str, args: &[&str]| {
             let json = serde_json::json!({"Path": path, "Args": args, "Config": {"Image": image}});
-            is_proxy(&serde_json::from_value(json).unwrap())
+            proxies::is_proxy(&serde_json::from_value(json).unwrap())
         };
         assert!(proxy("nginx:1.29-alpine", "/docker-entrypoint.sh", &["nginx", "-g", "daemon off;"]));
         assert!(proxy("registry/team/nginx@sha256:1", "", &[]));

@@ -10,6 +10,7 @@ pub mod server;
 mod socket;
 mod static_servers;
 mod variables;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -45,6 +45,30 @@ pub struct StepEvent {
     pub rolling_back: bool,
 }
 
+impl StepEvent {
+    /// `, batch 1 of 2`; nothing for a single batch.
+    pub fn batch_text(&self) -> String {
+        if self.batches > 1 { format!(", batch {} of {}", self.batch, self.batches) } else { String::new() }
+    }
+
+    /// Activity of the step, without names.
+    pub fn activity(&self) -> &'static str {
+        match self.verb.as_str() {
+            "create" => "creating",
+            "gate" => "keeping new instances out of rotation",
+            "start" => "starting",
+            "wait_ready" => "waiting until ready",
+            "route" => "switching the proxy",
+            "drain" => "draining",
+            "delay" => "waiting between two batches",
+            "monitor" => "watching the new instances",
+            "stop" => "stopping",
+            "remove" => "removing",
+            _ => "cleaning up",
+        }
+    }
+}
+
 /// Names of instances.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Display, From)]
 #[display("{}", names.join(", "))]

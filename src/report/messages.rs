@@ -2,32 +2,6 @@
 
 use std::time::Duration;
 
-use super::event::StepEvent;
-
-impl StepEvent {
-    /// `, batch 1 of 2`; nothing for a single batch.
-    pub fn batch_text(&self) -> String {
-        if self.batches > 1 { format!(", batch {} of {}", self.batch, self.batches) } else { String::new() }
-    }
-
-    /// Activity of the step, without names.
-    pub fn activity(&self) -> &'static str {
-        match self.verb.as_str() {
-            "create" => "creating",
-            "gate" => "keeping new instances out of rotation",
-            "start" => "starting",
-            "wait_ready" => "waiting until ready",
-            "route" => "switching the proxy",
-            "drain" => "draining",
-            "delay" => "waiting between two batches",
-            "monitor" => "watching the new instances",
-            "stop" => "stopping",
-            "remove" => "removing",
-            _ => "cleaning up",
-        }
-    }
-}
-
 /// Confirmation of new instances, before the monitor.
 pub fn in_service_text(names: &[String], time: Duration, old_instances: &[String], proxied: bool) -> String {
     let (new, after) = (list(names), in_seconds(time));

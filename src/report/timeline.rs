@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::event::{Event, Names};
 use super::probes::Sample;
 use super::record::EventRecord;
+use super::text::printable;
 use super::timeline_model::{InstancePhase, InstanceTrack, InstanceTracks};
 
 pub use page::page;
@@ -110,6 +111,15 @@ impl Timeline {
 fn spans(track: &InstanceTrack, end: Duration) -> Vec<(Duration, Duration, InstancePhase)> {
     let ends = track.phases.iter().skip(1).map(|(at, _)| *at).chain([end.max(track.since())]);
     track.phases.iter().zip(ends).map(|((from, phase), to)| (*from, to, *phase)).collect()
+}
+
+/// Foreign text without markup and without invisible characters.
+fn escape(text: &str) -> String {
+    let entity = |c: char| match c {
+        '&' | '<' | '>' | '"' | '\'' => format!("&#{};", c as u32),
+        c => c.into(),
+    };
+    printable(text).chars().map(entity).collect()
 }
 
 #[cfg(test)]

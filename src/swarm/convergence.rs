@@ -3,15 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::observed::{Mode, ObservedStack, ServiceSpec, StackService};
+use super::observed::{MONITOR, Mode, ObservedStack, ServiceSpec, StackService};
 use crate::docker::types::{Task, TaskState, UpdateState};
 
 /// Time between the removal of a task from Swarm's DNS and its stop
 /// (moby `daemon/cluster/executor/container/controller.go`).
 pub const STOP_DELAY: Duration = Duration::from_secs(2);
-
-/// Swarm's own default for `monitor` (SwarmKit `api/defaults/service.go`).
-pub const MONITOR: Duration = Duration::from_secs(5);
 
 /// Longest time that Swarm waits for an old task to stop before it starts the new one; the same for a task that was never
 /// placed on a node (SwarmKit `orchestrator/restart/restart.go`).

@@ -6,8 +6,10 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::convergence::MONITOR;
 use crate::docker::types::{Counter, SwarmService, Task, TaskState, UpdateState, UpdateStatus};
+
+/// Swarm's own default for `monitor` (SwarmKit `api/defaults/service.go`).
+pub const MONITOR: Duration = Duration::from_secs(5);
 
 /// Spec of a service, without empty values and explicit defaults.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::observed::items;
-use super::stack_file::{StackFile, is_global};
+use super::stack_file::{StackFile, folder_mounts, is_global, mounts};
 use crate::docker::types::{Node, SwarmNodes};
 use crate::finding::Finding;
 use crate::model::ConfigError;
@@ -187,15 +187,6 @@ fn hostnames(nodes: &[&Node]) -> String {
 
 fn constraints(service: &Value) -> Vec<&str> {
     items(&service["deploy"]["placement"]["constraints"]).filter_map(Value::as_str).collect()
-}
-
-fn mounts<'v>(service: &'v Value, kind: &'static str) -> impl Iterator<Item = &'v str> {
-    items(&service["volumes"]).filter(move |m| m["type"] == kind).filter_map(|m| m["source"].as_str())
-}
-
-/// Bind mounts from the project's folder.
-pub fn folder_mounts<'v>(service: &'v Value, folder: &'v Path) -> impl Iterator<Item = &'v str> {
-    mounts(service, "bind").filter(move |source| Path::new(source).starts_with(folder))
 }
 
 /// A volume of one node; another driver, or options such as those of NFS, may share it between nodes.

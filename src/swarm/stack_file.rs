@@ -12,7 +12,6 @@ use serde_json::{Map, Value, json};
 
 use super::objects::StackObject;
 use super::observed::items;
-use super::placement::folder_mounts;
 use crate::docker::types::ObjectKind;
 use crate::error::Error;
 use crate::model::{ConfigError, UpdateLayer, word};
@@ -430,6 +429,16 @@ fn with_overrides(flags: &UpdateLayer, file: Option<&Value>) -> Value {
     set("max_failure_ratio", flags.max_failure_ratio.map(Value::from));
     set("order", flags.order.map(|order| word(&order).into()));
     Value::Object(config)
+}
+
+/// Sources of the mounts of a kind.
+pub fn mounts<'v>(service: &'v Value, kind: &'static str) -> impl Iterator<Item = &'v str> {
+    items(&service["volumes"]).filter(move |m| m["type"] == kind).filter_map(|m| m["source"].as_str())
+}
+
+/// Bind mounts from the project's folder.
+pub fn folder_mounts<'v>(service: &'v Value, folder: &'v Path) -> impl Iterator<Item = &'v str> {
+    mounts(service, "bind").filter(move |source| Path::new(source).starts_with(folder))
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 
-use super::render;
 use crate::finding::{Finding, Subject};
 
 /// Verdict on a service.
@@ -94,11 +93,6 @@ impl AuditReport {
     pub fn losing_services(&self) -> Vec<&str> {
         let losing = self.services.iter().filter(|r| r.verdict == Verdict::No);
         losing.map(|r| r.name.as_str()).collect()
-    }
-
-    /// Text of the report, wrapped to `width` if known. `quiet` prints only losses.
-    pub fn lines(&self, width: Option<usize>, quiet: bool) -> Vec<String> {
-        render::lines(self, width, quiet)
     }
 }
 

@@ -143,7 +143,7 @@ the project
   note  it is older [engine-too-old]
 not checked
   - the stop signal";
-        assert_eq!(report().lines(None, false).join("\n"), expected);
+        assert_eq!(lines(&report(), None, false).join("\n"), expected);
     }
 
     #[test]
@@ -155,7 +155,7 @@ worker  no   1 instance
 lb
   no    it is old [nginx-keepalive]
         hint: use a new one";
-        assert_eq!(report().lines(None, true).join("\n"), expected);
+        assert_eq!(lines(&report(), None, true).join("\n"), expected);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::config::bare;
+use super::words::bare;
 use crate::proxy::public_route::{PublicRoute, is_plain};
 
 /// A `frontend` or `listen` section.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::config::{bare, characters, words};
+use super::words::{bare, characters, words};
 
 /// Variables up to a line of the configuration.
 #[derive(Debug, Default)]

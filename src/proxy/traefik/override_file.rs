@@ -9,12 +9,9 @@ use serde_yaml::{Mapping, Value};
 
 use super::cookie;
 use super::labels::{HttpLabels, default_rule, get_map, insert, remove, text};
-use super::static_config::{TraefikStaticConfig, is_true};
+use super::static_config::{CHECK_PRIORITY, TraefikStaticConfig, is_true};
 use super::version_check::{Api, VersionCheck};
 use super::{Endpoint, Rotation};
-
-/// Priority of the version check: above users' priorities, and within 32 bits.
-pub const CHECK_PRIORITY: i64 = 2_000_000_000;
 
 /// Idle timeout of our transport: long enough to reuse a connection, and short enough to be over during a
 /// drain.

@@ -7,6 +7,9 @@ use serde_yaml::Value;
 
 use crate::docker::inspect::Container;
 
+/// Priority of the version check: above users' priorities, and within 32 bits.
+pub const CHECK_PRIORITY: i64 = 2_000_000_000;
+
 /// Paths at which Traefik looks for a file. Source: traefik `pkg/cli/loader_file.go`.
 const PLACES: [&str; 4] =
     ["/etc/traefik/traefik", "$XDG_CONFIG_HOME/traefik", "$HOME/.config/traefik", "./traefik"];
@@ -154,8 +157,7 @@ impl TraefikStaticConfig {
         let (address, protocol) = address.split_once('/').unwrap_or((address, "tcp"));
         let redirects = self.has(&key("http.redirections")) && {
             let priority = self.get(&key("http.redirections.entryPoint.priority"));
-            priority.and_then(|p| p.parse().ok()).unwrap_or(REDIRECTION)
-                > super::override_file::CHECK_PRIORITY
+            priority.and_then(|p| p.parse().ok()).unwrap_or(REDIRECTION) > CHECK_PRIORITY
         };
         let is_dashboard = name.eq_ignore_ascii_case("traefik") && self.is_on("api.insecure");
         Some(EntryPoint {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::page::escape;
+use super::escape;
 use super::{Marker, Timeline, spans};
 use crate::report::probes::Sample;
 use crate::report::timeline_model::{InstancePhase, InstanceTrack};

@@ -5,9 +5,9 @@ use std::time::Duration;
 use strum::VariantArray;
 
 use super::chart::{css_class, draw, label};
+use super::escape;
 use super::{Timeline, spans};
 use crate::report::record::EventRecord;
-use crate::report::text::printable;
 use crate::report::timeline_model::{InstancePhase, InstanceTrack};
 
 const STYLE: &str = include_str!("page.css");
@@ -95,13 +95,4 @@ fn phases(track: &InstanceTrack, end: Duration) -> String {
         }
     };
     spans(track, end).into_iter().map(text).collect::<Vec<_>>().join(", ")
-}
-
-/// Foreign text without markup and without invisible characters.
-pub fn escape(text: &str) -> String {
-    let entity = |c: char| match c {
-        '&' | '<' | '>' | '"' | '\'' => format!("&#{};", c as u32),
-        c => c.into(),
-    };
-    printable(text).chars().map(entity).collect()
 }
