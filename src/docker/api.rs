@@ -132,6 +132,13 @@ impl ApiResponse {
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
         Ok(parse(&self.body)?)
     }
+
+    /// True if the object does not exist. Podman answers 500 for a container that is removed during the request.
+    fn is_missing(&self) -> bool {
+        let is_gone = || self.message().ends_with(": no such container");
+        self.status == StatusCode::NOT_FOUND
+            || (self.status == StatusCode::INTERNAL_SERVER_ERROR && is_gone())
+    }
 }
 
 /// Value of the query's `filters` for objects that have all these labels.
@@ -245,8 +252,8 @@ impl Docker {
         let request = ApiRequest::get(path, &[]);
         let response = self.send(&request)?;
         match response.status {
-            StatusCode::NOT_FOUND => Ok(None),
             status if status.is_success() => response.json().map(Some),
+            _ if response.is_missing() => Ok(None),
             _ => Err(refused(&request, &response).into()),
         }
     }
@@ -256,7 +263,7 @@ impl Docker {
         let request = ApiRequest::delete(path);
         let response = self.send(&request)?;
         match response.status {
-            status if status.is_success() || status == StatusCode::NOT_FOUND => Ok(()),
+            status if status.is_success() || response.is_missing() => Ok(()),
             _ => Err(refused(&request, &response).into()),
         }
     }
@@ -433,6 +440,18 @@ mod tests {
             path("/containers/json", &[("all", "1"), ("filters", &labelled(&["a=b", "c"]))]),
             "/containers/json?all=1&filters=%7B%22label%22%3A%5B%22a%3Db%22%2C%22c%22%5D%7D"
         );
+    }
+
+    #[test]
+    fn podmans_500_for_a_container_that_was_just_removed_means_that_it_is_missing() {
+        let is_missing = |status: u16, body: &'static str| {
+            let status = StatusCode::from_u16(status).unwrap();
+            ApiResponse { status, body: Bytes::from(body) }.is_missing()
+        };
+        let removed = r#"{"cause":"no such container","message":"no container with ID c07 found in database: no such container","response":500}"#;
+        assert!(is_missing(500, removed));
+        assert!(is_missing(404, r#"{"message":"No such container: b"}"#));
+        assert!(!is_missing(500, r#"{"message":"the database is locked"}"#));
     }
 
     #[test]

@@ -289,7 +289,7 @@ impl<'a> ComposeRun<'a> {
         self.journal().begin(&draft, self.report)?;
         self.journal().tag_images(self.docker(), &draft, self.report);
         let result = RunResult::new(None, false, self.report.elapsed(), 0);
-        self.journal().end(self.docker(), &draft, result, self.project().keep, self.report);
+        self.journal().end(self.docker(), &draft, result, self.report);
         self.report.event(Event::Unchanged { release: draft.number, restored_release: self.back_to() });
         Ok(())
     }
@@ -376,7 +376,7 @@ impl<'a> ComposeRun<'a> {
         // The next run removes what is left of the old release.
         let unfinished = result.unfinished || rollouts.iter().any(|p| !p.left_running().is_empty());
         let result = RunResult { witness, unfinished, ..result };
-        self.journal().end(self.docker(), draft, result, self.project().keep, self.report);
+        self.journal().end(self.docker(), draft, result, self.report);
     }
 
     fn report_deployed(&self, rollout: &TargetRollout, took: Duration) {
@@ -593,6 +593,7 @@ impl<'a> ComposeRun<'a> {
             services: releases,
             replaced: self.prepared.desired.forced.iter().cloned().collect(),
             folder: self.request.config.folder.clone(),
+            keep: self.project().keep,
         })
     }
 

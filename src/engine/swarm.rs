@@ -233,7 +233,7 @@ impl SwarmDeploy<'_> {
         }
         let result = RunResult { witness, ..RunResult::new(error, paused, took, 0) };
         self.journal().write_config(draft.number, &draft.text)?;
-        self.journal().end(self.docker(), draft, result, self.config().project.keep, self.report());
+        self.journal().end(self.docker(), draft, result, self.report());
         Ok(())
     }
 
@@ -378,6 +378,7 @@ impl SwarmDeploy<'_> {
             text: self.journal().merged_config(&recorded.text(), &names)?,
             replaced: Vec::new(),
             folder: self.config().folder.clone(),
+            keep: self.config().project.keep,
         })
     }
 

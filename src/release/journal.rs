@@ -45,6 +45,8 @@ pub struct ReleaseDraft {
     /// Ids of the containers that `--force` replaces.
     pub replaced: Vec<String>,
     pub folder: PathBuf,
+    /// Number of releases to keep.
+    pub keep: usize,
 }
 
 /// Configuration of a release that has not begun. Dropping it removes the file of a run that ended before.
@@ -271,7 +273,7 @@ impl Journal {
     }
 
     /// Records the result of the run. A failed write is only a warning, because it does not change what serves.
-    pub fn end(&self, docker: &Docker, draft: &ReleaseDraft, result: RunResult, keep: usize, report: Report) {
+    pub fn end(&self, docker: &Docker, draft: &ReleaseDraft, result: RunResult, report: Report) {
         let record = self.release_record(draft, &result);
         let paused = record.outcome == RolloutOutcome::Paused;
         let written = self.store.write_record(&record).and_then(|()| match (paused, result.unfinished) {
@@ -290,7 +292,7 @@ impl Journal {
         }
         // `recover` still needs the leftovers of an unfinished rollout.
         if !paused && !result.unfinished {
-            self.remove_leftovers(docker, keep, report);
+            self.remove_leftovers(docker, draft.keep, report);
         }
     }
 

@@ -112,16 +112,28 @@ impl ProjectFacts<'_> {
         for proxy in &reader.proxies {
             found.extend(self.proxy_findings(target, &proxies, proxy.as_ref(), &shape)?);
         }
-        for name in &services {
-            let signals = self.signals(name)?;
-            report.not_audited.extend(self.unknown_signals(name, signals.is_none()));
-            found.extend(self.service_findings(target, name, &proxies, signals));
-        }
+        found.extend(self.findings_of_services(target, &proxies, &mut report.not_audited)?);
         report.findings.extend(found.into_iter().map(|finding| finding.of_service(services[0])));
         report.services.push(self.verdict_row(target, &proxies));
         let largest_service = services.iter().max_by_key(|s| self.running_count(s));
         let largest_service = largest_service.copied().unwrap_or_default().to_string();
         Ok(TargetAudit { plan, starting, largest_service })
+    }
+
+    /// Findings on each service by itself.
+    fn findings_of_services(
+        &self,
+        target: &Target,
+        proxies: &TargetProxies,
+        not_audited: &mut Vec<String>,
+    ) -> Result<Vec<Finding>> {
+        let mut found = Vec::new();
+        for name in target.services() {
+            let signals = self.signals(name)?;
+            not_audited.extend(self.unknown_signals(name, signals.is_none()));
+            found.extend(self.service_findings(target, name, proxies, signals));
+        }
+        Ok(found)
     }
 
     /// Findings on running instances that fail the probe of new ones.

@@ -120,6 +120,7 @@ impl Importer<'_> {
             text,
             replaced: Vec::new(),
             folder,
+            keep: self.project.keep,
         };
         journal.import(&draft)?;
         self.report.event(imported);
