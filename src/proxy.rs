@@ -401,23 +401,19 @@ impl From<&Container> for Backend {
 }
 
 /// Place where a proxy runs.
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "adapters of plain nginx and of published ports use the other variants")
+)]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Place<'a> {
     Container(&'a ProxyContainer),
     /// Process on this machine, outside containers.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "adapters of plain nginx and of published ports use it")
-    )]
     HostProcess {
         title: &'a str,
         pid: u32,
     },
     /// Published port of a service, which the engine itself forwards.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "adapters of plain nginx and of published ports use it")
-    )]
     Port {
         title: &'a str,
         service: &'a str,

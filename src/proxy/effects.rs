@@ -12,27 +12,19 @@ use crate::docker::{CommandResult, Docker, Exec, Helper};
 use crate::process;
 
 /// Query of a proxy; it changes nothing.
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "adapters of plain nginx and of published ports use the other variants")
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Query {
     Exec(Exec),
     /// Text of a file on this machine.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "adapters of plain nginx and of published ports use it")
-    )]
     HostFile(PathBuf),
     /// Command on this machine.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "adapters of plain nginx and of published ports use it")
-    )]
     Host(Vec<String>),
     /// Established connections to these addresses, from the network namespace of a process on this machine. The answer
     /// has a line with the address for each connection.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "adapters of plain nginx and of published ports use it")
-    )]
     Sockets {
         pid: u32,
         to: Vec<SocketAddr>,
@@ -46,45 +38,29 @@ impl From<Exec> for Query {
 }
 
 /// Effect of a change.
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "adapters of plain nginx and of published ports use the other variants")
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     Exec(Exec),
     /// Signal to the main process of a container.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "adapters of plain nginx and of published ports use it")
-    )]
     Signal {
         container: String,
         signal: String,
     },
     /// Start of a helper container.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "adapters of plain nginx and of published ports use it")
-    )]
     Start(Helper),
     /// Removal of a helper container.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "adapters of plain nginx and of published ports use it")
-    )]
     Remove(String),
     /// Lines of an owner in a file on this machine. The lines of others stay.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "adapters of plain nginx and of published ports use it")
-    )]
     WriteLines {
         path: PathBuf,
         owner: String,
         lines: Vec<String>,
     },
     /// Command on this machine.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "adapters of plain nginx and of published ports use it")
-    )]
     Host(Vec<String>),
 }
 

@@ -67,3 +67,58 @@ impl Rollout<'_> {
         self.note(format!("then wait until no request is in flight, for at most {limit}"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::docker::Docker;
+    use crate::docker::inspect::Container;
+    use crate::health::monitor::Monitor;
+    use crate::model::{ComposeFlags, FlagLayers, Project};
+    use crate::observed::Observed;
+    use crate::report::{Report, ReportOptions};
+    use crate::rollout::RolloutContext;
+    use crate::rollout::restart::RestartPolicies;
+    use crate::wait::StopSignal;
+    use crate::witness::Witness;
+
+    fn container(id: &str, status: &str) -> Container {
+        let text = format!(
+            r#"{{"Id": "{id}", "Name": "/p-{id}", "State": {{"Status": "{status}"}}, "Config": {{"Labels": {{
+               "com.docker.compose.project": "p", "com.docker.compose.service": "app"}}}}}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_planned_instance_in_rotation_does_not_count_as_dead() {
+        let docker =
+            Docker::for_test("false".into(), ComposeFlags::default()).listing(CommandList::default());
+        let yaml = "name: p\nservices: {app: {image: a}}";
+        let project = Project::read(yaml, "compose.yaml", &FlagLayers::default()).unwrap();
+        let context = RolloutContext {
+            docker: &docker,
+            project: &project,
+            proxies: &[],
+            report: Report::new(ReportOptions::default()),
+            target: "app",
+            witness: &Witness::default(),
+            monitor: &Monitor::default(),
+            runs_jobs: true,
+            completed: &BTreeSet::new(),
+            policies: &RestartPolicies::new(),
+            stop: &StopSignal::default(),
+        };
+        let observed = Observed { instances: Vec::new(), proxied: true };
+        let names = ["app-1", "app-2"].map(String::from);
+        let containers =
+            names.iter().zip(["running", ""]).map(|(name, status)| (name.clone(), container(name, status)));
+        let containers: BTreeMap<InstanceKey, Container> = containers.collect();
+        let mut rollout = Rollout::new(context, StopSignal::default(), &observed, containers);
+        rollout.inside = names.to_vec();
+        assert!(!rollout.drop_dead_instances().unwrap());
+        assert_eq!(rollout.inside, names);
+    }
+}

@@ -91,6 +91,10 @@ impl<'a> Rollout<'a> {
 
     /// Removes dead instances from the rotation, unless none would be left. True if there were any.
     pub(super) fn drop_dead_instances(&mut self) -> Result<bool> {
+        // The new instances of a dry run never start.
+        if self.is_dry_run() {
+            return Ok(false);
+        }
         if self.read_at.take().is_none_or(|at| at.elapsed() > FRESH) {
             self.refresh()?;
         }
