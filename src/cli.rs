@@ -7,6 +7,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, StyledStr};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::commands::helper::HelperJob;
 use crate::commands::init::InitArgs;
 use crate::manual::{TOPICS, title};
 use crate::model::args::{
@@ -185,6 +186,12 @@ pub enum Command {
     /// Print the metadata of a docker plugin
     #[command(name = "docker-cli-plugin-metadata", hide = true)]
     Metadata,
+    /// Do the work of a helper container
+    #[command(name = "__helper", hide = true)]
+    Helper {
+        #[command(subcommand)]
+        job: HelperJob,
+    },
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod help;
+pub mod helper;
 pub mod history;
 pub mod init;
 pub mod prune;

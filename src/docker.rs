@@ -11,6 +11,7 @@ pub mod endpoint;
 pub mod events;
 mod exec;
 mod helper;
+mod helper_image;
 pub mod host_info;
 mod images;
 mod init_container;
@@ -40,6 +41,8 @@ use endpoint::{EngineAddress, Timeouts, VERSION};
 pub use exec::Exec;
 use exec::is_read_by_docker;
 pub use helper::Helper;
+#[allow(unused_imports, reason = "the adapters that need a helper follow")]
+pub use helper_image::{HELPER_PROGRAM, NoHelper};
 pub use images::KEEPER_LABEL;
 pub use init_container::InitContainer;
 pub use inspect::familiar_name;

@@ -80,11 +80,13 @@ fn read(arguments: Vec<OsString>) -> Cli {
 }
 
 fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
-    // Only commands that change containers handle signals; Ctrl-C ends the others.
+    // Only these commands handle signals; Ctrl-C ends the others.
     let stop = match &cli.command {
-        Command::Deploy(_) | Command::Rollback(_) | Command::Recover(_) | Command::Status(_) => {
-            StopSignal::listen(move |effect| report.stop_requested(effect))?
-        }
+        Command::Deploy(_)
+        | Command::Rollback(_)
+        | Command::Recover(_)
+        | Command::Status(_)
+        | Command::Helper { .. } => StopSignal::listen(move |effect| report.stop_requested(effect))?,
         _ => StopSignal::default(),
     };
     let call = Invocation { compose: &cli.compose, report, stop: &stop };
@@ -112,6 +114,7 @@ fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
             report.print_page(SCHEMA_TEXT);
             Ok(())
         }
+        Command::Helper { job } => commands::helper::helper(job, &stop),
         Command::Metadata => {
             report.print_line(&plugin::metadata(env!("ZD_VERSION")));
             Ok(())

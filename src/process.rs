@@ -1,5 +1,6 @@
 //! Child processes: every program that compose-zd starts, and the mark by which a later run finds them.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read};
@@ -249,6 +250,14 @@ pub fn page(pager: &str, text: &str) -> bool {
     let command = duct::cmd!("sh", "-c", pager).stdin_bytes(text).unchecked();
     let command = if std::env::var_os("LESS").is_none() { command.env("LESS", "FRX") } else { command };
     command.run().is_ok_and(|output| ![Some(126), Some(127)].contains(&output.status.code()))
+}
+
+/// Shared libraries that this process has loaded, without the program itself.
+pub fn own_libraries() -> BTreeSet<String> {
+    let own = fs::read_link("/proc/self/exe").unwrap_or_default();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let paths = maps.lines().filter_map(|line| line.find('/').map(|at| line[at..].to_string()));
+    paths.filter(|path| path.contains(".so") && Path::new(path) != own).collect()
 }
 
 /// Process, with the facts by which another process can check whether it is alive.

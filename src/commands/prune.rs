@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::configuration::{connect, resolve_config};
 use crate::docker::inspect::Container;
 use crate::docker::lock_resource::LockBackend;
-use crate::docker::{Docker, KEEPER_LABEL, familiar_name};
+use crate::docker::{CommandResult, Docker, KEEPER_LABEL, familiar_name};
 use crate::error::Error;
 use crate::lock;
 use crate::model::ResolvedProject;
@@ -32,7 +32,30 @@ pub fn prune(compose: &ComposeArgs, args: &PruneArgs, report: Report) -> Result<
     }
     keepers.iter().try_for_each(|(name, keepers_of_project)| {
         prune_project(&docker, name, keepers_of_project, args, report)
-    })
+    })?;
+    prune_helpers(&docker, args, report)
+}
+
+/// Removes the helper images of other versions of compose-zd; with `--all` also that of this one.
+fn prune_helpers(docker: &Docker, args: &PruneArgs, report: Report) -> Result<()> {
+    let images = docker.helper_images()?;
+    let own = if args.all || images.is_empty() { None } else { docker.own_helper_image() };
+    for image in images.iter().filter(|image| own.as_ref() != Some(image)) {
+        match args.dry_run {
+            true => report.print_line(&format!("would remove `{image}`")),
+            false => report_removal(image, &docker.remove_helper_image(image)?, report),
+        }
+    }
+    Ok(())
+}
+
+/// Reports the removal of an image. An image that something uses stays.
+fn report_removal(tag: &str, result: &CommandResult, report: Report) {
+    if result.ok() || result.stderr.to_lowercase().contains("no such image") {
+        report.print_line(&format!("removed `{tag}`"));
+    } else {
+        report.warn(&Warning::Other(format!("`{tag}` stays: {}", result.stderr_or_stdout())));
+    }
 }
 
 /// Name of the project: the given name, else the compose file's.
@@ -64,13 +87,7 @@ fn prune_project(
             continue;
         }
         docker.remove_with_volumes(&keeper.id)?;
-        let result = docker.remove_tag(tag)?;
-        if result.ok() || result.stderr.to_lowercase().contains("no such image") {
-            report.print_line(&format!("removed `{tag}`"));
-        } else {
-            // Another container may use it.
-            report.warn(&Warning::Other(format!("`{tag}` stays: {}", result.stderr_or_stdout())));
-        }
+        report_removal(tag, &docker.remove_tag(tag)?, report);
     }
     Ok(())
 }

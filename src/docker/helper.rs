@@ -1,29 +1,39 @@
 //! Helper containers, which run beside a proxy during a rollout, and signals to containers.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
-use super::Docker;
+use super::{CommandResult, Docker};
 
-/// Container that runs beside a proxy until it is removed. Its image has to be on the engine already.
+/// Container that runs beside a proxy until it is removed or ends. Its image has to be on the engine already.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Helper {
+    /// Name of the container; empty for a name of the engine's own.
     pub name: String,
     pub image: String,
     /// Network of the helper; empty for the engine's default.
     pub network: String,
     pub labels: Vec<(String, String)>,
+    /// Program instead of the image's own; empty for the image's own.
+    pub entrypoint: String,
+    /// Further options of `docker run`.
+    pub options: Vec<String>,
     pub command: Vec<String>,
 }
 
 impl Helper {
+    /// Words after `docker run`. A helper never starts again: after a restart of the engine its work is over. The
+    /// healthcheck of an image would be one of another program.
     fn words(&self) -> Vec<String> {
-        let mut words =
-            ["run", "--detach", "--pull", "never", "--name", &self.name].map(String::from).to_vec();
-        if !self.network.is_empty() {
-            words.extend(["--network".into(), self.network.clone()]);
-        }
+        let mut words = ["--pull", "never", "--restart", "no", "--no-healthcheck"].map(String::from).to_vec();
+        let settings =
+            [("--name", &self.name), ("--network", &self.network), ("--entrypoint", &self.entrypoint)];
+        let given = settings.into_iter().filter(|(_, value)| !value.is_empty());
+        words.extend(given.flat_map(|(flag, value)| [flag.to_string(), value.clone()]));
         words
             .extend(self.labels.iter().flat_map(|(key, value)| ["--label".into(), format!("{key}={value}")]));
+        words.extend(self.options.iter().cloned());
         words.push(self.image.clone());
         words.extend(self.command.iter().cloned());
         words
@@ -35,7 +45,18 @@ impl Docker {
     pub fn start_helper(&self, helper: &Helper) -> Result<()> {
         self.check_lease()?;
         let words = helper.words();
-        self.checked(&words.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
+        let words: Vec<&str> =
+            ["run", "--detach"].into_iter().chain(words.iter().map(String::as_str)).collect();
+        self.checked(&words).map(drop)
+    }
+
+    #[allow(dead_code, reason = "the adapters that need a helper follow")]
+    /// Runs a helper container to its end, at most for `limit`, and removes it.
+    pub fn run_helper(&self, helper: &Helper, limit: Duration) -> Result<Option<CommandResult>> {
+        let words = helper.words();
+        let words: Vec<&str> = ["run", "--rm"].into_iter().chain(words.iter().map(String::as_str)).collect();
+        let argv = self.docker_words(&words);
+        self.run_user_command(&super::shown_words(&argv[1..]), &self.command(&argv), limit)
     }
 
     /// Stops and removes a helper container.
@@ -55,17 +76,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_helper_runs_detached_and_pulls_no_image() {
+    fn a_helper_pulls_no_image_and_never_starts_again() {
         let helper = Helper {
             name: "relay".into(),
             image: "busybox".into(),
             network: "front".into(),
             labels: vec![("compose-zd.helper".into(), "p".into())],
-            command: vec!["sleep".into(), "9".into()],
+            entrypoint: "sleep".into(),
+            options: vec!["--rm".into()],
+            command: vec!["9".into()],
         };
-        let expected = "run --detach --pull never --name relay --network front --label compose-zd.helper=p busybox sleep 9";
+        let expected = "--pull never --restart no --no-healthcheck --name relay --network front --entrypoint sleep \
+                        --label compose-zd.helper=p --rm busybox 9";
         assert_eq!(helper.words().join(" "), expected);
-        let plain = Helper { network: String::new(), ..Helper::default() };
-        assert!(!plain.words().contains(&"--network".to_string()));
+        let plain = Helper { image: "busybox".into(), ..Helper::default() };
+        assert_eq!(plain.words().join(" "), "--pull never --restart no --no-healthcheck busybox");
     }
 }

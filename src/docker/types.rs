@@ -45,6 +45,11 @@ pub struct EngineInfo {
     /// Name of the host.
     pub name: String,
     pub server_version: String,
+    /// Such as `linux`.
+    #[serde(rename = "OSType")]
+    pub os_type: String,
+    /// Such as `x86_64`.
+    pub architecture: String,
     #[serde(deserialize_with = "number_or_zero")]
     mem_total: u64,
     /// Time by the engine's clock, in RFC 3339.

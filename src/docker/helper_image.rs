@@ -1,0 +1,257 @@
+//! Helper image: this program as an image without a registry. Helper containers of it work beside a proxy.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::api::labelled;
+use super::{CommandResult, Docker};
+use crate::process;
+
+/// Repository of the helper images; the tag is a hash of the program.
+const REPOSITORY: &str = "compose-zd/helper";
+
+/// Label of a helper image with the hash of its program.
+const LABEL: &str = "compose-zd.helper-image";
+
+/// Program of a helper image, which is its entrypoint too.
+pub const HELPER_PROGRAM: &str = "/compose-zd";
+
+/// Folder of the shared libraries in a helper image.
+const LIBRARIES: &str = "lib";
+
+/// Limit for the upload of a helper image, to an engine of the default timeout.
+#[allow(dead_code, reason = "as above")]
+const IMPORT_LIMIT: Duration = Duration::from_secs(120);
+
+/// Size of a block in a tar archive.
+const BLOCK: usize = 512;
+
+/// Reason why an engine cannot run this program in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoHelper {
+    /// The engine runs on another architecture, or its containers on another system.
+    Platform(String),
+    /// The program or one of its libraries cannot be read.
+    Program(String),
+}
+
+impl fmt::Display for NoHelper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoHelper::Platform(engine) => write!(
+                f,
+                "the engine runs containers of {engine}, and this compose-zd is for linux/{}",
+                std::env::consts::ARCH
+            ),
+            NoHelper::Program(reason) => write!(f, "compose-zd cannot be made an image: {reason}"),
+        }
+    }
+}
+
+#[allow(dead_code, reason = "the adapters that need a helper follow")]
+impl Docker {
+    /// Name of the helper image on this engine, which is uploaded if it is missing. The entrypoint is this program, so
+    /// a helper runs with the words `__helper …`.
+    ///
+    /// # Errors
+    /// The engine fails. The inner error is the reason why the engine cannot run this program.
+    pub fn helper_image(&self) -> Result<std::result::Result<String, NoHelper>> {
+        let program = match self.helper_support()?.and_then(|()| Program::read()) {
+            Ok(program) => program,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let (hash, tag) = (program.hash(), program.tag());
+        if self.image(&tag)?.is_none() {
+            let entrypoint = format!("ENTRYPOINT [\"{HELPER_PROGRAM}\"]");
+            let (libraries, label) =
+                (format!("ENV LD_LIBRARY_PATH=/{LIBRARIES}"), format!("LABEL {LABEL}={hash}"));
+            let changes =
+                [entrypoint, libraries, label].into_iter().flat_map(|c| ["--change".to_string(), c]);
+            let words: Vec<String> =
+                ["import".to_string()].into_iter().chain(changes).chain(["-".into(), tag.clone()]).collect();
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            self.run_within(&words, Some(&program.archive()), self.scaled(IMPORT_LIMIT))?;
+        }
+        Ok(Ok(tag))
+    }
+
+    /// Checks that the engine can run this program in a container.
+    ///
+    /// # Errors
+    /// The engine does not answer. The inner error is the reason why the engine cannot.
+    pub fn helper_support(&self) -> Result<std::result::Result<(), NoHelper>> {
+        let info = self.info()?;
+        let is_same = info.os_type == "linux" && info.architecture.starts_with(std::env::consts::ARCH);
+        let platform = format!("{}/{}", info.os_type, info.architecture);
+        Ok(if is_same { Ok(()) } else { Err(NoHelper::Platform(platform)) })
+    }
+
+    /// Ids and names of the helper images. An image without a name counts by its id.
+    pub fn helper_images(&self) -> Result<Vec<String>> {
+        let images: Vec<HelperImage> = self.get("/images/json", &[("filters", &labelled(&[LABEL]))])?;
+        let names = |image: HelperImage| match image.repo_tags.unwrap_or_default() {
+            tags if tags.iter().all(|tag| tag.starts_with("<none>")) => vec![image.id],
+            tags => tags,
+        };
+        Ok(images.into_iter().flat_map(names).collect())
+    }
+
+    /// Name of the helper image of this program, on this engine or not; `None` if the program cannot be read.
+    pub fn own_helper_image(&self) -> Option<String> {
+        Program::read().ok().map(|program| program.tag())
+    }
+
+    /// Removes a helper image, unless a helper runs.
+    pub fn remove_helper_image(&self, name: &str) -> Result<CommandResult> {
+        self.run(&["image", "rm", name])
+    }
+}
+
+/// Image in a list.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct HelperImage {
+    id: String,
+    repo_tags: Option<Vec<String>>,
+}
+
+/// This program, with the shared libraries that it needs in an image without any.
+struct Program {
+    /// Path in the image without the leading slash, and content.
+    files: Vec<(String, Vec<u8>)>,
+}
+
+impl Program {
+    fn read() -> std::result::Result<Program, NoHelper> {
+        let program = read("/proc/self/exe")?;
+        let Some(loader) = loader(&program) else {
+            return Ok(Program { files: vec![(HELPER_PROGRAM[1..].into(), program)] });
+        };
+        let mut files = vec![(loader[1..].to_string(), read(&loader)?)];
+        for path in process::own_libraries() {
+            let name = Path::new(&path).file_name().unwrap_or_default().to_string_lossy();
+            files.push((format!("{LIBRARIES}/{name}"), read(&path)?));
+        }
+        files.push((HELPER_PROGRAM[1..].into(), program));
+        Ok(Program { files })
+    }
+
+    fn hash(&self) -> String {
+        let mut hash = Sha256::new();
+        self.files.iter().for_each(|(_, content)| hash.update(content));
+        hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn tag(&self) -> String {
+        format!("{REPOSITORY}:{}", self.hash())
+    }
+
+    /// Tar archive of the files.
+    fn archive(&self) -> Vec<u8> {
+        let folders: BTreeSet<&str> =
+            self.files.iter().filter_map(|(p, _)| Some(p.rsplit_once('/')?.0)).collect();
+        let mut archive = Vec::new();
+        folders.iter().for_each(|folder| archive.extend(tar_header(&format!("{folder}/"), 0, b'5')));
+        for (path, content) in &self.files {
+            archive.extend(tar_header(path, content.len(), b'0'));
+            archive.extend(content);
+            archive.resize(archive.len().next_multiple_of(BLOCK), 0);
+        }
+        archive.resize(archive.len() + 2 * BLOCK, 0);
+        archive
+    }
+}
+
+fn read(path: &str) -> std::result::Result<Vec<u8>, NoHelper> {
+    std::fs::read(path).map_err(|error| NoHelper::Program(format!("{path}: {error}")))
+}
+
+/// Header of a file or folder in a tar archive (ustar), which everybody may read and run.
+fn tar_header(path: &str, size: usize, kind: u8) -> [u8; BLOCK] {
+    let mut header = [0; BLOCK];
+    let mut put = |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
+    put(0, path);
+    put(100, "0000755\0");
+    put(108, "0000000\0");
+    put(116, "0000000\0");
+    put(124, &format!("{size:011o}\0"));
+    put(136, "00000000000\0");
+    put(148, "        ");
+    put(257, "ustar\x0000");
+    header[156] = kind;
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    header
+}
+
+/// Path of the loader of a dynamic program (PT_INTERP of a 64-bit ELF file); `None` for a static one.
+fn loader(program: &[u8]) -> Option<String> {
+    let number = |at: usize, length: usize| {
+        let bytes = program.get(at..at.checked_add(length)?)?;
+        Some(bytes.iter().rev().fold(0usize, |number, byte| number << 8 | usize::from(*byte)))
+    };
+    let (table, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+    let mut headers = (0..count).filter_map(|n| table.checked_add(n * size));
+    let header = headers.find(|at| number(*at, 4) == Some(3))?;
+    let (at, length) = (number(header + 8, 8)?, number(header + 32, 8)?);
+    let path = program.get(at..at.checked_add(length)?)?;
+    String::from_utf8(path.to_vec()).ok().map(|path| path.trim_end_matches('\0').into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_has_a_block_for_each_header_and_its_sum() {
+        let header = tar_header("compose-zd", 9, b'0');
+        let field = |from: usize, to: usize| String::from_utf8_lossy(&header[from..to]).into_owned();
+        assert_eq!([field(0, 11), field(124, 136)], ["compose-zd\0", "00000000011\0"]);
+        let spaces: u32 = header
+            .iter()
+            .enumerate()
+            .map(|(n, b)| if (148..156).contains(&n) { 32 } else { u32::from(*b) })
+            .sum();
+        assert_eq!(field(148, 154), format!("{spaces:06o}"));
+        let program =
+            Program { files: vec![("lib/a".into(), vec![1; 513]), ("compose-zd".into(), vec![2; 512])] };
+        assert_eq!(program.archive().len(), BLOCK * (1 + 1 + 2 + 1 + 1 + 2));
+        assert!(program.tag().starts_with("compose-zd/helper:") && program.hash().len() == 12);
+    }
+
+    #[test]
+    fn a_dynamic_program_has_a_loader_and_a_static_or_broken_one_none() {
+        let header = |kind: u8| {
+            let mut elf = vec![0; 64 + 56];
+            (elf[32], elf[54], elf[56], elf[64]) = (64, 56, 1, kind);
+            (elf[64 + 8], elf[64 + 32]) = (120, 6);
+            elf.extend(b"/lib/l\0");
+            elf
+        };
+        assert_eq!(loader(&header(3)).as_deref(), Some("/lib/l"));
+        assert_eq!(loader(&header(1)), None);
+        assert_eq!(loader(&header(3)[..100]), None);
+        assert_eq!(loader(&[0xff; 200]), None);
+    }
+
+    #[test]
+    fn this_program_has_all_its_libraries() {
+        let program = Program::read().unwrap();
+        let libraries = process::own_libraries();
+        let is_static = loader(&std::fs::read("/proc/self/exe").unwrap()).is_none();
+        assert_eq!(program.files.len(), if is_static { 1 } else { 2 + libraries.len() });
+        assert!(libraries.iter().all(|path| path.contains(".so")), "{libraries:?}");
+    }
+
+    #[test]
+    fn a_missing_helper_names_both_platforms() {
+        let text = NoHelper::Platform("linux/riscv64".into()).to_string();
+        assert!(text.contains("linux/riscv64") && text.contains(std::env::consts::ARCH), "{text}");
+    }
+}
