@@ -23,7 +23,7 @@ pub mod types;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -84,6 +84,8 @@ pub struct Docker {
     stop: StopSignal,
     /// List of the changes of a dry run, which are not made.
     list: Option<CommandList>,
+    /// Helper image on this engine, once it was asked for; `None` inside if the engine cannot run it.
+    helper_image: Arc<OnceLock<Option<String>>>,
 }
 
 /// Reason to stop waiting for a command.
@@ -143,6 +145,7 @@ impl Docker {
             guard: Arc::default(),
             stop: StopSignal::default(),
             list: None,
+            helper_image: Arc::default(),
         }
     }
 

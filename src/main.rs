@@ -114,7 +114,7 @@ fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
             report.print_page(SCHEMA_TEXT);
             Ok(())
         }
-        Command::Helper { job } => commands::helper::helper(job, &stop),
+        Command::Helper { job } => commands::helper::helper(job, report, &stop),
         Command::Metadata => {
             report.print_line(&plugin::metadata(env!("ZD_VERSION")));
             Ok(())

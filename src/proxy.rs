@@ -18,7 +18,7 @@ pub mod traefik;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -26,7 +26,8 @@ use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
 use crate::error::Error;
 use crate::finding::Finding;
-pub use effects::{Change, Query};
+pub use effects::{Change, Namespace, Query};
+use kit::connections::{self, Connection, Judge, Verdict};
 use public_route::PublicRoute;
 
 /// Instance or other container to which a proxy routes.
@@ -95,7 +96,7 @@ pub fn endpoints<'c>(proxy: &dyn Proxy, containers: impl Iterator<Item = &'c Con
 }
 
 /// Requests that an instance is still answering.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InFlight {
     Exact(usize),
     /// `exact` requests, and `open` connections that may be idle. For the time `quiet`, these connections cannot have
@@ -105,6 +106,60 @@ pub enum InFlight {
         open: usize,
         quiet: Duration,
     },
+    /// `exact` requests by the proxy's own count, and all connections to the instance, busy or idle.
+    Connections {
+        exact: usize,
+        open: Vec<Connection>,
+        /// As above, for connections without times.
+        quiet: Duration,
+        /// True if the service is known to have WebSockets or event streams, which may be silent.
+        has_streams: bool,
+    },
+}
+
+impl InFlight {
+    /// Requests by a single sample, and true if there may be fewer.
+    pub fn at_most(&self) -> (usize, bool) {
+        let open = self.judged(&mut Judge::default());
+        (open.requests + open.maybe_idle, open.maybe_idle > 0)
+    }
+
+    fn judged(&self, judge: &mut Judge) -> OpenRequests {
+        let none = OpenRequests { quiet: Duration::MAX, ..OpenRequests::default() };
+        match self {
+            InFlight::Exact(exact) | InFlight::AtMost { exact, open: 0, .. } => {
+                OpenRequests { requests: *exact, ..none }
+            }
+            InFlight::AtMost { exact, open, quiet } => {
+                OpenRequests { requests: *exact, maybe_idle: *open, quiet: *quiet, ..none }
+            }
+            InFlight::Connections { exact, open, quiet, has_streams } => {
+                judged_connections(judge, open, *has_streams, *exact, *quiet)
+            }
+        }
+    }
+}
+
+/// The exact requests use some of the connections.
+fn judged_connections(
+    judge: &mut Judge,
+    open: &[Connection],
+    has_streams: bool,
+    exact: usize,
+    quiet: Duration,
+) -> OpenRequests {
+    let now = Instant::now();
+    let verdicts: Vec<Verdict> = open.iter().map(|c| judge.judge(c, has_streams, now)).collect();
+    let busy = verdicts.iter().filter(|v| **v == Verdict::Busy).count();
+    let silent = |verdict: &Verdict| match verdict {
+        Verdict::Unknown(silent) => Some(silent.unwrap_or(quiet)),
+        Verdict::Busy | Verdict::Idle => None,
+    };
+    let unknown = verdicts.iter().filter_map(silent);
+    let requests = busy.max(exact);
+    let maybe_idle = unknown.clone().count().min(open.len().saturating_sub(requests));
+    let quiet = unknown.min().filter(|_| maybe_idle > 0).unwrap_or(Duration::MAX);
+    OpenRequests { requests, maybe_idle, quiet, is_sampled: true }
 }
 
 /// State of the running proxy for the endpoints of one query.
@@ -136,20 +191,10 @@ impl ProxyState {
     }
 
     /// Open requests of the instances outside, and connections that may be idle.
-    pub fn open_requests(&self, rotation: &Rotation) -> OpenRequests {
-        let in_flight = |e: &Endpoint| self.in_flight.get(&e.id).copied().unwrap_or(InFlight::Exact(0));
-        let counts = rotation.outside.iter().map(in_flight);
-        counts.fold(
-            OpenRequests { quiet: Duration::MAX, ..OpenRequests::default() },
-            |sum, count| match count {
-                InFlight::Exact(exact) => OpenRequests { requests: sum.requests + exact, ..sum },
-                InFlight::AtMost { exact, open, quiet } => OpenRequests {
-                    requests: sum.requests + exact,
-                    maybe_idle: sum.maybe_idle + open,
-                    quiet: if open > 0 { sum.quiet.min(quiet) } else { sum.quiet },
-                },
-            },
-        )
+    pub fn open_requests(&self, rotation: &Rotation, judge: &mut Judge) -> OpenRequests {
+        let counts = rotation.outside.iter().filter_map(|e| self.in_flight.get(&e.id));
+        let none = InFlight::Exact(0).judged(judge);
+        counts.map(|count| count.judged(judge)).fold(none, OpenRequests::and)
     }
 }
 
@@ -161,9 +206,20 @@ pub struct OpenRequests {
     pub maybe_idle: usize,
     /// Time for which these connections cannot have received a new request.
     pub quiet: Duration,
+    /// True if connections were judged by a sample, so that a single one does not prove that they are idle.
+    pub is_sampled: bool,
 }
 
 impl OpenRequests {
+    fn and(self, other: OpenRequests) -> OpenRequests {
+        OpenRequests {
+            requests: self.requests + other.requests,
+            maybe_idle: self.maybe_idle + other.maybe_idle,
+            quiet: self.quiet.min(other.quiet),
+            is_sampled: self.is_sampled || other.is_sampled,
+        }
+    }
+
     /// True if no request is in flight, and all open connections have been quiet for the limit.
     pub fn is_drained(&self, limit: Duration) -> bool {
         self.requests == 0 && (self.maybe_idle == 0 || self.quiet >= limit)
@@ -461,6 +517,13 @@ impl ProxyContainer {
         Exec::sh(&self.container.id, script)
     }
 
+    /// Query for the open connections to endpoints.
+    pub fn connections_to(&self, endpoints: &[Endpoint]) -> Query {
+        let Container { id, state, .. } = &self.container;
+        let of = Namespace::Container { id: id.clone(), pid: state.pid };
+        Query::Sockets { of, to: connections::addresses(endpoints) }
+    }
+
     /// Error about the proxy, before anything was changed.
     pub fn refused(&self, why: impl Display, hint: impl Into<String>) -> Error {
         Error::unchanged(format!("{}: {why}", self.name())).hint(hint)
@@ -690,13 +753,16 @@ mod tests {
                 ("a".to_string(), InFlight::AtMost { exact, open: unsure, quiet }),
                 ("b".to_string(), InFlight::Exact(1)),
             ];
-            ProxyState { in_flight: in_flight.into(), ..ProxyState::default() }.open_requests(&rotation)
+            ProxyState { in_flight: in_flight.into(), ..ProxyState::default() }
+                .open_requests(&rotation, &mut Judge::default())
         };
-        assert_eq!(open(2, 3, 4), OpenRequests { requests: 3, maybe_idle: 3, quiet: Duration::from_secs(4) });
+        let quiet = Duration::from_secs(4);
+        let expected = OpenRequests { requests: 3, maybe_idle: 3, quiet, is_sampled: false };
+        assert_eq!(open(2, 3, 4), expected);
         let limit = Duration::from_secs(30);
         let is_drained = |requests, unsure, seconds| {
-            OpenRequests { requests, maybe_idle: unsure, quiet: Duration::from_secs(seconds) }
-                .is_drained(limit)
+            let quiet = Duration::from_secs(seconds);
+            OpenRequests { requests, maybe_idle: unsure, quiet, is_sampled: false }.is_drained(limit)
         };
         assert!(is_drained(0, 0, 0) && is_drained(0, 3, 30));
         assert!(!is_drained(1, 0, 30) && !is_drained(0, 3, 29));

@@ -166,11 +166,8 @@ fn instance_status(instance: &Instance, snapshot: &TargetSnapshot) -> InstanceSt
     let container = &snapshot.containers[&instance.key];
     let health = container.state.health.as_ref().map(|h| h.status.clone());
     // An instance without requests is missing in the proxy's report.
-    let in_flight = snapshot.in_flight.get(&container.id).copied().unwrap_or(InFlight::Exact(0));
-    let (in_flight, in_flight_at_most) = match in_flight {
-        InFlight::Exact(count) => (count, false),
-        InFlight::AtMost { exact, open, .. } => (exact + open, open > 0),
-    };
+    let in_flight = snapshot.in_flight.get(&container.id);
+    let (in_flight, in_flight_at_most) = in_flight.map(InFlight::at_most).unwrap_or_default();
     let proxied = snapshot.observed.proxied;
     let is_down = snapshot.failing.contains(&container.id);
     InstanceStatus {

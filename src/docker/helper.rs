@@ -50,7 +50,6 @@ impl Docker {
         self.checked(&words).map(drop)
     }
 
-    #[allow(dead_code, reason = "the adapters that need a helper follow")]
     /// Runs a helper container to its end, at most for `limit`, and removes it.
     pub fn run_helper(&self, helper: &Helper, limit: Duration) -> Result<Option<CommandResult>> {
         let words = helper.words();

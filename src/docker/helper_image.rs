@@ -81,6 +81,12 @@ impl Docker {
         Ok(Ok(tag))
     }
 
+    /// As [`Docker::helper_image`], read and uploaded once; `None` if the engine fails or cannot run this program.
+    pub fn prepared_helper_image(&self) -> Option<String> {
+        let image = self.helper_image.get_or_init(|| self.helper_image().ok()?.ok());
+        image.clone()
+    }
+
     /// Checks that the engine can run this program in a container.
     ///
     /// # Errors

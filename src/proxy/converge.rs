@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use super::kit::connections::Judge;
 use super::{
-    Change, Discovery, Endpoint, Goal, Next, OpenRequests, Proxy, ProxyState, RolloutShape, effects,
+    Change, Discovery, Endpoint, Goal, Next, OpenRequests, Proxy, ProxyState, Query, RolloutShape, effects,
 };
 use crate::docker::{CommandResult, Docker};
 use crate::error::Error;
@@ -18,6 +19,9 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// Interval between queries for in-flight requests and for discovery, which may take long; shorter at first.
 const SLOW_POLL: Duration = Duration::from_millis(400);
+
+/// Interval between samples of connections.
+const SAMPLE_POLL: Duration = Duration::from_millis(100);
 
 /// Timeout for the confirmation of a rotation.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
@@ -32,8 +36,12 @@ const REISSUE_AFTER: Duration = Duration::from_secs(1);
 /// Number of commands in a row without a pause; most rotations take two.
 const MAX_STEPS: usize = 4;
 
-/// Number of readings without a connection that mean idle, while a retired part of the proxy still lives.
+/// Number of idle readings that mean idle, while a retired part of the proxy still lives, or where connections are
+/// judged by samples.
 const IDLE_READINGS: u32 = 3;
+
+/// Function that answers a query.
+type Answerer = fn(&Docker, &Query) -> Result<CommandResult>;
 
 /// Proxy on its way to a goal.
 pub struct Pursuit<'a> {
@@ -61,7 +69,7 @@ impl<'a> Pursuit<'a> {
     /// # Errors
     /// The proxy does not answer.
     pub fn state(&self) -> Result<ProxyState> {
-        Ok(self.look(&self.answers()?)?.0)
+        Ok(self.look(&self.answers(effects::answer)?)?.0)
     }
 
     /// Sends new requests to exactly the rotation, or keeps the instances outside of a gate from it, and waits until
@@ -100,7 +108,8 @@ impl<'a> Pursuit<'a> {
         for _ in 0..=MAX_STEPS {
             let is_due = self.changed_at.is_none_or(|at| at.elapsed() > REISSUE_AFTER);
             let is_blind = self.proxy.abilities().is_blind;
-            let answers = if is_blind && is_due { Vec::new() } else { self.answers()? };
+            let answers =
+                if is_blind && is_due { Vec::new() } else { self.answers(effects::answer_for_step)? };
             match self.look(&answers)?.1 {
                 Next::Done => return Ok(true),
                 Next::Run(_) if is_blind && !is_due => return Ok(false),
@@ -114,7 +123,7 @@ impl<'a> Pursuit<'a> {
 
     /// Pursues a reached goal again, before it expires.
     fn renew(&mut self) -> Result<()> {
-        let (_, next) = self.proxy.advance(&self.answers()?, &self.goal)?;
+        let (_, next) = self.proxy.advance(&self.answers(effects::answer_for_step)?, &self.goal)?;
         self.run(next.changes())
     }
 
@@ -131,9 +140,12 @@ impl<'a> Pursuit<'a> {
         check: &dyn Fn() -> Result<()>,
     ) -> Result<DrainResult> {
         let mut idle_readings = 0;
+        let mut judge = Judge::default();
         let mut open_requests = OpenRequests::default();
         let left = limit.saturating_sub(since.elapsed());
-        let waited = wait::until(SLOW_POLL, left, stop, || -> Result<Option<()>> {
+        let is_sampled = self.proxy.queries(&self.goal).iter().any(Query::counts_requests);
+        let poll = if is_sampled { SAMPLE_POLL } else { SLOW_POLL };
+        let waited = wait::until(poll, left, stop, || -> Result<Option<()>> {
             check()?;
             let mut confirmed = self.confirmed_state();
             if confirmed.is_none() {
@@ -143,11 +155,12 @@ impl<'a> Pursuit<'a> {
                 confirmed = self.confirmed_state();
             }
             let (Some(state), Some(rotation)) = (confirmed, self.goal.rotation()) else { return Ok(None) };
-            open_requests = state.open_requests(rotation);
+            open_requests = state.open_requests(rotation, &mut judge);
             idle_readings = if open_requests.is_drained(limit) { idle_readings + 1 } else { 0 };
             let late_requests =
                 state.has_retired_process && since.elapsed() < self.proxy.abilities().late_requests;
-            let required_readings = if state.has_retired_process { IDLE_READINGS } else { 1 };
+            let is_sampled = state.has_retired_process || open_requests.is_sampled;
+            let required_readings = if is_sampled { IDLE_READINGS } else { 1 };
             // A hurried drain waits for neither late nor open requests, but a single reading may miss open ones.
             let is_hurried = stop.is_hurried();
             let idle = idle_readings >= required_readings && (is_hurried || !late_requests);
@@ -160,10 +173,9 @@ impl<'a> Pursuit<'a> {
         }
     }
 
-    fn answers(&self) -> Result<Vec<CommandResult>> {
+    fn answers(&self, answer: Answerer) -> Result<Vec<CommandResult>> {
         let queries = self.proxy.queries(&self.goal);
-        let answer = |query| require_success(effects::answer(self.docker, query)?, self.proxy);
-        queries.iter().map(answer).collect()
+        queries.iter().map(|query| require_success(answer(self.docker, query)?, self.proxy)).collect()
     }
 
     fn look(&self, answers: &[CommandResult]) -> Result<(ProxyState, Next)> {
@@ -175,7 +187,8 @@ impl<'a> Pursuit<'a> {
     /// State of the proxy, if it confirms the rotation.
     fn confirmed_state(&self) -> Option<ProxyState> {
         let rotation = self.goal.rotation()?;
-        self.state().ok().filter(|state| state.confirms(rotation))
+        let state = self.look(&self.answers(effects::sample).ok()?).ok()?.0;
+        Some(state).filter(|state| state.confirms(rotation))
     }
 
     fn run(&mut self, changes: &[Change]) -> Result<()> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::haproxy::config::HaproxyConfig;
 use super::haproxy::server::Server;
-use super::kit::sockets;
+use super::kit::connections::{self, Connection};
 use super::public_route::{PublicRoute, is_plain};
 use super::{
     Abilities, Adapter, Audit, Backend, Change, Endpoint, Goal, InFlight, Next, Place, Planned, Proxy,
@@ -178,14 +178,14 @@ impl Proxy for Dockercloud {
     fn queries(&self, goal: &Goal) -> Vec<Query> {
         match goal {
             Goal::Patched(_) => vec![tcp_migrate::query(&self.place).into()],
-            _ => vec![self.question(&goal.endpoints()).into()],
+            _ => vec![self.run_script("state", "", &[]).into(), self.place.connections_to(&goal.endpoints())],
         }
     }
 
     fn advance(&self, answers: &[CommandResult], goal: &Goal) -> Result<(ProxyState, Next), Error> {
         let output = answers.first().cloned().unwrap_or_default();
         let state =
-            if goal.needs_state() { self.read(&output, &goal.endpoints())? } else { ProxyState::default() };
+            if goal.needs_state() { self.read(answers, &goal.endpoints())? } else { ProxyState::default() };
         let next = match goal {
             Goal::Observed(_) => Next::Done,
             Goal::Patched(shape) => Next::Finish(self.prepare(answers, shape)?),
@@ -253,11 +253,9 @@ impl Dockercloud {
         (!drain.is_empty()).then(|| self.run_script("send", project, &drain))
     }
 
-    fn question(&self, _endpoints: &[Endpoint]) -> Exec {
-        self.run_script("state", "", &[])
-    }
-
-    fn read(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
+    fn read(&self, answers: &[CommandResult], endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
+        let output = answers.first().cloned().unwrap_or_default();
+        let connections = connections::parse(answers.get(1));
         let state = DockercloudState::parse(&output.stdout).ok_or_else(|| {
             self.place
                 .refused("cannot read the state of its HAProxy", "look at the container's `docker logs`")
@@ -270,7 +268,10 @@ impl Dockercloud {
             routed: ids(&|e| state.servers_of(e).any(|s| !s.is_out())),
             failing: ids(&|e| !state.servers_of(e).any(Server::is_routed)),
             config_applied: state.is_frozen_for(project_of(endpoints)),
-            in_flight: endpoints.iter().map(|e| (e.id.clone(), state.in_flight(e))).collect(),
+            in_flight: endpoints
+                .iter()
+                .map(|e| (e.id.clone(), state.in_flight(e, &connections, self.config.has_tunnels)))
+                .collect(),
             has_retired_process: state.retired_for.is_some(),
         })
     }
@@ -351,8 +352,6 @@ struct DockercloudState {
     frozen_by: String,
     /// Time since the retirement of an HAProxy that still finishes its open requests.
     retired_for: Option<Duration>,
-    /// Remote addresses of all connections from the container, while a retired HAProxy runs.
-    connections: Vec<String>,
 }
 
 impl DockercloudState {
@@ -365,7 +364,6 @@ impl DockercloudState {
             is_frozen: manager == "T",
             frozen_by: marked("@frozen ").next().unwrap_or_default().trim().into(),
             retired_for: age.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()),
-            connections: marked("@connection ").map(String::from).collect(),
         })
     }
 
@@ -387,12 +385,12 @@ impl DockercloudState {
 
     /// HAProxy's own counter is exact. The connections include those of a retired HAProxy, and idle ones of
     /// both.
-    fn in_flight(&self, endpoint: &Endpoint) -> InFlight {
+    fn in_flight(&self, endpoint: &Endpoint, connections: &[Connection], has_streams: bool) -> InFlight {
         let exact = self.servers_of(endpoint).map(|s| s.in_flight).sum::<usize>();
-        let open = sockets::count(&self.connections, endpoint).saturating_sub(exact);
+        let open = connections::to_endpoint(connections, endpoint);
         match self.retired_for {
-            Some(quiet) if open > 0 => InFlight::AtMost { exact, open, quiet },
-            _ => InFlight::Exact(exact),
+            Some(quiet) => InFlight::Connections { exact, open, quiet, has_streams },
+            None => InFlight::Exact(exact),
         }
     }
 }

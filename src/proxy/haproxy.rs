@@ -14,6 +14,7 @@ mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::kit::connections;
 use super::public_route::PublicRoute;
 use super::{
     Abilities, Adapter, Audit, Backend, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Place,
@@ -25,7 +26,6 @@ use crate::error::{Error, Rule};
 use crate::finding::Finding;
 use crate::shell;
 use config::{HaproxyConfig, ServerLine, stands_for};
-use retired::Retired;
 use server::Server;
 use static_servers::is_added;
 
@@ -307,14 +307,14 @@ impl Proxy for Haproxy {
     fn queries(&self, goal: &Goal) -> Vec<Query> {
         match goal {
             Goal::Patched(_) => vec![self.socket_command(&format!("{STATE}; show info")).into()],
-            _ => vec![self.question(&goal.endpoints()).into()],
+            _ => vec![self.question().into(), self.place.connections_to(&goal.endpoints())],
         }
     }
 
     fn advance(&self, answers: &[CommandResult], goal: &Goal) -> Result<(ProxyState, Next), Error> {
         let output = answers.first().cloned().unwrap_or_default();
         let state =
-            if goal.needs_state() { self.read(&output, &goal.endpoints())? } else { ProxyState::default() };
+            if goal.needs_state() { self.read(answers, &goal.endpoints())? } else { ProxyState::default() };
         let next = match goal {
             Goal::Observed(_) => Next::Done,
             Goal::Patched(shape) => self.check_room(&output, shape).map(|()| Next::Done)?,
@@ -450,30 +450,39 @@ impl Haproxy {
         self.command(&drain.map(|s| self.config.drain(&s)).collect::<Vec<_>>())
     }
 
-    fn question(&self, endpoints: &[Endpoint]) -> Exec {
+    fn question(&self) -> Exec {
         let script = socket::script(self.socket().unwrap_or(""), STATE);
         let (head, rest) = script.split_once('\n').unwrap_or_default();
-        self.place.sh(format!("{head}\n{}{rest}", retired::process_script(endpoints)))
+        self.place.sh(format!("{head}\n{}{rest}", retired::PROCESS_SCRIPT))
     }
 
-    fn read(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
+    fn read(&self, answers: &[CommandResult], endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
+        let output = &answers.first().cloned().unwrap_or_default();
         let slots = self.slots_for(output, endpoints).ok_or_else(|| self.no_answer(output))?;
         let slots_of = |e: &Endpoint| slots.iter().filter(|s| s.holds(e)).collect::<Vec<_>>();
         let routed = |e: &&Endpoint| slots_of(e).iter().any(|s| !s.is_out());
         let failing = |e: &&Endpoint| !slots_of(e).iter().any(|s| s.is_routed());
         let ids =
             |is: &dyn Fn(&&Endpoint) -> bool| endpoints.iter().filter(is).map(|e| e.id.clone()).collect();
-        let retired = Retired::parse(&output.stdout);
+        let retired_for = retired::retired_for(&output.stdout);
+        let connections = connections::parse(answers.get(1));
         let in_flight = |e: &Endpoint| {
             let exact = slots_of(e).iter().map(|s| s.in_flight).sum();
-            retired.as_ref().map_or(InFlight::Exact(exact), |retired| retired.in_flight(e, exact))
+            let open = || connections::to_endpoint(&connections, e);
+            let has_streams = self.config.has_tunnels;
+            retired_for.map_or(InFlight::Exact(exact), |quiet| InFlight::Connections {
+                exact,
+                open: open(),
+                quiet,
+                has_streams,
+            })
         };
         Ok(ProxyState {
             routed: ids(&routed),
             failing: ids(&failing),
             config_applied: true,
             in_flight: endpoints.iter().map(|e| (e.id.clone(), in_flight(e))).collect(),
-            has_retired_process: retired.is_some(),
+            has_retired_process: retired_for.is_some(),
         })
     }
 

@@ -1,4 +1,6 @@
 //! Parts that several adapters use.
 
+pub mod connections;
+pub mod sock_diag;
 pub mod sockets;
 pub mod version;

@@ -124,7 +124,7 @@ fn in_flight_counts_requests_by_service_name_and_by_bank_or_slot_name() {
         let state = output(&switched_state(&caddy, SWITCHED).stdout.replace("p-app-1:3000", other));
         let in_flight = caddy.read(&state, &[new(), old()]).unwrap().in_flight;
         assert_eq!(in_flight.len(), 1);
-        in_flight["id-p-app-1"]
+        in_flight["id-p-app-1"].clone()
     };
     assert_eq!(in_flight(caddy(), "p-app-1:3000"), InFlight::Exact(3));
     assert_eq!(in_flight(caddy(), "p-app-9:3000"), InFlight::Exact(1));

@@ -5,8 +5,7 @@
 /// project, and commands for HAProxy.
 ///
 /// `state` prints HAProxy's answer and the state of the manager (`T` is stopped). While an HAProxy runs that a
-/// reload retired, `state` also prints the time since then, and all connections of the container. The
-/// connections of single processes cannot be read, because the processes run as another user.
+/// reload retired, `state` also prints the time since then.
 ///
 /// `freeze` has further arguments: the names of the running instances. An instance that has ended may still be
 /// in the configuration. Its address may go to the next instance, which would get requests before it is ready.
@@ -105,9 +104,6 @@ if action=="state":
   haproxies.sort()
   uptime=float(cat("/proc/uptime").split()[0])
   if haproxies[1:]: print("@retired %f"%(uptime-haproxies[-1][0]/100.0))
-  tables=cat("/proc/net/tcp")+cat("/proc/net/tcp6") if haproxies[1:] else ""
-  for cells in map(str.split,tables.splitlines()):
-    if cells[3:] and cells[3] in ("01","02","03","08"): print("@connection "+cells[2].split(":")[0])
 elif commands:
   output=haproxy(commands).strip()
   if output: sys.exit(output)

@@ -25,6 +25,8 @@ pub struct HaproxyConfig {
     pub frontends: Vec<Frontend>,
     /// HAProxy's version.
     pub version: Option<[u32; 2]>,
+    /// A `timeout tunnel` is set, which is for WebSockets and other streams.
+    pub has_tunnels: bool,
     /// No line of the configuration could be read.
     pub is_unreadable: bool,
     /// Hosts of servers that are defined only under a condition (`.if`).
@@ -205,6 +207,7 @@ impl ConfigReader {
                 self.is_in_frontend = word == "frontend";
                 self.config.frontends.extend(self.is_in_frontend.then(Frontend::default));
             }
+            ["timeout", "tunnel", ..] => self.config.has_tunnels = true,
             ["stats", "socket", address, ..] => {
                 let level = option(words, "level").unwrap_or("operator");
                 self.config.sockets.push((bare(address), level.into()));

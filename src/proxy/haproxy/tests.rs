@@ -79,11 +79,11 @@ fn rotation() -> Rotation {
 #[test]
 fn it_parses_the_rotation_and_the_requests_in_flight() {
     let endpoints = [endpoint("old", "172.21.0.2"), endpoint("new", "172.21.0.5")];
-    let state = haproxy(CONFIGURATION).read(&output(RECORDED), &endpoints).unwrap();
+    let state = haproxy(CONFIGURATION).read(&[output(RECORDED)], &endpoints).unwrap();
     assert_eq!(state.routed.into_iter().collect::<Vec<_>>(), ["old"]);
     assert_eq!(state.in_flight["old"], InFlight::Exact(3));
     assert_eq!(state.in_flight["new"], InFlight::Exact(0));
-    assert!(haproxy(CONFIGURATION).read(&output("Permission denied"), &endpoints).is_err());
+    assert!(haproxy(CONFIGURATION).read(&[output("Permission denied")], &endpoints).is_err());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::connections::Connection;
 use crate::proxy::Endpoint;
 
 /// State of an established connection, and of a listening socket. Source: the kernel's `include/net/tcp_states.h`.
@@ -18,11 +19,30 @@ pub struct Socket<'t> {
     pub state: &'t str,
 }
 
-impl Socket<'_> {
-    /// True for a connection to this address.
-    pub fn is_to(&self, to: &SocketAddr) -> bool {
-        self.remote_port == format!("{:04X}", to.port()) && is_any(self.remote_address, &[to.ip()])
-    }
+/// States of a connection that may carry a request: established, opening, and closed by the other side only.
+const OPEN: [&str; 4] = [ESTABLISHED, "02", "03", "08"];
+
+/// Open connections of a table, which has no times.
+pub fn connections(table: &str) -> Vec<Connection> {
+    let open = parse(table).filter(|socket| OPEN.contains(&socket.state));
+    let connection = |socket: Socket| {
+        let local = socket_address(socket.address, socket.port)?;
+        let remote = socket_address(socket.remote_address, socket.remote_port)?;
+        Some(Connection { local, remote, traffic: None })
+    };
+    open.filter_map(connection).collect()
+}
+
+/// Address that a table prints.
+fn socket_address(address: &str, port: &str) -> Option<SocketAddr> {
+    let digits = |at: usize| u8::from_str_radix(address.get(at..at + 2)?, 16).ok();
+    let bytes: Option<Vec<u8>> = (0..address.len()).step_by(2).map(digits).collect();
+    let bytes: Vec<u8> = bytes?.chunks(4).flat_map(|word| word.iter().rev().copied()).collect();
+    let ip = match bytes.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?),
+        _ => IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?).to_canonical(),
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
 }
 
 /// Table of the network namespace of a process on this machine; empty if it cannot be read.
@@ -98,12 +118,26 @@ mod tests {
     }
 
     #[test]
+    fn a_table_has_the_addresses_of_open_connections() {
+        let line = |remote: &str, state: &str| format!("  3: 0100007F:1F90 {remote} {state} 00000000:0\n");
+        let mapped = "0000000000000000FFFF0000050012AC:0BB8";
+        let table = ["050012AC:0BB8", mapped, "000000FD000000000000000005000000:0BB8", "05:0BB8", "é5:0BB8"]
+            .map(|remote| line(remote, "01"))
+            .concat();
+        let remotes =
+            |table: &str| connections(table).into_iter().map(|c| c.remote.to_string()).collect::<Vec<_>>();
+        assert_eq!(remotes(&table), ["172.18.0.5:3000", "172.18.0.5:3000", "[fd00::5]:3000"]);
+        assert_eq!(remotes(&line("050012AC:0BB8", "06")).len(), 0, "a closed connection");
+        assert_eq!(connections(&table)[0].local.to_string(), "127.0.0.1:8080");
+    }
+
+    #[test]
     fn a_connection_of_this_process_is_in_its_table_while_it_is_open() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let to = listener.local_addr().unwrap();
         let open = || {
             let table = table_of(std::process::id());
-            parse(&table).filter(|s| s.state == ESTABLISHED && s.is_to(&to)).count()
+            connections(&table).iter().filter(|c| c.remote == to).count()
         };
         assert_eq!(open(), 0);
         let (client, _server) = (TcpStream::connect(to).unwrap(), listener.accept().unwrap());

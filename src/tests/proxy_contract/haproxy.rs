@@ -28,7 +28,8 @@ impl Simulation for Slots {
         &self.proxy
     }
 
-    fn answer(&self, _query: &Query) -> CommandResult {
+    fn answer(&self, query: &Query) -> CommandResult {
+        let Query::Exec(_) = query else { return output("") };
         let row = |(n, (instance, is_drained)): (usize, &(Option<&str>, bool))| {
             let (number, admin) = (n + 1, if *is_drained { DRAINED } else { 0 });
             match instance {

@@ -63,7 +63,9 @@ impl Toy {
             !e.addresses.is_empty()
                 && (pins.is_empty() || count(e, pins.iter().map(|pin| pin.address.as_str())) > 0)
         };
-        let in_flight = |e: &Endpoint| (e.id.clone(), InFlight::Exact(count(e, answers[2].stdout.lines())));
+        let connections = connections::parse(answers.get(2));
+        let in_flight =
+            |e: &Endpoint| (e.id.clone(), InFlight::Exact(connections::to_endpoint(&connections, e).len()));
         ProxyState {
             routed: endpoints.iter().filter(is_routed).map(|e| e.id.clone()).collect(),
             config_applied: true,
@@ -99,7 +101,7 @@ impl Proxy for Toy {
             Query::HostFile(self.file.clone()),
             Query::Host(["date", "+%s"].map(String::from).to_vec()),
             Query::Sockets {
-                pid: std::process::id(),
+                of: Namespace::Process(std::process::id()),
                 to: goal.endpoints().iter().flat_map(socket_addresses).collect(),
             },
             Query::Exec(Exec::new("toy-helper", vec!["true".into()])),
