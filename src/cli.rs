@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, StyledStr};
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::commands::helper::HelperJob;
@@ -64,6 +64,9 @@ const SEE_ALSO: [(&str, &[&str]); 12] = [
     ("man", &["install"]),
 ];
 
+/// Commands that read no project.
+const WITHOUT_PROJECT: [&str; 4] = ["schema", "help", "completions", "man"];
+
 /// Replaces running Docker Compose services by their next version without losing a request
 #[derive(Parser, Debug)]
 #[command(name = "compose-zd", version = env!("ZD_VERSION"), max_term_width = 100, disable_help_subcommand = true)]
@@ -93,6 +96,8 @@ impl Cli {
         let commands: Vec<PossibleValue> =
             command.get_subcommands().filter(|c| !c.is_hide_set()).map(|c| value(c.get_name())).collect();
         let topics = TOPICS.iter().map(|(topic, text)| value(topic).help(title(text).to_string()));
+        let command =
+            WITHOUT_PROJECT.iter().fold(command, |c, word| c.mut_subcommand(word, hide_project_flags));
         let words = PossibleValuesParser::new(commands.into_iter().chain(topics));
         command.mut_subcommand("help", |help| help.mut_arg("word", |word| word.value_parser(words)))
     }
@@ -117,6 +122,14 @@ fn with_program_name(mut command: clap::Command, name: &str) -> clap::Command {
 
 fn value(word: &str) -> PossibleValue {
     PossibleValue::new(word.to_string())
+}
+
+/// Hides the project's flags, which have no effect, from help and completions. They stay accepted, because docker gives
+/// them to every command of its plugin.
+fn hide_project_flags(command: clap::Command) -> clap::Command {
+    let flags = ComposeArgs::augment_args(clap::Command::new("flags"));
+    let hidden = flags.get_arguments().map(|flag| flag.clone().hide(true).help_heading(None::<&str>));
+    command.args(hidden.collect::<Vec<_>>())
 }
 
 /// Hides the flags of a rollout that are not common from its short help.

@@ -1,6 +1,7 @@
 //! Commands beside those that change what runs.
 
 pub mod check;
+pub mod completions;
 pub mod help;
 pub mod helper;
 pub mod history;

@@ -44,6 +44,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use cli::{Cli, Command};
+use commands::completions::{self, CompletionRequest};
 use commands::help;
 use context::Invocation;
 use error::Error;
@@ -54,7 +55,12 @@ use report::{Report, ReportOptions, Verbosity};
 use wait::StopSignal;
 
 fn main() -> ExitCode {
-    let cli = read(std::env::args_os().collect());
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if let Some(request) = CompletionRequest::parse(&arguments) {
+        Report::new(ReportOptions::default()).print_page(&request.answer(Cli::described("compose-zd")));
+        return ExitCode::SUCCESS;
+    }
+    let cli = read(arguments);
     let report = Report::new(report_options(&cli.command));
     let exit = match run(&cli, report) {
         Ok(()) => 0,
@@ -108,7 +114,7 @@ fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
             help::page(Cli::described("compose-zd")).map(|page| report.print_page(&page))
         }
         Command::Completions { shell } => {
-            help::completions(Cli::described("compose-zd"), *shell).map(|script| report.print_page(&script))
+            completions::script(Cli::described("compose-zd"), *shell).map(|script| report.print_page(&script))
         }
         Command::Schema => {
             report.print_page(SCHEMA_TEXT);

@@ -37,6 +37,8 @@ pub use warning::Warning;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Verbosity {
+    /// Prints no event at all.
+    Silent,
     Quiet,
     #[default]
     Normal,
@@ -144,6 +146,7 @@ impl Report {
     fn is_shown(&self, event: &Event) -> bool {
         let important = matches!(event, Event::Warning { .. } | Event::Error { .. });
         match self.0.options.verbosity {
+            Verbosity::Silent => false,
             Verbosity::Quiet => important,
             _ if self.is_json() => true,
             Verbosity::Normal => !matches!(event, Event::Step(_)),

@@ -1,24 +1,16 @@
-//! `help`, `completions` and `man`, from the description of the command line and the chapters of the manual.
+//! `help` and `man`, from the description of the command line and the chapters of the manual.
 
 use std::io;
 use std::path::Path;
 
 use anyhow::Result;
 use clap::Command;
-use clap_complete::Shell;
 
 use crate::error::Error;
 use crate::manual::{self, TOPICS, title};
 use crate::plugin::program;
 use crate::process;
 use crate::report::Report;
-
-/// Completions of a shell, for the program `compose-zd`.
-pub fn completions(mut cli: Command, shell: Shell) -> Result<String> {
-    let mut text = Vec::new();
-    clap_complete::generate(shell, &mut cli, "compose-zd", &mut text);
-    Ok(String::from_utf8(text)?)
-}
 
 /// The manual page `compose-zd(1)`.
 pub fn page(cli: Command) -> Result<String> {

@@ -137,10 +137,10 @@ pub struct DeployArgs {
     #[arg(long)]
     pub pull: bool,
     /// Build images first (the default for services with `build`)
-    #[arg(long, overrides_with = "no_build")]
+    #[arg(long, conflicts_with = "no_build")]
     pub build: bool,
     /// Do not build images
-    #[arg(long, overrides_with = "build")]
+    #[arg(long)]
     pub no_build: bool,
     // The order of these fields is the order of the groups in the help.
     #[command(flatten)]
@@ -174,10 +174,10 @@ pub struct RolloutArgs {
     #[arg(long)]
     pub dry_run: bool,
     /// Several services: all become ready before the first switch; all or none (the default)
-    #[arg(long, overrides_with = "one_by_one")]
+    #[arg(long, conflicts_with = "one_by_one")]
     pub together: bool,
     /// Several services: replace and watch one after the other; all or none
-    #[arg(long, overrides_with = "together")]
+    #[arg(long)]
     pub one_by_one: bool,
     /// fresh: give each new instance empty anonymous volumes, if they hold only a cache
     #[arg(long, env = "COMPOSE_ZD_ANONYMOUS_VOLUMES", value_name = "HOW")]

@@ -4,6 +4,8 @@
 mod adopt;
 #[path = "cli/check.rs"]
 mod check;
+#[path = "cli/completions.rs"]
+mod completions;
 #[path = "cli/dependents.rs"]
 mod dependents;
 #[path = "cli/environment.rs"]

@@ -1,0 +1,85 @@
+//! Completions of bash, zsh and fish, by the shells themselves where they are installed.
+
+use std::path::Path;
+
+use super::*;
+
+/// Candidates that a shell shows for a line, one word each, sorted.
+fn candidates(fake: &FakeDocker, shell: &str, line: &str) -> Vec<String> {
+    let script = match shell {
+        "bash" => {
+            "source <(compose-zd completions bash); line=$1; read -ra COMP_WORDS <<<\"$line\"; \
+             [[ $line == *' ' ]] && COMP_WORDS+=(''); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); \
+             compopt() { :; }; _compose_zd compose-zd \"${COMP_WORDS[COMP_CWORD]}\"; printf '%s\\n' \"${COMPREPLY[@]}\""
+        }
+        // `_describe` only works while zsh completes, so this one prints what zsh would list.
+        "zsh" => {
+            "compdef() { :; }; _describe() { print -rl -- ${${(P)3}%%:*} }; eval \"$(compose-zd completions zsh)\"; \
+             words=(${(z)1}); [[ $1 == *' ' ]] && words+=(''); CURRENT=${#words}; PREFIX=${words[-1]}; _compose_zd"
+        }
+        _ => {
+            "compose-zd completions fish | source; complete -C $argv[1] | string replace -r '\\t.*' ''; true"
+        }
+    };
+    let program = Path::new(snapbox::cmd::cargo_bin!("compose-zd")).parent().unwrap().to_path_buf();
+    let first = if shell == "bash" { vec!["-c", script, "bash"] } else { vec!["-c", script] };
+    let zsh = if shell == "zsh" { vec!["-f", "-c", script, "zsh"] } else { first };
+    let run = Command::new(shell)
+        .args(zsh)
+        .arg(line)
+        .current_dir(fake.dir.path())
+        .env("PATH", format!("{}:{}:/usr/bin:/bin", program.display(), fake.path("bin").display()))
+        .env("FAKE", fake.dir.path())
+        .env("HOME", fake.dir.path())
+        .assert()
+        .success();
+    let output = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
+    let mut words: Vec<String> = output.lines().filter(|l| !l.is_empty()).map(String::from).collect();
+    words.sort();
+    words
+}
+
+#[test]
+fn shells_complete_commands_flags_services_and_releases() {
+    let fake = FakeDocker::new();
+    fake.run("deploy app").success();
+    let commands = "check completions deploy help history init man prune recover rollback schema status";
+    let lines = [
+        ("compose-zd ", commands),
+        ("compose-zd ro", "rollback"),
+        ("compose-zd deploy ", "app"),
+        ("compose-zd -f compose.yaml deploy a", "app"),
+        ("compose-zd deploy --sca", "--scale"),
+        ("compose-zd deploy --scale ", "app="),
+        ("compose-zd rollback --to ", "1"),
+        ("compose-zd history --timeline ", "1"),
+        ("compose-zd status --output ", "json text"),
+    ];
+    for shell in ["bash", "zsh", "fish"].into_iter().filter(|shell| is_installed(shell)) {
+        for (line, words) in lines {
+            assert_eq!(candidates(&fake, shell, line).join(" "), words, "{shell}: {line}");
+        }
+    }
+}
+
+/// Shells that are not installed are skipped; `scripts/setup` installs them.
+fn is_installed(shell: &str) -> bool {
+    ["/usr/bin", "/bin"].iter().any(|folder| Path::new(folder).join(shell).exists())
+}
+
+#[test]
+fn a_shell_gets_no_text_if_the_project_is_unreadable() {
+    let fake = FakeDocker::new();
+    fake.no_engine("Cannot connect to the Docker daemon");
+    fake.fail("compose config", "no configuration file provided: not found");
+    let run = fake.run("__complete fish compose-zd rollback --to ").success();
+    assert_eq!((&run.get_output().stdout[..], &run.get_output().stderr[..]), (&b""[..], &b""[..]));
+}
+
+#[test]
+fn flags_that_contradict_each_other_are_refused() {
+    let fake = FakeDocker::new();
+    for flags in ["--build --no-build", "--together --one-by-one", "--quiet --verbose"] {
+        says(&fake.run(&format!("deploy {flags}")).code(2), &["cannot be used with"]);
+    }
+}
