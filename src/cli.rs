@@ -1,5 +1,6 @@
 //! The command line: commands, flags and help texts.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ use crate::manual::{TOPICS, title};
 use crate::model::args::{
     CheckArgs, ComposeArgs, DeployArgs, HistoryArgs, PruneArgs, RecoverArgs, RollbackArgs, StatusArgs,
 };
+use crate::report::ReportOptions;
 
 const EXIT_CODES: &str = include_str!("cli/exit-codes.txt");
 const EXAMPLES: &str = include_str!("cli/deploy.txt");
@@ -80,10 +82,19 @@ pub struct Cli {
 
 impl Cli {
     /// Parses the arguments, with `name` as the name of the program in help and usage.
-    pub fn read(arguments: Vec<OsString>, name: &'static str) -> Cli {
+    pub fn read(arguments: Vec<OsString>, name: &'static str) -> Result<Cli, clap::Error> {
         let command = Cli::described(name).bin_name(name).display_name(name);
-        let matches = command.get_matches_from(arguments);
-        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)
+    }
+
+    /// Options of the report of a command line that cannot be parsed, but asks for JSON.
+    pub fn json_options(arguments: &[OsString]) -> Option<ReportOptions> {
+        let words: Vec<Cow<str>> = arguments.iter().skip(1).map(|word| word.to_string_lossy()).collect();
+        let by_flag = words.windows(2).any(|pair| pair == ["--output", "json"]);
+        let by_variable = || std::env::var("COMPOSE_ZD_OUTPUT").is_ok_and(|output| output == "json");
+        let rollout = words.iter().any(|word| ["deploy", "rollback", "recover"].contains(&word.as_ref()));
+        (by_flag || words.iter().any(|word| word == "--output=json") || by_variable())
+            .then(|| ReportOptions { json: true, rollout, ..ReportOptions::default() })
     }
 
     /// Command line of a program of this name, with the words of `help` and the chapters of each command.
@@ -172,7 +183,7 @@ pub enum Command {
     /// Report what a deploy of each service would lose, with fixes; works before the first deploy
     #[command(after_help = text(&[CHECK]))]
     Check(CheckArgs),
-    /// Print the JSON Schema of `--output json`
+    /// Print the JSON Schema of everything that `--output json` prints
     Schema,
     /// Prepare a project for deploys without a loss: add a proxy, a Makefile and a hook for `git push`
     #[command(after_help = text(&[INIT]))]

@@ -34,7 +34,7 @@ pub struct Configuration {
 /// Docker client for the project of these flags.
 pub fn connect(compose: &ComposeArgs, report: Report) -> Result<Docker> {
     let observer = Arc::new(move |words: &str, took: Duration| report.command(words, took));
-    let is_wanted = Arc::new(move || report.captures_output());
+    let is_wanted = Arc::new(move || report.takes_output());
     let line = Arc::new(move |line: &str| report.event(Event::Output { line: line.into() }));
     let docker =
         Docker::find(compose.flags(), observer)?.with_output_sink(OutputSink { is_wanted, write_line: line });

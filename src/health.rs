@@ -22,8 +22,12 @@ use crate::wait::{self, StopSignal, WaitResult};
 /// Longest line of another program's output in a message, in characters.
 const MAX_LINE_LENGTH: usize = 500;
 
-/// Time after which an unchanged bad answer is reported. Most new instances are ready earlier.
-const REPORT_AFTER: Duration = Duration::from_secs(2);
+/// Time until the first report of a bad answer, and between two reports of different ones. Most new instances are ready
+/// earlier.
+const REPORT_AFTER: Duration = Duration::from_secs(1);
+
+/// Interval at which an unchanged bad answer is reported again.
+const REPORT_AGAIN: Duration = Duration::from_secs(10);
 
 /// Number of last log lines that are shown of a failed instance.
 const LOG_LINES: u32 = 10;
@@ -59,7 +63,7 @@ pub struct ReadinessWait<'a> {
     pub stop: &'a StopSignal,
     /// Runs before every round of probes.
     pub check: &'a dyn Fn() -> Result<()>,
-    /// Receives each ready instance, and each lasting bad answer.
+    /// Receives each ready instance; and the bad answer of another one, when it changes and every 10 s.
     pub report: &'a dyn Fn(&Candidate, &ProbeResult),
 }
 
@@ -69,10 +73,8 @@ struct ReadinessProgress<'a> {
     successes: u32,
     probes: u32,
     last: Option<ProbeResult>,
-    /// Time of the first of the latest equal answers.
-    same_since: Instant,
-    /// Last reported bad answer.
-    reported: Option<ProbeResult>,
+    /// Last reported bad answer, with its time; at first the start of the wait.
+    reported: (Instant, Option<ProbeResult>),
     end: Option<InstanceEnd>,
 }
 
@@ -187,23 +189,22 @@ impl<'a> ReadinessProgress<'a> {
             successes: 0,
             probes: 0,
             last: None,
-            same_since: Instant::now(),
-            reported: None,
+            reported: (Instant::now(), None),
             end: None,
         }
     }
 
-    /// Records an answer. True for a bad one that has lasted long enough to be reported, once.
+    /// Records an answer. True for a bad one that is to be reported.
     fn record(&mut self, answer: ProbeResult, now: Instant) -> bool {
-        let is_like = |other: &Option<ProbeResult>| other.as_ref().is_some_and(|other| answer.is_like(other));
-        if !is_like(&self.last) {
-            self.same_since = now;
-        }
-        let is_old = now.duration_since(self.same_since) >= REPORT_AFTER;
-        let is_reported = !answer.ready && is_old && !is_like(&self.reported);
+        let (at, reported) = &self.reported;
+        let is_same = reported.as_ref().is_some_and(|reported| answer.is_like(reported));
+        let interval = if is_same { REPORT_AGAIN } else { REPORT_AFTER };
+        let is_reported = !answer.ready && now.duration_since(*at) >= interval;
         self.probes += 1;
         self.successes = if answer.ready { self.successes + 1 } else { 0 };
-        self.reported = if is_reported { Some(answer.clone()) } else { self.reported.take() };
+        if is_reported {
+            self.reported = (now, Some(answer.clone()));
+        }
         self.last = Some(answer);
         is_reported
     }

@@ -60,7 +60,10 @@ fn main() -> ExitCode {
         Report::new(ReportOptions::default()).print_page(&request.answer(Cli::described("compose-zd")));
         return ExitCode::SUCCESS;
     }
-    let cli = read(arguments);
+    let cli = match read(arguments.clone()) {
+        Ok(cli) => cli,
+        Err(error) => return usage_error(&error, &arguments),
+    };
     let report = Report::new(report_options(&cli.command));
     let exit = match run(&cli, report) {
         Ok(()) => 0,
@@ -75,14 +78,29 @@ fn main() -> ExitCode {
 }
 
 /// Parses the command line, of the program itself or of the docker plugin.
-fn read(arguments: Vec<OsString>) -> Cli {
+fn read(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
     if !plugin::is_plugin(arguments.first()) {
         return Cli::read(arguments, program());
     }
     let call = plugin::parse_invocation(arguments);
-    let mut cli = Cli::read(call.words, program());
+    let mut cli = Cli::read(call.words, program())?;
     cli.compose.docker = call.docker;
-    cli
+    Ok(cli)
+}
+
+/// Prints an error of the command line as text, or as JSON if the command line asks for that; or the help.
+fn usage_error(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+    let Some(options) = Cli::json_options(arguments).filter(|_| error.use_stderr()) else { error.exit() };
+    let text = error.to_string();
+    let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
+    let lines = || rest.lines().map(str::trim).filter(|line| !line.is_empty());
+    let tip = lines().find_map(|line| line.strip_prefix("tip: "));
+    let hint = tip.or_else(|| lines().find(|line| line.starts_with("Usage: "))).unwrap_or("try `--help`");
+    let report = Report::new(options);
+    let error = Error::usage(first.trim_start_matches("error: ")).hint(hint);
+    report.error(&error);
+    report.end(error.exit.code());
+    ExitCode::from(error.exit.code())
 }
 
 fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {

@@ -30,7 +30,7 @@ use crate::wait::SignalEffect;
 pub use event::{Event, InitialInstance, StepEvent};
 use plan::PlannedStep;
 use probes::LossCount;
-use record::EventRecord;
+use record::{EventRecord, SCHEMA};
 use terminal::ProgressDisplay;
 use text::printable;
 pub use warning::Warning;
@@ -69,6 +69,15 @@ struct Printer {
     log: Mutex<EventLog>,
 }
 
+/// A JSON document that is a result.
+#[derive(Serialize)]
+struct Document<'d, T> {
+    v: u32,
+    document: &'static str,
+    #[serde(flatten)]
+    contents: &'d T,
+}
+
 /// Events so far.
 #[derive(Default)]
 struct EventLog {
@@ -83,7 +92,10 @@ impl Report {
         let start = Instant::now();
         let has_display = options.rollout && !options.json && options.verbosity != Verbosity::Quiet;
         let display = has_display.then(|| ProgressDisplay::on_stderr(start)).flatten();
-        Report(Box::leak(Box::new(Printer { options, start, display, log: Mutex::default() })))
+        let printer: &'static Printer =
+            Box::leak(Box::new(Printer { options, start, display, log: Mutex::default() }));
+        printer.display.iter().for_each(ProgressDisplay::open);
+        Report(printer)
     }
 
     fn log(&self) -> MutexGuard<'static, EventLog> {
@@ -107,6 +119,12 @@ impl Report {
     /// Output of child processes has to be reported as events, because it would corrupt the JSON or the display.
     pub fn captures_output(&self) -> bool {
         self.is_json() || self.0.display.as_ref().is_some_and(ProgressDisplay::is_on)
+    }
+
+    /// A child process is about to write; true if its output is to be reported as events instead.
+    pub fn takes_output(&self) -> bool {
+        self.0.display.iter().for_each(ProgressDisplay::end_preparation);
+        self.captures_output()
     }
 
     pub fn event(&self, event: Event) {
@@ -163,7 +181,10 @@ impl Report {
             event if self.is_on_display(event) => {}
             event => {
                 let text = event.to_string().replace('\n', " ");
-                self.print_above(&format!("{:>6.1}s  {text}", record.at.as_secs_f64()));
+                self.print_above(&self.with_clock(record.at, &text));
+                if let (Verbosity::Verbose, Event::Witness(report)) = (self.0.options.verbosity, event) {
+                    self.print_above(&self.with_clock(record.at, &report.summary.details()));
+                }
             }
         }
     }
@@ -172,6 +193,11 @@ impl Report {
     fn is_on_display(&self, event: &Event) -> bool {
         let normal = self.0.options.verbosity == Verbosity::Normal;
         normal && self.0.display.as_ref().is_some_and(ProgressDisplay::is_on) && progress::is_displayed(event)
+    }
+
+    /// A line of a rollout begins with the time since the start.
+    fn with_clock(&self, at: Duration, text: &str) -> String {
+        if self.0.options.rollout { format!("{:>6.1}s  {text}", at.as_secs_f64()) } else { text.into() }
     }
 
     fn print_above(&self, text: &str) {
@@ -223,9 +249,10 @@ impl Report {
         self.result(text);
     }
 
-    /// Prints a result as one JSON document.
-    pub fn print_document(&self, document: &impl Serialize) {
-        let text = serde_json::to_string(document).expect("only names are keys");
+    /// Prints a result as one JSON document, with the version of the schema and the kind of the document.
+    pub fn print_document(&self, kind: &'static str, contents: &impl Serialize) {
+        let document = Document { v: SCHEMA, document: kind, contents };
+        let text = serde_json::to_string(&document).expect("only names are keys");
         write_out(&text);
     }
 
@@ -259,7 +286,7 @@ impl Report {
         let durations = durations::by_activity(&self.log().records).filter(|_| is_wanted);
         if let Some(durations) = durations {
             self.close_display();
-            self.print_above(&format!("{:>6.1}s  {durations}", self.elapsed().as_secs_f64()));
+            self.print_above(&self.with_clock(self.elapsed(), &durations.to_string()));
         }
     }
 

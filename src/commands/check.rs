@@ -45,7 +45,7 @@ pub fn check(compose: &ComposeArgs, args: &CheckArgs, report: Report) -> Result<
     targets::from_names(&request.project, &args.services)?;
     let audit_report = audit(compose, args, &request)?.with_verdicts();
     if report.is_json() {
-        report.print_document(&audit_report);
+        report.print_document("check", &audit_report);
     } else {
         render::lines(&audit_report, report.width(), args.quiet)
             .iter()

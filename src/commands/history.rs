@@ -25,7 +25,7 @@ pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Res
     }
     let history = summarise(&journal);
     if report.is_json() {
-        report.print_document(&history);
+        report.print_document("history", &history);
         return Ok(());
     }
     if history.releases.is_empty() {

@@ -49,7 +49,7 @@ pub fn status(compose: &ComposeArgs, args: &StatusArgs, report: Report, stop: &S
 
 fn report_status(status: &StatusReport, report: Report) {
     if report.is_json() {
-        report.print_document(status)
+        report.print_document("status", status)
     } else {
         report.table(status.columns(), &status.rows(SystemTime::now()));
         status.notes().iter().for_each(|note| report.print_line(note));

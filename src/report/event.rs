@@ -138,7 +138,7 @@ pub enum Event {
     Started(Names),
     #[display("{} is ready: {}", _0.name, _0.answer)]
     Ready(Answer),
-    /// The last answer of a new instance, reported when the answer is new and has not changed for a while.
+    /// The last answer of a new instance, reported when it changes, and every 10 s.
     #[display("{} is not ready yet: {}", _0.name, _0.answer)]
     NotReady(Answer),
     /// The running proxy confirmed these sets.

@@ -3,12 +3,10 @@
 use serde::Serialize;
 
 use super::probes::LossCount;
-use super::record::SCHEMA;
 
 /// Document of `history --output json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct HistoryReport {
-    pub v: u32,
     pub project: String,
     /// Newest first.
     pub releases: Vec<ReleaseRow>,
@@ -55,7 +53,7 @@ pub const COLUMNS: [&str; 8] = ["RELEASE", "STARTED", "TOOK", "RESULT", "LOST", 
 
 impl HistoryReport {
     pub fn new(project: &str) -> HistoryReport {
-        HistoryReport { v: SCHEMA, project: project.into(), releases: Vec::new(), rollback_to: None }
+        HistoryReport { project: project.into(), releases: Vec::new(), rollback_to: None }
     }
 
     pub fn rows(&self) -> Vec<Vec<String>> {

@@ -113,6 +113,17 @@ pub struct ProbeStats {
 }
 
 impl WitnessSummary {
+    /// `p50/p99 4/9ms before, 5/12ms during, 4/8ms after; versions 1: 40 %, 2: 60 %`: what is known of these.
+    pub fn details(&self) -> String {
+        let phases = [("before", &self.before), ("during", &self.during), ("after", &self.after)];
+        let percentiles =
+            phases.iter().filter_map(|(name, p)| Some(format!("{}/{}ms {name}", p.p50_ms?, p.p99_ms?)));
+        let percentiles: Vec<String> = percentiles.collect();
+        let times = (!percentiles.is_empty()).then(|| format!("p50/p99 {}", percentiles.join(", ")));
+        let versions = (!self.versions.is_empty()).then(|| format!("versions {}", self.version_shares()));
+        times.into_iter().chain(versions).collect::<Vec<_>>().join("; ")
+    }
+
     /// `1: 40 %, 2: 60 %`
     fn version_shares(&self) -> String {
         let all: usize = self.versions.values().sum();
@@ -122,10 +133,10 @@ impl WitnessSummary {
     }
 }
 
-/// `58 sent, 0 lost, longest gap 104ms; p50/p99 4/9ms before, 5/12ms during, 4/8ms after; versions 1: 40 %, 2: 60 %`
+/// `0 of 58 lost, longest gap 104ms`
 impl fmt::Display for WitnessSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} sent, {} lost", self.sent, self.lost)?;
+        write!(f, "{} of {} lost", self.lost, self.sent)?;
         if self.lost > 0 {
             write!(f, " ({})", loss_breakdown(&self.losses))?;
         }
@@ -136,17 +147,10 @@ impl fmt::Display for WitnessSummary {
                 write!(f, ", {count} {description}")?;
             }
         }
-        if let Some(gap) = self.longest_gap_ms {
-            write!(f, ", longest gap {gap}ms")?;
+        match self.longest_gap_ms {
+            Some(gap) => write!(f, ", longest gap {gap}ms"),
+            None => Ok(()),
         }
-        let phases = [("before", &self.before), ("during", &self.during), ("after", &self.after)];
-        let percentiles =
-            phases.iter().filter_map(|(name, p)| Some(format!("{}/{}ms {name}", p.p50_ms?, p.p99_ms?)));
-        let percentiles: Vec<String> = percentiles.collect();
-        if !percentiles.is_empty() {
-            write!(f, "; p50/p99 {}", percentiles.join(", "))?;
-        }
-        if self.versions.is_empty() { Ok(()) } else { write!(f, "; versions {}", self.version_shares()) }
     }
 }
 

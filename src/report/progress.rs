@@ -38,6 +38,8 @@ pub struct Progress {
     step: Option<StepEvent>,
     rolling_back: bool,
     started: Option<Duration>,
+    /// Shown until the first target is reported.
+    pub is_preparing: bool,
     /// Requests of the witness.
     pub witness: Option<LossCount>,
 }
@@ -57,12 +59,18 @@ impl Progress {
 
     fn begin(&mut self, at: Duration, target: &str) {
         self.started.get_or_insert(at);
+        self.is_preparing = false;
         self.targets.push(target.into());
     }
 
     /// A target was reported, so that the display has contents.
     pub fn has_begun(&self) -> bool {
         self.started.is_some()
+    }
+
+    /// The display has something to show.
+    pub fn has_contents(&self) -> bool {
+        self.has_begun() || self.is_preparing
     }
 
     /// At most `height` lines of at most `width` columns.
@@ -80,6 +88,9 @@ impl Progress {
     }
 
     fn head(&self, now: Duration, width: usize) -> ProgressLine {
+        if !self.has_begun() {
+            return (plain().dim(), format!("reading the project  {}", in_seconds(now)));
+        }
         let activity = if self.rolling_back { "rolling back" } else { "deploying" };
         let took = in_seconds(now.saturating_sub(self.started.unwrap_or(now)));
         let style = if self.rolling_back { plain().yellow() } else { plain() };
@@ -98,13 +109,16 @@ impl Progress {
         (style, text)
     }
 
-    /// One line for each instance. If not all fit, active instances come first, and a last line counts the others.
+    /// One line for each instance, and one for the last answer of an instance that is not ready. If not all instances
+    /// fit, active ones come first, and a last line counts the others.
     fn instances(&self, now: Duration, width: usize, free_lines: usize) -> Vec<ProgressLine> {
         let mut all = self.numbered_tracks();
         let name_width = all.iter().map(|(.., t)| t.name.chars().count()).max().unwrap_or(0);
         let line = |(n, of, track): &NumberedTrack| instance_line((*n, *of), track, now, width, name_width);
         if all.len() <= free_lines {
-            return all.iter().map(line).collect();
+            let room = free_lines - all.len();
+            let answers = all.iter().filter_map(|(.., track)| answer_line(track)).take(room);
+            return all.iter().map(line).chain(answers).collect();
         }
         all.sort_by_key(|(.., track)| is_at_rest(track));
         let (shown, hidden) = all.split_at(free_lines.saturating_sub(1));
@@ -138,6 +152,7 @@ pub fn is_displayed(event: &Event) -> bool {
             | Event::Created(_)
             | Event::Started(_)
             | Event::Ready(_)
+            | Event::NotReady(_)
             | Event::Routed { .. }
             | Event::Draining(_)
             | Event::Drained(_)
@@ -150,7 +165,13 @@ pub fn is_displayed(event: &Event) -> bool {
     )
 }
 
-/// `1/2 app-3  ready → in rotation  [=======>  ]  2.1s`
+/// `  app-3: GET http://172.18.0.4:3000/up → 503`
+fn answer_line(track: &InstanceTrack) -> Option<ProgressLine> {
+    let answer = track.answer.as_ref()?;
+    Some((plain().yellow(), format!("  {}: {answer}", track.name)))
+}
+
+/// `new 1/2 app-3  ready → in rotation  [=======>  ]  2.1s`
 fn instance_line(
     (n, of): (usize, usize),
     track: &InstanceTrack,
@@ -164,7 +185,8 @@ fn instance_line(
         None => track.phase().to_string(),
     };
     let digits = of.to_string().len();
-    let position = format!("{n:>digits$}/{of} {:<name_width$}", track.name);
+    let kind = if track.new { "new" } else { "old" };
+    let position = format!("{kind} {n:>digits$}/{of} {:<name_width$}", track.name);
     let took = in_seconds(now.saturating_sub(track.since()));
     let took = if is_at_rest(track) { String::new() } else { format!("  {took}") };
     let text = match width {

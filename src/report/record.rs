@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use super::event::{Event, seconds};
 
-/// Version of the schema, `events.schema.json`. Fields and events may be added within a version, so a reader ignores
+/// Version of the schema, `events.schema.json`, of events, summaries and documents. Fields and events may be added within a version, so a reader ignores
 /// those that it does not know.
 pub const SCHEMA: u32 = 1;
 
-/// JSON Schema (2020-12) of the lines and of the summary.
+/// JSON Schema (2020-12) of every line of JSON that the program prints.
 pub const SCHEMA_TEXT: &str = include_str!("events.schema.json");
 
 /// A line of `--output json`, and of the journal of a release.

@@ -5,12 +5,10 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::probes::LossCount;
-use super::record::SCHEMA;
 
 /// Document of `status --output json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StatusReport {
-    pub v: u32,
     pub project: String,
     /// `compose` or `swarm`.
     pub engine: &'static str,
@@ -79,7 +77,6 @@ pub struct PairStatus {
 impl StatusReport {
     pub fn new(project: &str, engine: &'static str) -> StatusReport {
         StatusReport {
-            v: SCHEMA,
             project: project.into(),
             engine,
             services: Vec::new(),

@@ -51,13 +51,25 @@ impl ProgressDisplay {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn apply(&'static self, at: Duration, event: &Event) {
-        let had_begun = self.progress().has_begun();
+    /// Draws the display again and again, at first to show that the run has begun.
+    pub fn open(&'static self) {
+        self.progress().is_preparing = true;
+        thread::spawn(|| self.ticker.each(TICK, || self.draw(Term::stderr().size())));
+    }
+
+    pub fn apply(&self, at: Duration, event: &Event) {
         self.progress().apply(at, event);
-        if !had_begun && self.is_on() {
-            thread::spawn(|| self.ticker.each(TICK, || self.draw(Term::stderr().size())));
-        }
         self.draw(Term::stderr().size());
+    }
+
+    /// Removes the line of the preparation, because a child process writes to the terminal itself.
+    pub fn end_preparation(&self) {
+        let mut progress = self.progress();
+        if progress.is_preparing {
+            progress.is_preparing = false;
+            self.bar.finish_and_clear();
+            self.bar.reset();
+        }
     }
 
     /// Shows the requests of the witness, which `count` returns.
@@ -72,16 +84,16 @@ impl ProgressDisplay {
 
     /// Prints a line above the display; false if nothing is displayed.
     pub fn print(&self, text: &str) -> bool {
-        let on = self.is_on();
-        if on {
+        let is_drawn = self.progress().has_contents() && !self.ticker.has_ended();
+        if is_drawn {
             self.bar.println(text);
         }
-        on
+        is_drawn
     }
 
     fn draw(&self, (height, width): (u16, u16)) {
         let mut progress = self.progress();
-        if progress.has_begun() && !self.ticker.has_ended() {
+        if progress.has_contents() && !self.ticker.has_ended() {
             progress.witness = self.probes.get().map(|count| count());
             let height = usize::from(height).saturating_sub(LINES_ABOVE).max(1);
             let lines = progress.lines(self.start.elapsed(), usize::from(width).saturating_sub(1), height);
@@ -128,7 +140,7 @@ mod tests {
         let display = ProgressDisplay::new(Instant::now(), target);
         assert!(!display.print("nothing is displayed yet"));
         display.progress().apply(Duration::ZERO, &deploying(&["app-1"]));
-        let shown = "deploying app  0.0s\n1/1 app-1  in rotation";
+        let shown = "deploying app  0.0s\nold 1/1 app-1  in rotation";
         display.draw((10, 80));
         assert_eq!(screen.contents(), shown);
         assert!(display.print("warning: one"));

@@ -72,7 +72,9 @@ impl Timeline {
             Event::Exited(Names { names }) => names.iter().for_each(|name| self.task_exited(at, name)),
             Event::Witness(report) => {
                 self.lossy |= report.summary.lost > 0;
-                self.witness.push(event.to_string());
+                let details = report.summary.details();
+                let details = if details.is_empty() { details } else { format!("; {details}") };
+                self.witness.push(format!("{event}{details}"));
                 self.samples.extend(report.samples.iter().cloned());
             }
             Event::Deployed { .. } => self.results.push(event.to_string()),
@@ -100,9 +102,7 @@ impl Timeline {
         match self.tracks.iter_mut().find(|t| t.name == name) {
             Some(track) if track.phase() == phase => {}
             Some(track) => track.phases.push((at, phase)),
-            None => {
-                self.tracks.push(InstanceTrack { name: name.into(), new: true, phases: vec![(at, phase)] })
-            }
+            None => self.tracks.push(InstanceTrack::new(name, true, at, phase)),
         }
     }
 }

@@ -37,9 +37,15 @@ pub struct InstanceTrack {
     pub new: bool,
     /// Start of each phase, in order; never empty.
     pub phases: Vec<(Duration, InstancePhase)>,
+    /// Last answer of an instance that is not ready yet.
+    pub answer: Option<String>,
 }
 
 impl InstanceTrack {
+    pub fn new(name: &str, new: bool, at: Duration, phase: InstancePhase) -> InstanceTrack {
+        InstanceTrack { name: name.into(), new, phases: vec![(at, phase)], answer: None }
+    }
+
     pub fn phase(&self) -> InstancePhase {
         self.phases.last().map_or(Created, |(_, phase)| *phase)
     }
@@ -52,6 +58,7 @@ impl InstanceTrack {
     fn enter(&mut self, at: Duration, phase: InstancePhase) {
         if self.phase() != phase {
             self.phases.push((at, phase));
+            self.answer = None;
         }
     }
 }
@@ -102,6 +109,9 @@ impl InstanceTracks {
                 let phase = if is_proxied { Ready } else { InRotation };
                 self.enter_if(at, slice::from_ref(name), phase, |now| now != InRotation);
             }
+            Event::NotReady(Answer { name, answer }) => {
+                self.find(name).into_iter().for_each(|track| track.answer = Some(answer.clone()));
+            }
             Event::Routed { in_rotation, out_of_rotation } => {
                 self.enter_if(at, in_rotation, InRotation, |_| true);
                 self.enter_if(at, out_of_rotation, Draining, |now| now == InRotation);
@@ -121,7 +131,7 @@ impl InstanceTracks {
     /// Adds an instance. A rollback to the last good release reports the instances a second time.
     fn add(&mut self, at: Duration, name: &str, new: bool, phase: InstancePhase) {
         if self.find(name).is_none() {
-            self.tracks.push(InstanceTrack { name: name.into(), new, phases: vec![(at, phase)] });
+            self.tracks.push(InstanceTrack::new(name, new, at, phase));
         }
     }
 

@@ -112,11 +112,8 @@ pub mod tests {
         assert_eq!(phase(&summary.before), (2, 0, Some(1), Some(2)));
         assert_eq!(phase(&summary.during), (2, 2, None, None));
         assert_eq!(phase(&summary.after), (4, 1, Some(7), Some(8)));
-        assert_eq!(
-            summary.to_string(),
-            "8 sent, 3 lost (503 ×2, cut off ×1), longest gap 404ms; p50/p99 1/2ms before, 7/8ms after; \
-             versions 1: 50 %, 2: 50 %"
-        );
+        assert_eq!(summary.to_string(), "3 of 8 lost (503 ×2, cut off ×1), longest gap 404ms");
+        assert_eq!(summary.details(), "p50/p99 1/2ms before, 7/8ms after; versions 1: 50 %, 2: 50 %");
     }
 
     #[test]
@@ -124,9 +121,9 @@ pub mod tests {
         let summary = WitnessSummary::new(&samples("0+1 -; 900+1 -"), None);
         assert_eq!((summary.before.sent, summary.during.sent, summary.after.sent), (2, 0, 0));
         assert_eq!(WitnessSummary::new(&[], None), WitnessSummary::default());
-        assert_eq!(WitnessSummary::default().to_string(), "0 sent, 0 lost");
+        assert_eq!(WitnessSummary::default().to_string(), "0 of 0 lost");
         let more = WitnessSummary { unanswered: 2, unsent: 3, ..WitnessSummary::default() };
-        assert_eq!(more.to_string(), "0 sent, 0 lost, 2 still open, 3 skipped because too many were open");
+        assert_eq!(more.to_string(), "0 of 0 lost, 2 still open, 3 skipped because too many were open");
     }
 
     #[test]

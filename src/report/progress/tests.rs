@@ -57,21 +57,44 @@ fn a_wide_terminal_shows_the_deploy_and_each_instance() {
         text(&halfway(), 80, 20),
         [
             "deploying app  [=====>    ]  5 of 8: switching the proxy  5.5s",
-            "1/1 app-2  ready → in rotation     [=======>  ]  2.5s",
-            "1/1 app-1  in rotation",
+            "new 1/1 app-2  ready → in rotation     [=======>  ]  2.5s",
+            "old 1/1 app-1  in rotation",
         ]
     );
+}
+
+#[test]
+fn an_instance_that_is_not_ready_has_its_last_answer_below() {
+    let answer = |answer: &str| Event::NotReady(Answer { name: "app-2".into(), answer: answer.into() });
+    let created = Event::Created(names("app-2").into());
+    let waiting =
+        progress(&[created, Event::Started(names("app-2").into()), answer("refused"), answer("→ 503")]);
+    assert_eq!(text(&waiting, 80, 20)[3..], ["  app-2: → 503"]);
+    assert_eq!(text(&waiting, 80, 3).len(), 3);
+    let mut ready = waiting.clone();
+    ready.apply(Duration::ZERO, &Event::Ready(Answer { name: "app-2".into(), answer: String::new() }));
+    assert_eq!(text(&ready, 80, 20).len(), 3);
+}
+
+#[test]
+fn before_the_first_target_the_display_shows_that_the_run_has_begun() {
+    let preparing = Progress { is_preparing: true, ..Progress::default() };
+    assert_eq!(text(&preparing, 80, 20), ["reading the project  5.5s"]);
 }
 
 #[test]
 fn a_narrow_terminal_shows_the_same_without_bars() {
     assert_eq!(
         text(&halfway(), 40, 20),
-        ["5/8 switching the proxy  5.5s", "1/1 app-2  ready → in rotation  2.5s", "1/1 app-1  in rotation",]
+        [
+            "5/8 switching the proxy  5.5s",
+            "new 1/1 app-2  ready → in rotation  2.5s",
+            "old 1/1 app-1  in rotation",
+        ]
     );
     assert_eq!(
         text(&halfway(), 20, 20),
-        ["5/8 switching the p…", "1/1 app-2  ready  2…", "1/1 app-1  in rotat…"]
+        ["5/8 switching the p…", "new 1/1 app-2  read…", "old 1/1 app-1  in r…"]
     );
 }
 
@@ -94,8 +117,8 @@ fn active_instances_come_first_if_not_all_fit() {
         .apply(Duration::ZERO, &Event::Deploying { target: "app".into(), proxies: names("lb"), instances });
     progress.apply(Duration::ZERO, &Event::Draining(names("app-19").into()));
     let lines = text(&progress, 80, 4);
-    assert!(lines[1].starts_with("19/20 app-19  draining → stopped"), "{lines:?}");
-    assert!(lines[2].starts_with(" 1/20 app-1 "), "{lines:?}");
+    assert!(lines[1].starts_with("old 19/20 app-19  draining → stopped"), "{lines:?}");
+    assert!(lines[2].starts_with("old  1/20 app-1 "), "{lines:?}");
     assert_eq!(lines[3], "… and 18 more: 18 in rotation");
 }
 

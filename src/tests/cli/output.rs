@@ -70,6 +70,16 @@ fn json_output_of_wrong_usage_has_a_summary() {
     let run = fake.run("deploy missing --output json").code(2);
     assert_matches_schema(&schema(&fake), &run);
     assert_eq!(json_lines(&stdout(&run))[0]["exit"], 2);
+    for words in
+        ["deploy --forse --output json", "deploy --output=json --image x", "rollback --to x --output json"]
+    {
+        let run = fake.run(words).code(2);
+        assert_matches_schema(&schema(&fake), &run);
+        assert_eq!(event_names(&run), ["error"], "{words}");
+        assert_eq!(json_lines(&stdout(&run))[0]["exit"], 2);
+    }
+    let error = &json_lines(&stderr(&fake.run("status --nothing --output json").code(2)))[0];
+    assert_eq!(error["message"], "unexpected argument '--nothing' found");
 }
 
 #[test]
@@ -138,6 +148,15 @@ fn a_timeline_of_a_rollout_that_is_not_kept_is_refused() {
 fn status_and_history_print_json_documents() {
     let fake = FakeDocker::new();
     fake.run("deploy app").success();
+    for words in ["status --output json", "history --output json", "check --output json"] {
+        let run = fake.run(words);
+        assert_matches_schema(&schema(&fake), &run);
+        let document = &json_lines(&stdout(&run))[0];
+        assert_eq!(
+            (&document["v"], &document["document"]),
+            (&1.into(), &words.split(' ').next().unwrap().into())
+        );
+    }
     let status = &json_lines(&stdout(&fake.run("status --output json").success()))[0];
     assert_eq!(status["services"][0]["release"], 1);
     assert_eq!(status["services"][0]["instances"][0]["name"], "app-2");
@@ -170,7 +189,8 @@ fn run_on_terminal(fake: &FakeDocker, columns: u16, environment: &[(&str, &str)]
 #[test]
 fn a_terminal_shows_progress_and_then_the_result() {
     let shown = run_on_terminal(&FakeDocker::new(), 80, &[]);
-    assert!(shown.contains("deploying app") && shown.contains("1/1 app-2"), "{shown}");
+    assert!(shown.contains("deploying app") && shown.contains("new 1/1 app-2"), "{shown}");
+    assert!(shown.contains("reading the project"), "{shown}");
     assert!(!shown.contains("started app-2"), "the board tells it: {shown}");
     let last = shown.lines().last().unwrap();
     assert!(last.contains("`app` is deployed as release 1"), "{shown}");
