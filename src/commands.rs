@@ -6,5 +6,6 @@ pub mod help;
 pub mod helper;
 pub mod history;
 pub mod init;
+pub mod notify;
 pub mod prune;
 pub mod status;

@@ -4,6 +4,7 @@ pub mod locking;
 pub mod prefetch;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::Result;
 
@@ -11,7 +12,7 @@ use crate::configuration::{Configuration, connect, resolve_config};
 use crate::docker::Docker;
 use crate::error::Error;
 use crate::model::args::{ComposeArgs, DeployArgs, RolloutArgs, StateArgs, SwarmArgs};
-use crate::model::{EngineKind, FlagLayers, ResolvedProject};
+use crate::model::{EngineKind, FlagLayers, ReceiverList, ResolvedProject};
 use crate::release::journal::Journal;
 use crate::release::state_location::StateLocation;
 use crate::release::store;
@@ -24,6 +25,8 @@ pub struct Invocation<'a> {
     pub compose: &'a ComposeArgs,
     pub report: Report,
     pub stop: &'a StopSignal,
+    /// Receivers of the result, once the file is known.
+    pub receivers: &'a OnceLock<ReceiverList>,
 }
 
 /// Project on its engine, with its releases.
@@ -184,9 +187,14 @@ impl<'a> Context<'a> {
         if project.engine == EngineKind::Compose {
             refuse_flags(&args.swarm)?;
         }
-        let Invocation { compose, report, stop } = call;
+        let Invocation { compose, report, stop, receivers } = call;
         let ProjectHandle { docker, engine, journal, state_dir, file } = project;
         let folder = compose.folder();
+        if let Some(Configuration { project, .. }) = file.as_ref().filter(|_| !args.dry_run) {
+            let (project, all) = (project.name.clone(), project.notify.clone());
+            // Only the first file counts; a run reads one.
+            let _ = receivers.set(ReceiverList { project, folder: folder.clone(), all });
+        }
         Ok(Context { compose, args, flags, report, stop, docker, engine, journal, state_dir, folder, file })
     }
 

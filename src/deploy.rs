@@ -11,6 +11,8 @@ use crate::engine::swarm;
 use crate::error::{Error, Exit};
 use crate::model::args::{self, DeployArgs, RollbackArgs, RolloutArgs};
 use crate::model::{EngineKind, FlagLayers, UpdateLayer};
+use crate::release::{ReleaseRecord, RolloutKind};
+use crate::report::Event;
 use crate::request::Request;
 use crate::wait::StopSignal;
 
@@ -46,8 +48,34 @@ pub fn rollback(call: Invocation, args: &RollbackArgs) -> Result<()> {
             return swarm::rollback_unrecorded(context, &args.services);
         }
         let request = Request::from_release(context, args)?;
-        put_in_place(context, request)
+        let newer = newer_in_file(context, &request);
+        put_in_place(context, request)?;
+        if let Some(event) = newer.filter(|_| !context.args.dry_run) {
+            context.report.event(event);
+        }
+        Ok(())
     })
+}
+
+/// Services whose version in the Compose file is another one than a rollback restores. None if the file is unreadable.
+fn newer_in_file(context: &mut Context, request: &Request) -> Option<Event> {
+    let file = context.configuration().ok()?;
+    let journal = &context.journal;
+    let mut record = request.record.as_ref()?;
+    // The configuration of a rollback is that of the release that it restored, with another name of the image.
+    while let RolloutKind::Rollback { to } = record.kind
+        && let Some(restored) = journal.history.get(to)
+    {
+        record = restored;
+    }
+    let restored = journal.snapshot(record.number).ok()?;
+    let current = journal.history.current();
+    let differs = |service: &&String| {
+        let image_id = |record: &ReleaseRecord| record.services.get(*service).map(|s| s.image_id.clone());
+        !file.snapshot.has_same_service(service, &restored) || current.and_then(image_id) != image_id(record)
+    };
+    let services: Vec<String> = request.args.services.iter().filter(differs).cloned().collect();
+    (!services.is_empty()).then(|| Event::NewerInFile { file: file.source.clone(), services })
 }
 
 /// Finishes the rollout of a killed run.

@@ -12,6 +12,26 @@ pub fn client(timeout: Duration, verifies: bool) -> ClientBuilder {
     accept_certificates(client, !verifies)
 }
 
+/// Client for a service outside, by the proxy of the environment.
+pub fn outside_client(timeout: Duration) -> ClientBuilder {
+    #[cfg(feature = "tls")]
+    choose_cryptography();
+    Client::builder().redirect(Policy::none()).timeout(timeout)
+}
+
+/// The error and its causes.
+pub fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error as &dyn std::error::Error), |cause| cause.source())
+}
+
+/// Innermost cause, which reqwest's own text leaves out.
+pub fn reason(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "no answer in time".into();
+    }
+    causes(error).last().map(ToString::to_string).unwrap_or_default()
+}
+
 #[cfg(feature = "tls")]
 fn accept_certificates(client: ClientBuilder, all: bool) -> ClientBuilder {
     choose_cryptography();

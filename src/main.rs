@@ -42,12 +42,14 @@ mod fuzz;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use cli::{Cli, Command};
 use commands::completions::{self, CompletionRequest};
-use commands::help;
+use commands::{help, notify};
 use context::Invocation;
 use error::Error;
+use model::ReceiverList;
 use model::args::{CheckArgs, HistoryArgs, OutputFormat, RolloutArgs, StatusArgs};
 use plugin::program;
 use report::record::SCHEMA_TEXT;
@@ -65,7 +67,8 @@ fn main() -> ExitCode {
         Err(error) => return usage_error(&error, &arguments),
     };
     let report = Report::new(report_options(&cli.command));
-    let exit = match run(&cli, report) {
+    let receivers = OnceLock::new();
+    let exit = match run(&cli, report, &receivers) {
         Ok(()) => 0,
         Err(error) => {
             let error = Error::from_error(error);
@@ -73,6 +76,9 @@ fn main() -> ExitCode {
             error.exit.code()
         }
     };
+    if let Some(receivers) = receivers.get() {
+        notify::send(receivers, report.summary(exit), report);
+    }
     report.end(exit);
     ExitCode::from(exit)
 }
@@ -103,7 +109,7 @@ fn usage_error(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     ExitCode::from(error.exit.code())
 }
 
-fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
+fn run(cli: &Cli, report: Report, receivers: &OnceLock<ReceiverList>) -> anyhow::Result<()> {
     // Only these commands handle signals; Ctrl-C ends the others.
     let stop = match &cli.command {
         Command::Deploy(_)
@@ -113,7 +119,7 @@ fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
         | Command::Helper { .. } => StopSignal::listen(move |effect| report.stop_requested(effect))?,
         _ => StopSignal::default(),
     };
-    let call = Invocation { compose: &cli.compose, report, stop: &stop };
+    let call = Invocation { compose: &cli.compose, report, stop: &stop, receivers };
     match &cli.command {
         Command::Deploy(args) => deploy::deploy(call, args),
         Command::Rollback(args) => deploy::rollback(call, args),

@@ -3,6 +3,7 @@
 pub mod args;
 mod compose;
 mod location;
+mod notify;
 mod pairs;
 mod resolved;
 mod service;
@@ -17,6 +18,7 @@ use serde::Deserialize;
 use serde_yaml::Value;
 
 pub use location::{COMPOSE_FILES, ComposeFlags, override_name};
+pub use notify::{Receiver, ReceiverList};
 pub use pairs::Pair;
 pub use resolved::ResolvedProject;
 pub use service::{DependsOnCondition, LifecycleHook, Port, Service};
@@ -52,6 +54,7 @@ struct ProjectLayer {
     keep: Option<usize>,
     engine: Option<EngineKind>,
     witness: Option<Value>,
+    notify: Option<Value>,
     pairs: BTreeMap<String, [String; 2]>,
 }
 
@@ -82,6 +85,9 @@ pub struct Project {
     pub engine: Option<EngineKind>,
     #[serde(skip)]
     pub witness: WitnessSettings,
+    /// Receivers of the result of a rollout.
+    #[serde(skip)]
+    pub notify: Vec<Receiver>,
 }
 
 /// A network or a volume.
@@ -128,6 +134,7 @@ impl Project {
         project.keep = keep(flags.keep.or(zd.keep), source)?;
         project.engine = zd.engine;
         project.witness = WitnessSettings::read(zd.witness.as_ref(), &flags.witness, source)?;
+        project.notify = notify::read(zd.notify.as_ref(), source)?;
         let defaults = SettingsLayer {
             health: zd.health,
             drain: zd.drain,

@@ -240,6 +240,24 @@ pub fn run_program(
     result.map(|Ok(result)| result).map_err(|error| cannot_start(argv[0], &error))
 }
 
+/// Runs a command line of the shell in a folder, with this text on stdin. `None` if it ran longer than the limit; it was
+/// ended then.
+///
+/// # Errors
+/// The shell cannot be started.
+pub fn run_shell(
+    line: &str,
+    dir: &Path,
+    stdin: &str,
+    limit: Duration,
+) -> Result<Option<CommandResult>, Error> {
+    let Command { expression, .. } = Command::new(&["sh", "-c", line].map(String::from));
+    let command = Command { expression: expression.dir(dir), stdin: Some(stdin.into()) };
+    let end = Instant::now() + limit;
+    let result = command.output(MAX_OUTPUT, || (Instant::now() >= end).then_some(()));
+    result.map(Result::ok).map_err(|error| cannot_start("sh", &error))
+}
+
 /// Error of a program that cannot be started.
 pub fn cannot_start(program: &str, error: &io::Error) -> Error {
     Error::unchanged(format!("cannot start `{program}`: {error}"))

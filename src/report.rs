@@ -267,6 +267,13 @@ impl Report {
         lines.iter().for_each(|line| self.result(line));
     }
 
+    /// Prints a table without those optional columns that have no room on the terminal.
+    pub fn table_without(&self, optional: &[&str], head: &[&str], rows: &[Vec<String>]) {
+        let width = self.width().unwrap_or(usize::MAX);
+        let (head, rows) = text::without_optional(head, rows, optional, width);
+        self.table(&head, &rows);
+    }
+
     /// Clears the terminal for the next output; prints an empty line if stdout is no terminal.
     pub fn next_screen(&self) {
         let term = Term::stdout();
@@ -349,6 +356,11 @@ impl Report {
         });
     }
 
+    /// Summary of the run so far, in JSON.
+    pub fn summary(&self, exit: u8) -> serde_json::Value {
+        record::summary(&self.log().records, exit, self.elapsed())
+    }
+
     /// Ends the report of a rollout: writes the timeline, and prints the summary in JSON. A timeline that cannot be written
     /// is a warning.
     pub fn end(&self, exit: u8) {
@@ -363,7 +375,7 @@ impl Report {
             }
         }
         if self.is_json() && self.0.options.rollout {
-            write_out(&record::summary(&self.log().records, exit, self.elapsed()).to_string());
+            write_out(&self.summary(exit).to_string());
         }
     }
 }

@@ -1,29 +1,35 @@
 //! `history`: lists the releases, or draws the timeline of one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 
 use crate::context::{ProjectHandle, locking};
+use crate::docker::Docker;
 use crate::error::Error;
+use crate::model::EngineKind;
 use crate::model::args::{ComposeArgs, HistoryArgs};
 use crate::release::journal::Journal;
 use crate::release::selection;
 use crate::release::{ReleaseRecord, RolloutKind, RolloutOutcome};
-use crate::report::history::{COLUMNS, DeployedService, HistoryReport, ReleaseRow};
+use crate::report::history::{COLUMNS, DeployedService, HistoryReport, OPTIONAL_COLUMNS, ReleaseRow};
 use crate::report::{Report, record, timeline};
+use crate::swarm::watch;
 
 /// Lists the releases, newest first, and marks those that a rollback can restore; or draws the timeline of one.
 ///
 /// # Errors
 /// An unreadable record, or a release without recorded events.
 pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Result<()> {
-    let journal = ProjectHandle::open_recorded(compose, &args.state, report)?.journal.for_reading(report);
+    let ProjectHandle { docker, engine, journal, .. } =
+        ProjectHandle::open_recorded(compose, &args.state, report)?;
+    let journal = journal.for_reading(report);
     if let Some(number) = args.timeline {
         report.print_page(&timeline_page(&journal, number)?);
         return Ok(());
     }
-    let history = summarise(&journal);
+    let running = running_services(&docker, engine, &journal.project);
+    let history = summarise(&journal, running.as_ref());
     if report.is_json() {
         report.print_document("history", &history);
         return Ok(());
@@ -37,7 +43,8 @@ pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Res
         ));
         return Ok(());
     }
-    report.table(&COLUMNS, &history.rows());
+    report.table_without(&OPTIONAL_COLUMNS, &COLUMNS, &history.rows());
+    report.print_line(state_line(&history, running.as_ref()));
     if let Some(number) = journal.unrestored_release() {
         report.print_line(&locking::not_restored(number));
     }
@@ -47,8 +54,51 @@ pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Res
     Ok(())
 }
 
-fn summarise(journal: &Journal) -> HistoryReport {
-    let readable = journal.history.newest_first().map(|r| (r.number, row(r, journal)));
+/// Images of the running instances, by service; image ids of a Swarm are unknown.
+type RunningServices = BTreeMap<String, BTreeSet<String>>;
+
+/// Services that run; `None` if the engine does not answer.
+fn running_services(docker: &Docker, engine: EngineKind, project: &str) -> Option<RunningServices> {
+    if engine == EngineKind::Swarm {
+        let stack = watch::observe(docker, project).ok()?;
+        let running = stack.services.values().filter(|service| service.running_tasks() > 0);
+        return Some(running.map(|service| (service.name.clone(), BTreeSet::new())).collect());
+    }
+    let mut services = RunningServices::new();
+    for container in docker.project_containers(project).ok()?.iter().filter(|c| c.is_running()) {
+        if let Some((_, service)) = container.compose() {
+            services.entry(service.into()).or_default().insert(container.image_id.clone());
+        }
+    }
+    Some(services)
+}
+
+/// Explanation of the marks.
+fn state_line(history: &HistoryReport, running: Option<&RunningServices>) -> &'static str {
+    match running {
+        None => "the engine does not answer, so `*` marks what served last",
+        Some(_) if history.releases.iter().any(|release| release.serving) => "* serves now",
+        Some(_) => "none of these releases serves now",
+    }
+}
+
+/// Services that a release deployed last, and that still run with its image.
+fn serves(record: &ReleaseRecord, journal: &Journal, running: Option<&RunningServices>) -> Vec<String> {
+    let is_last = |service: &&String| {
+        let mut newer = journal.history.newest_first().filter(|r| r.is_good());
+        newer.find(|r| r.deployed.contains(service)).is_some_and(|r| r.number == record.number)
+    };
+    let runs = |service: &&String| {
+        let Some(running) = running else { return true };
+        let recorded = record.services.get(*service).map_or("", |s| s.image_id.as_str());
+        running.get(*service).is_some_and(|images| images.is_empty() || images.contains(recorded))
+    };
+    let is_certain = record.is_good() && journal.unrestored_release().is_none();
+    record.deployed.iter().filter(|s| is_certain && is_last(s) && runs(s)).cloned().collect()
+}
+
+fn summarise(journal: &Journal, running: Option<&RunningServices>) -> HistoryReport {
+    let readable = journal.history.newest_first().map(|r| (r.number, row(r, journal, running)));
     let damaged = journal.history.unreadable_records().map(|(number, _)| {
         let result = "unreadable".to_string();
         (number, ReleaseRow { release: number, result, ..ReleaseRow::default() })
@@ -61,7 +111,7 @@ fn summarise(journal: &Journal) -> HistoryReport {
     }
 }
 
-fn row(record: &ReleaseRecord, journal: &Journal) -> ReleaseRow {
+fn row(record: &ReleaseRecord, journal: &Journal, running: Option<&RunningServices>) -> ReleaseRow {
     let result = match (record.outcome, record.kind) {
         (RolloutOutcome::Deployed, RolloutKind::Rollback { to }) => format!("rolled back to {to}"),
         (RolloutOutcome::Deployed, RolloutKind::Imported) => "imported".into(),
@@ -71,13 +121,14 @@ fn row(record: &ReleaseRecord, journal: &Journal) -> ReleaseRow {
         service: name.clone(),
         image: record.services.get(name).map(|p| p.image.clone()).unwrap_or_default(),
     };
+    let serves = serves(record, journal, running);
     ReleaseRow {
         release: record.number,
         result,
         good: record.is_good(),
         reason: record.reason.clone(),
-        serving: journal.unrestored_release().is_none()
-            && journal.history.current().is_some_and(|c| c.number == record.number),
+        serving: !serves.is_empty(),
+        serves,
         kept: record.is_good() && journal.config_path(record.number).exists(),
         started: Some(record.started.clone()),
         seconds: Some((record.seconds * 1000.0).round() / 1000.0),

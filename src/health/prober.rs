@@ -164,7 +164,7 @@ impl<'a> Prober<'a> {
                 Ok(http.evaluate(&url, code, &String::from_utf8_lossy(&body)))
             }
             Err(error) => {
-                let text = format!("GET {} → {}", mask::urls(&url), cause(&error));
+                let text = format!("GET {} → {}", mask::urls(&url), http::reason(&error));
                 if is_unreachable(&error) { Err(text) } else { Ok(ProbeResult::not_ready(text)) }
             }
         }
@@ -253,20 +253,7 @@ fn is_unreachable(error: &reqwest::Error) -> bool {
     let refused = |cause: &(dyn std::error::Error + 'static)| {
         cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
     };
-    error.is_connect() && !causes(error).any(refused)
-}
-
-/// The error and its causes.
-fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
-    std::iter::successors(Some(error as &dyn std::error::Error), |cause| cause.source())
-}
-
-/// Innermost cause, which reqwest's own text leaves out.
-fn cause(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".into();
-    }
-    causes(error).last().map(ToString::to_string).unwrap_or_default()
+    error.is_connect() && !http::causes(error).any(refused)
 }
 
 #[cfg(test)]

@@ -271,6 +271,16 @@ pub enum Event {
         #[serde(alias = "back_to")]
         restored_release: Option<u32>,
     },
+    /// After a rollback: services whose newer version is still in the Compose file.
+    #[display(
+        "{file} still has the newer version of {}, which the next `compose-zd deploy` or `docker compose up -d` puts in \
+         place again: bring the file and its sources back first, for example with `git revert`",
+        quoted(services)
+    )]
+    NewerInFile {
+        file: String,
+        services: Vec<String>,
+    },
     #[display("pausing; every instance stays as it is")]
     Paused,
     #[serde(alias = "waiting")]

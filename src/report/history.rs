@@ -25,7 +25,10 @@ pub struct ReleaseRow {
     pub good: bool,
     /// Reason of a failure.
     pub reason: Option<String>,
+    /// The services below still run as this release deployed them; one at least.
     pub serving: bool,
+    /// Those services.
+    pub serves: Vec<String>,
     /// The configuration is kept, so that a rollback can restore the release.
     pub kept: bool,
     pub started: Option<String>,
@@ -49,7 +52,11 @@ pub struct DeployedService {
     pub image: String,
 }
 
-pub const COLUMNS: [&str; 8] = ["RELEASE", "STARTED", "TOOK", "RESULT", "LOST", "SERVICES", "REVISION", "BY"];
+pub const COLUMNS: [&str; 8] =
+    ["RELEASE", "STARTED (UTC)", "TOOK", "RESULT", "LOST", "SERVICES", "REVISION", "BY"];
+
+/// Columns that a narrow terminal does not have, the least important first.
+pub const OPTIONAL_COLUMNS: [&str; 4] = ["BY", "REVISION", "TOOK", "LOST"];
 
 impl HistoryReport {
     pub fn new(project: &str) -> HistoryReport {
@@ -63,21 +70,15 @@ impl HistoryReport {
 
 fn row(release: &ReleaseRow) -> Vec<String> {
     let dash = || "-".to_string();
-    let readable = release.started.is_some();
-    let number = match (release.serving, release.kept || !readable) {
-        (true, _) => format!("{} (serves)", release.release),
-        (false, true) => release.release.to_string(),
-        (false, false) => format!("{} (history only)", release.release),
-    };
     let short = |revision: &String| revision.chars().take(10).collect::<String>();
     let dirty = if release.dirty { " (dirty)" } else { "" };
-    let services = release.services.iter().map(|DeployedService { service, image }| match image.as_str() {
-        "" => service.clone(),
-        image => format!("{service}: {image}"),
+    let services = release.services.iter().map(|DeployedService { service, image }| {
+        let mark = if release.serves.contains(service) { "*" } else { "" };
+        if image.is_empty() { format!("{mark}{service}") } else { format!("{mark}{service}: {image}") }
     });
     vec![
-        number,
-        release.started.clone().unwrap_or_else(dash),
+        release.release.to_string(),
+        release.started.as_deref().map_or_else(dash, minutes),
         release.seconds.map_or_else(dash, |s| format!("{s:.1}s")),
         result(release),
         losses(release),
@@ -87,11 +88,17 @@ fn row(release: &ReleaseRow) -> Vec<String> {
     ]
 }
 
+/// `2026-01-01 00:00` of a time in RFC 3339.
+fn minutes(time: &str) -> String {
+    time.chars().take(16).map(|c| if c == 'T' { ' ' } else { c }).collect()
+}
+
 /// `deployed with losses` for a completed rollout that lost requests.
 fn result(release: &ReleaseRow) -> String {
     let has_losses = release.cut_off > 0 || release.witness.as_ref().is_some_and(|w| w.lost > 0);
     let losses = if release.good && has_losses { " with losses" } else { "" };
-    format!("{}{losses}", release.result)
+    let kept = if release.good && !release.kept { ", not kept" } else { "" };
+    format!("{}{losses}{kept}", release.result)
 }
 
 /// `0 of 58, 2 cut`: losses of the witness, and requests that the drain timeout cut off.
@@ -127,12 +134,12 @@ mod tests {
     fn a_release_is_a_row() {
         assert_eq!(
             row(&release()).join(" | "),
-            "7 | 2026-01-01T00:00:00Z | 6.0s | deployed | 0 of 58 | app: shop:42 | 0123456789 (dirty) | ann@build"
+            "7 | 2026-01-01 00:00 | 6.0s | deployed | 0 of 58 | app: shop:42 | 0123456789 (dirty) | ann@build"
         );
-        let serves = ReleaseRow { serving: true, cut_off: 2, ..release() };
-        assert_eq!((row(&serves)[0].as_str(), row(&serves)[4].as_str()), ("7 (serves)", "0 of 58, 2 cut"));
+        let serves = ReleaseRow { serves: vec!["app".into()], cut_off: 2, ..release() };
+        assert_eq!((row(&serves)[5].as_str(), row(&serves)[4].as_str()), ("*app: shop:42", "0 of 58, 2 cut"));
         let gone = ReleaseRow { kept: false, witness: None, ..release() };
-        assert_eq!((row(&gone)[0].as_str(), row(&gone)[4].as_str()), ("7 (history only)", "-"));
+        assert_eq!((row(&gone)[3].as_str(), row(&gone)[4].as_str()), ("deployed, not kept", "-"));
     }
 
     #[test]

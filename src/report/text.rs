@@ -37,6 +37,25 @@ pub fn table(head: &[&str], rows: &[Vec<String>], width: usize) -> Vec<String> {
     lines.iter().map(line).collect()
 }
 
+/// Columns and rows without those optional columns that have no room, the first ones first.
+pub fn without_optional<'h>(
+    head: &[&'h str],
+    rows: &[Vec<String>],
+    optional: &[&str],
+    width: usize,
+) -> (Vec<&'h str>, Vec<Vec<String>>) {
+    let (mut head, mut rows) = (head.to_vec(), rows.to_vec());
+    for name in optional {
+        let lines = table(&head, &rows, usize::MAX);
+        let is_too_wide = lines.iter().any(|line| measure_text_width(line) > width);
+        if let Some(at) = head.iter().position(|title| title == name).filter(|_| is_too_wide) {
+            head.remove(at);
+            rows.iter_mut().for_each(|row| _ = row.remove(at));
+        }
+    }
+    (head, rows)
+}
+
 /// Space between two columns.
 const GAP: &str = "  ";
 
@@ -89,6 +108,14 @@ mod tests {
             ["SERVICE  IMAGE                  ROTATION", "app      registry.example/tea…  in"]
         );
         assert_eq!(lines(24), ["SERVICE   app", "IMAGE     registry.exam…", "ROTATION  in", ""]);
+    }
+
+    #[test]
+    fn optional_columns_are_left_out_one_by_one() {
+        let rows = [["app", "x", "12345678"].map(String::from).to_vec()];
+        let head = |width| without_optional(&["A", "B", "C"], &rows, &["C", "B"], width).0;
+        assert_eq!([head(16), head(15), head(5)], [vec!["A", "B", "C"], vec!["A", "B"], vec!["A"]]);
+        assert_eq!(without_optional(&["A", "B", "C"], &rows, &["C", "B"], 9).1, [["app", "x"]]);
     }
 
     #[test]

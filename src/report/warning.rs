@@ -104,6 +104,11 @@ pub enum Warning {
     )]
     TooManyTasks(String),
     TimelineNotWritten(String),
+    #[display("`x-zd.notify`: {receiver} did not take the result: {reason}")]
+    NotificationFailed {
+        receiver: String,
+        reason: String,
+    },
     /// The witness got no answer before the switch.
     #[display(
         "`{url}` did not answer before the switch, so no witness probes it (`x-zd.witness.url`): {outcome}"

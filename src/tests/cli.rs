@@ -18,6 +18,8 @@ mod house;
 mod locking;
 #[path = "cli/monitor.rs"]
 mod monitor;
+#[path = "cli/notify.rs"]
+mod notify;
 #[path = "cli/obstacles.rs"]
 mod obstacles;
 #[path = "cli/output.rs"]

@@ -90,6 +90,7 @@ fn every() -> Vec<Event> {
         Event::Imported { release: 1, services: names() },
         Event::NotImported(names().into()),
         Event::Unchanged { release: 1, restored_release: None },
+        Event::NewerInFile { file: text(), services: names() },
         Event::Paused,
         Event::WaitingForLock(text().into()),
         Event::LockTakenOver(text().into()),
