@@ -89,10 +89,11 @@ impl<'a> Surroundings<'a> {
         self.containers.iter().filter(move |c| is_member(project, c, &services))
     }
 
-    /// Running containers that are not of the target.
+    /// Running containers that are not of the target. Pins of a killed run end by themselves.
     fn others(&self) -> impl Iterator<Item = &'a Container> {
         let (project, services) = (self.reader.project, self.reader.target.services());
-        self.containers.iter().filter(move |c| c.is_running() && !is_member(project, c, &services))
+        let others = self.containers.iter().filter(|c| c.is_running() && !c.is_pin());
+        others.filter(move |c| !is_member(project, c, &services))
     }
 
     /// Running instances of a service of the project.

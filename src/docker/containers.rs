@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::api::{ApiRequest, labelled};
 use super::events::{EventKind, parse_event};
@@ -50,6 +50,11 @@ impl Docker {
     /// The containers of a project, running or not.
     pub fn project_containers(&self, project: &str) -> Result<Vec<Container>> {
         self.list(&[&format!("{PROJECT}={project}")])
+    }
+
+    /// The running containers of the engine, as the engine lists them: a JSON array with ids, labels and times.
+    pub fn running_list(&self) -> Result<Value> {
+        self.get("/containers/json", &[])
     }
 
     /// The ids of all containers of the engine.

@@ -6,6 +6,9 @@ use anyhow::Result;
 
 use super::{CommandResult, Docker};
 
+/// Label of a helper that carries a route of a proxy, with the project and service of the route.
+pub const PIN: &str = "compose-zd.pin";
+
 /// Container that runs beside a proxy until it is removed or ends. Its image has to be on the engine already.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Helper {
@@ -14,6 +17,7 @@ pub struct Helper {
     pub image: String,
     /// Network of the helper; empty for the engine's default.
     pub network: String,
+    /// Labels, whose values may be secret.
     pub labels: Vec<(String, String)>,
     /// Program instead of the image's own; empty for the image's own.
     pub entrypoint: String,
@@ -31,12 +35,24 @@ impl Helper {
             [("--name", &self.name), ("--network", &self.network), ("--entrypoint", &self.entrypoint)];
         let given = settings.into_iter().filter(|(_, value)| !value.is_empty());
         words.extend(given.flat_map(|(flag, value)| [flag.to_string(), value.clone()]));
-        words
-            .extend(self.labels.iter().flat_map(|(key, value)| ["--label".into(), format!("{key}={value}")]));
         words.extend(self.options.iter().cloned());
         words.push(self.image.clone());
         words.extend(self.command.iter().cloned());
         words
+    }
+
+    /// Words of `docker run`, which reads the labels from standard input: other users of this machine can read the
+    /// arguments of a process.
+    fn run_words(&self, mode: &str) -> Vec<String> {
+        let labels = ["--label-file", "/dev/stdin"].into_iter().filter(|_| !self.labels.is_empty());
+        let start = ["run", mode].into_iter().chain(labels);
+        start.map(String::from).chain(self.words()).collect()
+    }
+
+    /// Labels as a file for docker, which has one label a line. A line break in a value becomes a space.
+    fn label_file(&self) -> String {
+        let line = |(key, value): &(String, String)| format!("{key}={}\n", value.replace(['\r', '\n'], " "));
+        self.labels.iter().map(line).collect()
     }
 }
 
@@ -44,18 +60,18 @@ impl Docker {
     /// Starts a helper container.
     pub fn start_helper(&self, helper: &Helper) -> Result<()> {
         self.check_lease()?;
-        let words = helper.words();
-        let words: Vec<&str> =
-            ["run", "--detach"].into_iter().chain(words.iter().map(String::as_str)).collect();
-        self.checked(&words).map(drop)
+        let words = helper.run_words("--detach");
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let result = self.run_argv(&self.docker_words(&words), Some(helper.label_file().as_bytes()), None)?;
+        self.checked_result(&words, result).map(drop)
     }
 
     /// Runs a helper container to its end, at most for `limit`, and removes it.
     pub fn run_helper(&self, helper: &Helper, limit: Duration) -> Result<Option<CommandResult>> {
-        let words = helper.words();
-        let words: Vec<&str> = ["run", "--rm"].into_iter().chain(words.iter().map(String::as_str)).collect();
-        let argv = self.docker_words(&words);
-        self.run_user_command(&super::shown_words(&argv[1..]), &self.command(&argv), limit)
+        let words = helper.run_words("--rm");
+        let argv = self.docker_words(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        let command = self.command(&argv).stdin(Some(helper.label_file().into_bytes()));
+        self.run_user_command(&super::shown_words(&argv[1..]), &command, limit)
     }
 
     /// Stops and removes a helper container.
@@ -80,14 +96,15 @@ mod tests {
             name: "relay".into(),
             image: "busybox".into(),
             network: "front".into(),
-            labels: vec![("compose-zd.helper".into(), "p".into())],
+            labels: vec![("compose-zd.helper".into(), "p".into()), ("long".into(), "a\nb".into())],
             entrypoint: "sleep".into(),
             options: vec!["--rm".into()],
             command: vec!["9".into()],
         };
         let expected = "--pull never --restart no --no-healthcheck --name relay --network front --entrypoint sleep \
-                        --label compose-zd.helper=p --rm busybox 9";
+                        --rm busybox 9";
         assert_eq!(helper.words().join(" "), expected);
+        assert_eq!(helper.label_file(), "compose-zd.helper=p\nlong=a b\n");
         let plain = Helper { image: "busybox".into(), ..Helper::default() };
         assert_eq!(plain.words().join(" "), "--pull never --restart no --no-healthcheck busybox");
     }

@@ -3,7 +3,6 @@
 use super::types::number_or_zero;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
@@ -243,11 +242,16 @@ impl Container {
         self.config.labels.get(key).map(String::as_str)
     }
 
-    /// Compose project and service of the container; `None` for one-off containers (`docker compose run`) and init
-    /// containers (`pre_start`).
+    /// True for a helper that carries a route of a proxy.
+    pub fn is_pin(&self) -> bool {
+        self.label(super::helper::PIN).is_some()
+    }
+
+    /// Compose project and service of the container; `None` for one-off containers (`docker compose run`), init
+    /// containers (`pre_start`) and pins.
     pub fn compose(&self) -> Option<(&str, &str)> {
         let is_init = self.label(super::init_container::HOOK).is_some();
-        let is_one_off = is_init || self.label("com.docker.compose.oneoff") == Some("True");
+        let is_one_off = is_init || self.is_pin() || self.label("com.docker.compose.oneoff") == Some("True");
         let project = self.label("com.docker.compose.project")?;
         let service = self.label("com.docker.compose.service")?;
         (!is_one_off).then_some((project, service))
@@ -363,11 +367,6 @@ impl Container {
     /// True if a volume or a folder is mounted at the path.
     pub fn has_mount(&self, path: &str) -> bool {
         self.mounts.iter().any(|m| m.destination.trim_end_matches('/') == path.trim_end_matches('/'))
-    }
-
-    /// True if a volume or a folder is mounted at the path or at a folder above it.
-    pub fn has_mount_above(&self, path: &str) -> bool {
-        self.mounts.iter().any(|mount| Path::new(path).starts_with(&mount.destination))
     }
 
     /// Anonymous volumes with their paths: Docker names such a volume with 64 hexadecimal digits.
