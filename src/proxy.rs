@@ -10,7 +10,6 @@ pub mod dockercloud;
 pub mod effects;
 pub mod haproxy;
 pub mod kit;
-pub mod nginx;
 pub mod nginx_proxy;
 pub mod public_route;
 mod tcp_migrate;
@@ -100,18 +99,11 @@ pub fn endpoints<'c>(proxy: &dyn Proxy, containers: impl Iterator<Item = &'c Con
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InFlight {
     Exact(usize),
-    /// `exact` requests, and `open` connections that may be idle. For the time `quiet`, these connections cannot have
-    /// received a new request.
-    AtMost {
-        exact: usize,
-        open: usize,
-        quiet: Duration,
-    },
     /// `exact` requests by the proxy's own count, and all connections to the instance, busy or idle.
     Connections {
         exact: usize,
         open: Vec<Connection>,
-        /// As above, for connections without times.
+        /// Time for which connections cannot have received a new request, where the kernel's times are not known.
         quiet: Duration,
         /// True if the service is known to have WebSockets or event streams, which may be silent.
         has_streams: bool,
@@ -128,12 +120,7 @@ impl InFlight {
     fn judged(&self, judge: &mut Judge) -> OpenRequests {
         let none = OpenRequests { quiet: Duration::MAX, ..OpenRequests::default() };
         match self {
-            InFlight::Exact(exact) | InFlight::AtMost { exact, open: 0, .. } => {
-                OpenRequests { requests: *exact, ..none }
-            }
-            InFlight::AtMost { exact, open, quiet } => {
-                OpenRequests { requests: *exact, maybe_idle: *open, quiet: *quiet, ..none }
-            }
+            InFlight::Exact(exact) => OpenRequests { requests: *exact, ..none },
             InFlight::Connections { exact, open, quiet, has_streams } => {
                 judged_connections(judge, open, *has_streams, *exact, *quiet)
             }
@@ -580,11 +567,6 @@ pub trait Proxy: Send + Sync {
     /// True if the proxy's discovery routes to this backend.
     fn routes_to(&self, backend: &Backend) -> bool;
 
-    /// True if the program may also serve files only, and its configuration routes to no other host.
-    fn routes_nowhere(&self) -> bool {
-        false
-    }
-
     /// The route to a backend.
     fn route_to(&self, backend: &Backend) -> RouteInfo;
 
@@ -656,19 +638,14 @@ pub struct Adapter {
 }
 
 /// All adapters; the first that recognises a container gets it.
-pub const ADAPTERS: [Adapter; 6] = [
-    nginx_proxy::ADAPTER,
-    nginx::ADAPTER,
-    dockercloud::ADAPTER,
-    haproxy::ADAPTER,
-    caddy::ADAPTER,
-    traefik::ADAPTER,
-];
+pub const ADAPTERS: [Adapter; 5] =
+    [nginx_proxy::ADAPTER, dockercloud::ADAPTER, haproxy::ADAPTER, caddy::ADAPTER, traefik::ADAPTER];
 
 /// All proxies among these containers, running or not.
 pub fn detect(containers: &[Container]) -> Vec<Box<dyn Proxy>> {
     let proxy = |c: &Container| ADAPTERS.iter().find_map(|adapter| (adapter.detect)(c, containers));
-    containers.iter().filter_map(proxy).collect()
+    // A pin is made of the image of its proxy.
+    containers.iter().filter(|c| !c.is_pin()).filter_map(proxy).collect()
 }
 
 fn boxed<P: Proxy + 'static>(proxy: P) -> Box<dyn Proxy> {
@@ -704,6 +681,8 @@ pub fn route_setting(backend: &Backend) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     fn endpoint(id: &str) -> Endpoint {
@@ -759,18 +738,18 @@ mod tests {
     fn connections_without_a_new_request_for_the_limit_are_not_waited_for() {
         let rotation =
             Rotation { inside: vec![], outside: vec![endpoint("a"), endpoint("b")], ..Rotation::default() };
-        let open = |exact, unsure, seconds| {
-            let quiet = Duration::from_secs(seconds);
-            let in_flight = [
-                ("a".to_string(), InFlight::AtMost { exact, open: unsure, quiet }),
-                ("b".to_string(), InFlight::Exact(1)),
-            ];
-            ProxyState { in_flight: in_flight.into(), ..ProxyState::default() }
-                .open_requests(&rotation, &mut Judge::default())
+        let connection = |port| Connection {
+            local: SocketAddr::from(([10, 0, 0, 2], port)),
+            remote: SocketAddr::from(([10, 0, 0, 3], 3000)),
+            traffic: None,
         };
         let quiet = Duration::from_secs(4);
-        let expected = OpenRequests { requests: 3, maybe_idle: 3, quiet, is_sampled: false };
-        assert_eq!(open(2, 3, 4), expected);
+        let open = (0..5).map(connection).collect();
+        let connections = InFlight::Connections { exact: 2, open, quiet, has_streams: false };
+        let in_flight = [("a".to_string(), connections), ("b".to_string(), InFlight::Exact(1))];
+        let state = ProxyState { in_flight: in_flight.into(), ..ProxyState::default() };
+        let expected = OpenRequests { requests: 3, maybe_idle: 3, quiet, is_sampled: true };
+        assert_eq!(state.open_requests(&rotation, &mut Judge::default()), expected);
         let limit = Duration::from_secs(30);
         let is_drained = |requests, unsure, seconds| {
             let quiet = Duration::from_secs(seconds);

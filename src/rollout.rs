@@ -324,7 +324,7 @@ impl<'a> Rollout<'a> {
         if let Some(error) = self.context.docker.lost_lease() {
             return Err(error.into());
         }
-        self.keeper.renew()?;
+        self.keeper.renew();
         if self.is_best_effort {
             return Ok(());
         }

@@ -267,20 +267,17 @@ impl<'a> Keeper<'a> {
         self.0.borrow_mut().retain(|kept| kept.pursuit.proxy.name() != proxy.name());
     }
 
-    /// Pursues each goal that is due again.
-    ///
-    /// # Errors
-    /// The proxy does not answer, or a change fails.
-    pub fn renew(&self) -> Result<()> {
+    /// Pursues each goal that is due again. A proxy that does not answer is queried again at its next interval, and the
+    /// next goal reports it.
+    pub fn renew(&self) {
         let is_due = |kept: &&mut KeptGoal| {
             let renewal = kept.pursuit.proxy.abilities().renewal;
             renewal.is_some_and(|interval| kept.reached_at.elapsed() >= interval)
         };
-        self.0.borrow_mut().iter_mut().filter(is_due).try_for_each(|kept| {
-            kept.pursuit.renew()?;
+        self.0.borrow_mut().iter_mut().filter(is_due).for_each(|kept| {
+            let _ = kept.pursuit.renew();
             kept.reached_at = Instant::now();
-            Ok(())
-        })
+        });
     }
 }
 

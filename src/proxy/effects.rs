@@ -20,6 +20,8 @@ use crate::process;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Query {
     Exec(Exec),
+    /// Running containers of the engine: a JSON array with ids, labels and times.
+    Containers,
     /// Text of a file on this machine.
     HostFile(PathBuf),
     /// Command on this machine.
@@ -126,6 +128,7 @@ impl From<Action> for Change {
 pub fn answer(docker: &Docker, query: &Query) -> Result<CommandResult> {
     match query {
         Query::Exec(exec) => docker.query(exec),
+        Query::Containers => Ok(succeeded(docker.running_list()?.to_string())),
         Query::HostFile(path) => Ok(text_of(path)),
         Query::Host(argv) => run_here(argv),
         Query::Sockets { of, to } => open_connections::answer(docker, of, to, false),

@@ -1,33 +1,35 @@
-//! Traefik with its docker provider. Where Traefik also watches a directory of routes, an override file of ours
-//! controls the route during a rollout. Otherwise its own discovery controls the route, and compose-zd only
-//! watches it through the API.
+//! Traefik with its docker provider. During a rollout pins control the route: containers whose labels repeat the route
+//! of the instances with a higher priority. Traefik needs no flag, no volume and no API for that.
 
 mod checks;
 mod constraints;
 mod cookie;
+mod generation;
 mod labels;
-mod override_file;
 mod public_route;
+mod route_copy;
 mod scripts;
 mod state;
 mod static_config;
 mod version_check;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::Duration;
 
-use super::kit::sockets;
+use serde_yaml::Value;
+
+use super::effects::Action;
+use super::kit::connections;
 use super::{
-    Abilities, Adapter, Audit, Backend, Change, Endpoint, FileLookup, Goal, InFlight, Next, Place, Planned,
-    Proxy, ProxyContainer, ProxyState, Query, RolloutShape, Rotation, RouteInfo, boxed,
+    Abilities, Adapter, Audit, Backend, Change, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Place,
+    Planned, Proxy, ProxyContainer, ProxyState, Query, RolloutShape, Rotation, RouteInfo, boxed,
 };
 use crate::docker::inspect::Container;
-use crate::docker::{CommandResult, Exec};
+use crate::docker::{CommandResult, Exec, Helper};
 use crate::error::Error;
-use crate::finding::Finding;
+use generation::{Generation, ListedContainer};
 use labels::{HttpLabels, Labels};
-use scripts::OverrideFile;
+use route_copy::{ForeignRouter, LabelList, Naming, RouteCopy};
 use state::TraefikState;
 use static_config::TraefikStaticConfig;
 use version_check::{Api, VersionCheck};
@@ -35,18 +37,20 @@ use version_check::{Api, VersionCheck};
 /// A middleware may delay a request for a moment and then send it to the previous route.
 const LATE_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
-/// Longest delay of Traefik's discovery, in addition to its throttle duration.
-const DISCOVERY_DELAY: Duration = Duration::from_secs(2);
+/// Time after which a pin ends by itself, in seconds.
+const LIFETIME: u64 = 900;
 
-/// A foreign server that discovery still has after this time is not a stopped instance, but another server with
-/// the same route.
-const OTHER_SERVERS_WAIT: Duration = Duration::from_secs(15);
+/// Age from which pins are replaced by a new generation.
+const RENEW_AGE: Duration = Duration::from_secs(LIFETIME / 2);
+
+/// Interval at which missing and old pins are replaced, and outbid ones removed.
+const RENEWAL: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Traefik {
     place: ProxyContainer,
     config: TraefikStaticConfig,
-    /// Query for the version of our file that is in force.
+    /// Query for the pins that are in force.
     version_check: Option<VersionCheck>,
     /// The API, where it needs no password.
     api: Option<Api>,
@@ -112,10 +116,6 @@ impl Traefik {
         self.config = settings;
     }
 
-    fn has_route_directory(&self) -> bool {
-        self.config.directory().is_some()
-    }
-
     /// The docker provider's constraints accept a backend; none where they cannot be evaluated.
     fn matches_constraints(&self, backend: &Backend) -> Option<bool> {
         let mut labels = backend.labels.clone();
@@ -124,105 +124,216 @@ impl Traefik {
         constraints::matches(self.config.constraints(), &labels)
     }
 
-    /// Our override file, and the query for its version.
-    fn override_file<'a>(&'a self, name: &'a str) -> Option<(OverrideFile<'a>, &'a VersionCheck)> {
-        let directory = self.config.directory()?;
-        Some((OverrideFile { directory, name }, self.version_check.as_ref()?))
+    fn id(&self) -> &str {
+        &self.place.container.id
     }
 
-    /// The API, and the host by which it answers.
-    fn api(&self, name: &str) -> Option<(Api, String)> {
-        let without_password = self.api.clone().map(|api| (api, "localhost".into()));
-        let via_file = || {
-            Some((
-                Api::via_override_file(&self.config, self.version_check.as_ref()?)?,
-                override_file::check_host(name),
-            ))
-        };
-        without_password.or_else(|| via_file().filter(|_| self.has_route_directory()))
+    /// Host name that only the version check of a mark uses. Another Traefik in front of the same service has its own.
+    fn check_host(&self, mark: &str) -> String {
+        let proxy = self.id().get(..12).unwrap_or(self.id());
+        format!("compose-zd.{}.{proxy}.invalid", mark.replace('/', ".").to_lowercase())
     }
 
-    fn parse_state(&self, output: &CommandResult) -> Result<TraefikState, Error> {
-        let state = TraefikState::parse(&output.stdout).filter(|s| self.has_route_directory() || s.has_api);
-        state.ok_or_else(|| {
-            Error::unchanged(format!("{}: cannot read its routes", self.name()))
-                .detail(output.stderr_or_stdout())
+    fn parse_state(&self, answers: &[CommandResult], mark: &str) -> Result<TraefikState, Error> {
+        let text = |n: usize| answers.get(n).map_or("", |answer| answer.stdout.as_str());
+        let state = TraefikState::parse(text(0), text(1), mark);
+        let open = connections::parse(answers.get(2));
+        state.map(|state| TraefikState { connections: open, ..state }).ok_or_else(|| {
+            let output = answers.get(1).map_or("", CommandResult::stderr_or_stdout);
+            Error::unchanged(format!("{}: cannot read its routes", self.name())).detail(output)
         })
     }
 
-    /// Command that writes the override file for a rotation, unless it is written already.
-    fn pin_command(&self, state: &TraefikState, rotation: &Rotation) -> Option<Exec> {
-        let text = override_file::file_text(&self.config, self.version_check.as_ref()?, rotation)?;
-        let name = override_file::name(&rotation.all())?;
-        let (file, _) = self.override_file(&name)?;
-        (state.file.as_deref() != Some(&text)).then(|| {
-            let exec = self.place.sh(scripts::write_script(&file, &sockets::remotes(&rotation.all())));
-            Exec { stdin: Some(text), ..exec }
-        })
-    }
-
-    /// Ids of the endpoints that get requests, by our file or by Traefik's own discovery.
+    /// Ids of the endpoints that get requests, by pins or by Traefik's own discovery.
     fn routed(&self, state: &TraefikState, endpoints: &[Endpoint]) -> BTreeSet<String> {
-        let servers = match &state.file {
-            Some(file) => Some(override_file::servers(file)),
-            None => state.discovered().filter(|_| !self.has_route_directory()),
-        };
-        let is_routed = |e: &&Endpoint| match &servers {
-            Some(servers) => e.addresses.iter().any(|a| servers.contains(a)),
+        let pinned = state.in_force(self.id()).map(|generation| &generation.targets);
+        let is_routed = |e: &&Endpoint| match pinned {
+            Some(targets) => targets.contains(&e.id),
             None => !e.addresses.is_empty() && !e.unhealthy,
         };
         endpoints.iter().filter(is_routed).map(|e| e.id.clone()).collect()
     }
 
-    /// Progress of Traefik's own discovery towards exactly the servers of our file.
-    fn discovery_state(&self, state: &TraefikState, file: &str, endpoints: &[Endpoint]) -> DiscoveryState {
-        let servers = override_file::servers(file);
-        let inside = with_addresses(endpoints, &servers);
-        if inside.is_empty() && !servers.is_empty() {
-            return DiscoveryState::CaughtUp; // the file has no running server
-        }
-        if inside.iter().any(|e| e.unhealthy) {
-            return DiscoveryState::Behind;
-        }
-        match state.discovered() {
-            Some(found) if !discovery_matches(state, &found, &inside, endpoints) => DiscoveryState::Behind,
-            Some(found) if found.len() <= inside.len() => DiscoveryState::CaughtUp,
-            Some(_) => after_wait(state, OTHER_SERVERS_WAIT),
-            None => after_wait(state, self.config.throttle().saturating_add(DISCOVERY_DELAY)),
+    /// State of the proxy for these endpoints.
+    fn read(&self, state: &TraefikState, endpoints: &[Endpoint]) -> ProxyState {
+        let in_force = state.in_force(self.id());
+        let newest = state.own(self.id()).rfind(|g| g.is_complete());
+        let in_flight = |e: &Endpoint| -> (String, InFlight) {
+            let leaves = in_force.filter(|g| !g.targets.contains(&e.id));
+            // The pins were not in force at once.
+            let quiet = leaves.map(|g| g.age(state.now).saturating_sub(self.config.throttle()));
+            (e.id.clone(), state.in_flight(e, quiet.unwrap_or_default()))
+        };
+        ProxyState {
+            routed: self.routed(state, endpoints),
+            failing: BTreeSet::new(),
+            config_applied: newest.map(|g| &g.token) == state.served.as_ref(),
+            in_flight: endpoints.iter().map(in_flight).collect(),
+            has_retired_process: in_force.is_some()
+                && endpoints.iter().any(|e| HttpLabels::parse(&e.labels).has_middlewares()),
         }
     }
-}
 
-/// Progress of Traefik's own discovery.
-enum DiscoveryState {
-    CaughtUp,
-    Behind,
-    /// Nothing shows the progress, so compose-zd waits for the longest delay.
-    Unknown,
-}
-
-fn after_wait(state: &TraefikState, limit: Duration) -> DiscoveryState {
-    match state.waited() {
-        None => DiscoveryState::Unknown,
-        Some(waited) if waited >= limit => DiscoveryState::CaughtUp,
-        Some(_) => DiscoveryState::Behind,
+    /// Next step towards a rotation: pins for it, unless they run already.
+    fn steer(&self, state: &TraefikState, rotation: &Rotation, mark: &str) -> Next {
+        let running = |endpoints: &[Endpoint]| -> Vec<Endpoint> {
+            endpoints.iter().filter(|e| !e.addresses.is_empty()).cloned().collect()
+        };
+        let rotation = Rotation { inside: running(&rotation.inside), ..rotation.clone() };
+        let check = self.version_check.as_ref();
+        let copy = check.and_then(|c| RouteCopy::new(&self.config, c, self.check_host(mark), &rotation));
+        // Without an instance inside, there is no route to keep.
+        let Some(copy) = copy else { return Next::Done };
+        let content = copy.content();
+        let is_desired = |g: &&Generation| {
+            g.content == content && g.is_complete() && g.has_route() && g.age(state.now) < RENEW_AGE
+        };
+        let newest = state.own(self.id()).rfind(|g| g.has_route());
+        match newest.filter(is_desired) {
+            Some(newest) if state.in_force(self.id()) == Some(newest) => match self.outbid_pins(state) {
+                outbid if outbid.is_empty() => Next::Done,
+                outbid => Next::Finish(outbid),
+            },
+            Some(_) => Next::Wait,
+            None => Next::Run(self.start(state, &copy, &rotation, mark)),
+        }
     }
-}
 
-/// Discovery has found exactly the instances inside, of all endpoints, and routes to them.
-fn discovery_matches(
-    state: &TraefikState,
-    found: &BTreeSet<IpAddr>,
-    inside: &[&Endpoint],
-    endpoints: &[Endpoint],
-) -> bool {
-    let routers = inside.first().map(|e| HttpLabels::parse(&e.labels).router_names()).unwrap_or_default();
-    with_addresses(endpoints, found) == inside && state.are_used_by(&routers)
-}
+    /// Starts a generation of pins, and removes those that the one in force outbids. The pins of several instances
+    /// merge into one service. Their route is on a pin of its own, so that it comes with all of them or not at all.
+    fn start(&self, state: &TraefikState, copy: &RouteCopy, rotation: &Rotation, mark: &str) -> Vec<Change> {
+        let parts = if copy.inside.len() == 1 { 1 } else { copy.inside.len() + 1 };
+        let generation = self.next_generation(state, copy.content(), parts);
+        let foreign = self.foreign_routers(&state.containers, &rotation.all());
+        let naming = Naming {
+            prefix: format!("zd-{}", generation.token),
+            raise: generation.number,
+            token: &generation.token,
+            foreign: &foreign,
+        };
+        let pin = |n: usize, endpoint: Option<&Endpoint>| {
+            let target = endpoint.map_or("", |e| e.id.as_str());
+            let mut labels = generation.labels(mark, target);
+            labels.extend(copy.common_labels());
+            labels.extend(endpoint.map(|e| copy.service_labels(&naming, e)).unwrap_or_default());
+            if endpoint.is_none() {
+                labels.extend(copy.idle_service_labels(&naming));
+            }
+            if n + 1 == parts {
+                labels.extend(copy.router_labels(&naming));
+            }
+            let ports = endpoint.map(|e| copy.ports(e)).unwrap_or_default();
+            self.pin(&generation, n, mark, (target, &ports), labels)
+        };
+        let targets = copy.inside.iter().map(Some).chain((parts > 1).then_some(None));
+        let started = targets.enumerate().map(|(n, endpoint)| Action::Start(pin(n, endpoint)));
+        started.map(Change::from).chain(self.outbid_pins(state)).collect()
+    }
 
-/// Endpoints that have one of these addresses.
-fn with_addresses<'a>(endpoints: &'a [Endpoint], addresses: &BTreeSet<IpAddr>) -> Vec<&'a Endpoint> {
-    endpoints.iter().filter(|e| e.addresses.iter().any(|a| addresses.contains(a))).collect()
+    fn next_generation(&self, state: &TraefikState, content: String, parts: usize) -> Generation {
+        let number = state.next_number();
+        let token = route_copy::hash((&content, number, &state.uptime, self.id()));
+        Generation { number, token, content, proxy: self.id().into(), parts, ..Generation::default() }
+    }
+
+    fn pin(
+        &self,
+        generation: &Generation,
+        n: usize,
+        mark: &str,
+        (target, ports): (&str, &[u16]),
+        labels: LabelList,
+    ) -> Helper {
+        let container = &self.place.container;
+        let image = if container.image_id.is_empty() { &container.config.image } else { &container.image_id };
+        let network = if target.is_empty() { self.id() } else { target };
+        let options = "--rm --read-only --cap-drop ALL --security-opt no-new-privileges --stop-signal KILL \
+                       --log-driver none";
+        Helper {
+            name: format!("compose-zd-pin-{}-{}-{n}", mark.replace('/', "-"), generation.token),
+            image: image.clone(),
+            network: format!("container:{network}"),
+            labels,
+            entrypoint: "sh".into(),
+            options: options.split_whitespace().map(String::from).collect(),
+            command: vec!["-c".into(), scripts::pin_script(ports, LIFETIME)],
+        }
+    }
+
+    /// Pins of this proxy that are older than the generation in force.
+    fn outbid_pins(&self, state: &TraefikState) -> Vec<Change> {
+        let in_force = state.in_force(self.id()).map_or(0, |g| g.number);
+        let outbid = state.own(self.id()).filter(|g| g.number < in_force);
+        outbid.flat_map(|g| &g.pins).map(|id| Action::Remove(id.clone()).into()).collect()
+    }
+
+    /// Routers in the labels of containers of other services.
+    fn foreign_routers(&self, containers: &[ListedContainer], own: &[Endpoint]) -> Vec<ForeignRouter> {
+        let key = |labels: &Labels| {
+            ["project", "service"].map(|k| labels.get(&format!("com.docker.compose.{k}")).cloned())
+        };
+        let is_foreign = |c: &&ListedContainer| {
+            let is_on = labels::enabled(&c.labels).unwrap_or(self.config.exposes_by_default());
+            is_on && !c.is_pin() && !own.iter().any(|e| key(&e.labels) == key(&c.labels))
+        };
+        let routers = containers.iter().filter(is_foreign).flat_map(|c| {
+            let http = HttpLabels::parse(&c.labels);
+            let mappings: Vec<Value> = http.routers.into_iter().map(|(_, router)| router).collect();
+            let router = |router: &Value| {
+                let router = router.as_mapping()?;
+                let (rule, priority) = route_copy::rule_and_priority(router, &self.config, &c.labels)?;
+                Some(ForeignRouter { rule, priority })
+            };
+            mappings.iter().filter_map(router).collect::<Vec<_>>()
+        });
+        let mut routers: Vec<ForeignRouter> = routers.collect();
+        routers.sort();
+        routers.dedup();
+        routers
+    }
+
+    /// Hands the route back to Traefik's own discovery. The proof that it is up to date is a last pin, which is in
+    /// force only together with everything that happened before its start.
+    fn hand_back(&self, state: &TraefikState, discovery: &Discovery, mark: &str) -> Next {
+        let is_orphan = |g: &Generation| !discovery.existing.contains(&g.proxy);
+        let pins = state.generations.iter().filter(|g| g.proxy == self.id() || is_orphan(g));
+        let removals: Vec<Change> =
+            pins.flat_map(|g| &g.pins).map(|id| Action::Remove(id.clone()).into()).collect();
+        if removals.is_empty() {
+            return Next::Done;
+        }
+        let running: Vec<&Endpoint> =
+            discovery.endpoints.iter().filter(|e| !e.addresses.is_empty()).collect();
+        let Some(model) = running.first() else { return Next::Finish(removals) };
+        if running.iter().any(|e| e.unhealthy) {
+            return Next::Wait;
+        }
+        let instances: BTreeSet<(&str, &[std::net::IpAddr])> =
+            running.iter().map(|e| (e.id.as_str(), e.addresses.as_slice())).collect();
+        let content = route_copy::hash(instances);
+        let proof = state.own(self.id()).rfind(|g| !g.has_route() && g.content == content && g.is_complete());
+        match proof {
+            Some(proof) if state.served.as_ref() == Some(&proof.token) => Next::Finish(removals),
+            Some(_) => Next::Wait,
+            None => self.start_proof(state, model, content, mark),
+        }
+    }
+
+    fn start_proof(&self, state: &TraefikState, model: &Endpoint, content: String, mark: &str) -> Next {
+        let Some(check) = &self.version_check else { return Next::Wait };
+        let generation = self.next_generation(state, content, 1);
+        let naming = Naming {
+            prefix: format!("zd-{}", generation.token),
+            raise: generation.number,
+            token: &generation.token,
+            foreign: &[],
+        };
+        let mut labels = generation.labels(mark, "");
+        labels.extend(route_copy::common_labels(&self.config, model));
+        labels.extend(route_copy::check_labels(check, &self.check_host(mark), &naming));
+        let pin = self.pin(&generation, 0, mark, ("", &[]), labels);
+        Next::Run(vec![Action::Start(pin).into()])
+    }
 }
 
 impl Proxy for Traefik {
@@ -290,139 +401,48 @@ impl Proxy for Traefik {
         self.config.route_files().map(String::from).collect()
     }
 
-    fn audit(&self, shape: &RolloutShape, planned: Option<&Planned>) -> Audit {
-        let directory = || planned.map_or(Ok(()), |planned| self.foresee(planned.files)).map(|()| Vec::new());
-        Audit::default().and(|| self.check(&shape.backends)).and(directory)
+    fn audit(&self, shape: &RolloutShape, _planned: Option<&Planned>) -> Audit {
+        Audit::default().and(|| self.check(&shape.backends).map(|()| Vec::new()))
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities {
-            steers: self.has_route_directory(),
-            late_requests: LATE_REQUEST_GRACE,
-            ..Abilities::default()
-        }
+        Abilities { late_requests: LATE_REQUEST_GRACE, renewal: Some(RENEWAL), ..Abilities::default() }
     }
 
     fn queries(&self, goal: &Goal) -> Vec<Query> {
+        let files: Vec<String> = self.route_files();
         match goal {
-            Goal::Patched(_) => self.inspect(),
-            _ => vec![self.question(&goal.endpoints()).into()],
+            Goal::Patched(_) if files.is_empty() => vec![Query::Containers],
+            Goal::Patched(_) => {
+                vec![Query::Containers, self.place.sh(scripts::references_script(&files)).into()]
+            }
+            _ => {
+                let endpoints = goal.endpoints();
+                let host = self.check_host(&generation::mark(&endpoints).unwrap_or_default());
+                let script = scripts::state_script(self.version_check.as_ref(), self.api.as_ref(), &host);
+                vec![Query::Containers, self.place.sh(script).into(), self.place.connections_to(&endpoints)]
+            }
         }
     }
 
     fn advance(&self, answers: &[CommandResult], goal: &Goal) -> Result<(ProxyState, Next), Error> {
-        let output = answers.first().cloned().unwrap_or_default();
-        let state =
-            if goal.needs_state() { self.read(&output, &goal.endpoints())? } else { ProxyState::default() };
+        if let Goal::Patched(shape) = goal {
+            self.check_foreign_routers(answers, shape)?;
+            return Ok((ProxyState::default(), Next::Done));
+        }
+        let endpoints = goal.endpoints();
+        let Some(mark) = generation::mark(&endpoints) else { return Ok((ProxyState::default(), Next::Done)) };
+        let state = self.parse_state(answers, &mark)?;
         let next = match goal {
-            Goal::Observed(_) => Next::Done,
-            Goal::Patched(shape) => Next::Finish(self.prepare(answers, shape)?),
-            // Fixes the route as it is, so that changes in discovery have no effect.
-            Goal::Gated(rotation) if self.holds(&output, rotation) => Next::Done,
-            Goal::Gated(rotation) => Next::run_or_wait(self.route(&output, rotation)),
-            Goal::Rotation(rotation) => Next::run_or_wait(self.route(&output, rotation)),
-            Goal::HandedBack(discovery) => self.hand_back(&output, &discovery.endpoints),
+            Goal::Observed(_) | Goal::Patched(_) => Next::Done,
+            Goal::Gated(rotation) | Goal::Rotation(rotation) => self.steer(&state, rotation, &mark),
+            Goal::HandedBack(discovery) => self.hand_back(&state, discovery, &mark),
         };
-        Ok((state, next))
+        Ok((self.read(&state, &endpoints), next))
     }
 
     fn diagnose(&self) -> Query {
-        let (directory, check) = (self.config.directory(), self.version_check.as_ref());
-        self.place.sh(scripts::diagnosis_script(directory, check, self.api.as_ref())).into()
-    }
-}
-
-impl Traefik {
-    fn foresee(&self, files: FileLookup) -> Result<(), Error> {
-        let mounted = self.config.directory().and_then(|directory| Some((directory, files(directory)?)));
-        if let Some((directory, mount)) = mounted {
-            let stdout = if mount.read_only { "@readonly" } else { "" }.to_string();
-            self.check_directory(
-                directory,
-                &CommandResult { code: Some(0), stdout, ..CommandResult::default() },
-            )?;
-        }
-        Ok(())
-    }
-
-    fn check(&self, backends: &[Backend]) -> Result<Vec<Finding>, Error> {
-        self.check_settings()?;
-        backends.iter().try_for_each(|b| self.check_labels(b))?;
-        if self.has_route_directory() { self.check_query_access() } else { self.check_discovery(backends) }
-    }
-
-    fn inspect(&self) -> Vec<Query> {
-        let directory = self.config.directory();
-        directory.map(|d| self.place.sh(scripts::directory_script(d)).into()).into_iter().collect()
-    }
-
-    /// Changes nothing, and only checks that the directory is writable.
-    fn prepare(&self, outputs: &[CommandResult], _shape: &RolloutShape) -> Result<Vec<Change>, Error> {
-        if let (Some(directory), [output]) = (self.config.directory(), outputs) {
-            self.check_directory(directory, output)?;
-        }
-        Ok(Vec::new())
-    }
-
-    fn holds(&self, output: &CommandResult, rotation: &Rotation) -> bool {
-        let state = TraefikState::parse(&output.stdout).filter(TraefikState::is_file_applied);
-        !self.has_route_directory()
-            || state.is_some_and(|s| s.file.is_some() && self.pin_command(&s, rotation).is_none())
-    }
-
-    fn route(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec> {
-        self.pin_command(&TraefikState::parse(&output.stdout)?, rotation)
-    }
-
-    fn question(&self, endpoints: &[Endpoint]) -> Exec {
-        let name = override_file::name(endpoints).unwrap_or_default();
-        let service_names: BTreeSet<String> =
-            endpoints.iter().flat_map(|e| HttpLabels::parse(&e.labels).service_names()).collect();
-        let api = self.api(&name);
-        let api = api.as_ref().map(|(api, host)| (api, host.as_str()));
-        let services = scripts::services_script(api, &service_names.into_iter().collect::<Vec<_>>());
-        let remotes = sockets::remotes(endpoints);
-        self.place.sh(match self.override_file(&name) {
-            Some((file, check)) => {
-                scripts::state_script(&file, check, self.api.as_ref(), &remotes, &services)
-            }
-            None => scripts::discovery_script(&remotes, &services),
-        })
-    }
-
-    fn read(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
-        let state = self.parse_state(output)?;
-        self.check_foreign_routers(&state, endpoints)?;
-        let idle = self.config.idle_timeout();
-        let in_flight = endpoints.iter().map(|e| (e.id.clone(), state.in_flight(e, idle)));
-        Ok(ProxyState {
-            routed: self.routed(&state, endpoints),
-            failing: BTreeSet::new(),
-            config_applied: !self.has_route_directory() || state.is_file_applied(),
-            in_flight: in_flight.collect(),
-            has_retired_process: state.file.is_some()
-                && endpoints.iter().any(|e| HttpLabels::parse(&e.labels).has_middlewares()),
-        })
-    }
-
-    fn hand_back(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Next {
-        let name = override_file::name(endpoints).unwrap_or_default();
-        let (Some(state), Some((file, _))) = (TraefikState::parse(&output.stdout), self.override_file(&name))
-        else {
-            return if self.has_route_directory() { Next::Wait } else { Next::Done };
-        };
-        let Some(text) = &state.file else {
-            return match (&state.served_version, state.has_leftovers()) {
-                (Some(_), _) => Next::Wait,
-                (None, true) => Next::run(self.place.sh(scripts::remove_leftovers(&file))),
-                (None, false) => Next::Done,
-            };
-        };
-        match self.discovery_state(&state, text, endpoints) {
-            DiscoveryState::CaughtUp => Next::run(self.place.sh(scripts::remove_script(&file))),
-            DiscoveryState::Unknown => Next::run(self.place.sh(scripts::mark_script(&file))),
-            DiscoveryState::Behind => Next::Wait,
-        }
+        self.place.sh(scripts::diagnosis_script(self.version_check.as_ref(), self.api.as_ref())).into()
     }
 }
 

@@ -1,19 +1,11 @@
-//! Checks of Traefik's configuration and labels before a deploy: requirements that are not met, and requests
-//! that will be lost.
+//! Checks of Traefik's configuration and labels before a deploy: requirements that are not met.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
 
+use super::generation::{ListedContainer, parse_list};
 use super::labels::{self, HttpLabels, default_rule};
-use super::state::TraefikState;
-use super::{Backend, CommandResult, Endpoint, Error, Finding, Traefik};
+use super::{Backend, CommandResult, Error, RolloutShape, Traefik, state};
 use crate::error::Rule;
-
-pub const DIRECTORY_FLAGS: &str =
-    "--providers.file.directory=/etc/traefik/dynamic --providers.file.watch=true";
-const IDLE_FLAG: &str = "--serversTransport.forwardingTimeouts.idleConnTimeout=1s";
-
-/// A longer idle timeout is reported.
-const LONG_IDLE: Duration = Duration::from_secs(5);
 
 const WITHOUT_PROXY: &str = "`--proxy-kind none` deploys without gate and drain";
 
@@ -22,7 +14,14 @@ impl Traefik {
         self.place.refused(why, hint).rule(rule)
     }
 
-    /// Checks of the labels, with and without a directory of routes.
+    /// Checks of a rollout of these services.
+    pub(super) fn check(&self, backends: &[Backend]) -> Result<(), Error> {
+        self.check_settings()?;
+        backends.iter().try_for_each(|b| self.check_labels(b))?;
+        self.check_query_access()
+    }
+
+    /// Checks of the labels.
     pub(super) fn check_labels(&self, backend: &Backend) -> Result<(), Error> {
         let service = &backend.service;
         if let Some(label) = labels::tcp_or_udp_label(&backend.labels) {
@@ -46,7 +45,7 @@ impl Traefik {
         let http = HttpLabels::parse(&backend.labels);
         let template = self.config.default_rule();
         let lacks_rule = http.rules().count() < http.routers.len();
-        if lacks_rule && self.has_route_directory() && default_rule(template, &backend.labels).is_none() {
+        if lacks_rule && default_rule(template, &backend.labels).is_none() {
             let why = format!(
                 "a router of `{service}` has no rule, and `providers.docker.defaultRule` (`{template}`) cannot be evaluated"
             );
@@ -66,9 +65,8 @@ impl Traefik {
         }
     }
 
-    /// Checks for Traefik with a directory of routes: compose-zd must be able to query whether a file is in
-    /// force.
-    pub(super) fn check_query_access(&self) -> Result<Vec<Finding>, Error> {
+    /// Checks that compose-zd can query which pins are in force.
+    fn check_query_access(&self) -> Result<(), Error> {
         if self.version_check.is_none() {
             return Err(self.refused(
                 &"traefik-no-door",
@@ -83,102 +81,27 @@ impl Traefik {
                 &format!("use the official image; {WITHOUT_PROXY}"),
             ));
         }
-        Ok(self.slow_drain().into_iter().collect())
-    }
-
-    fn slow_drain(&self) -> Option<Finding> {
-        let idle = self.config.idle_timeout();
-        let message = format!(
-            "{} keeps idle connections for {}s, so a drain may take as long, or until the drain timeout",
-            self.place.name(),
-            idle.as_secs()
-        );
-        (idle > LONG_IDLE)
-            .then(|| Finding::note("traefik-slow-drain", message, format!("start it with `{IDLE_FLAG}`")))
-    }
-
-    /// Checks for Traefik without a directory of routes: its own discovery controls the route, and compose-zd
-    /// only watches it.
-    pub(super) fn check_discovery(&self, backends: &[Backend]) -> Result<Vec<Finding>, Error> {
-        if self.api.is_none() || self.tool.is_none() {
-            return Err(self.refused(
-                &"traefik-no-files",
-                "it watches no directory of routes, and its API cannot be queried, so compose-zd can neither switch \
-                 nor observe its routes"
-                 .into(),
-                &format!("start it with `{DIRECTORY_FLAGS}` and a volume there; {WITHOUT_PROXY}"),
-            ));
-        }
-        self.check_generations(backends)?;
-        let fix = format!("or start {} with `{DIRECTORY_FLAGS}` and a volume there", self.place.name());
-        let future = backends.iter().filter(|b| !b.is_running);
-        Ok(future.flat_map(|b| risks(b, &fix)).chain(self.slow_drain()).collect())
-    }
-
-    fn check_generations(&self, backends: &[Backend]) -> Result<(), Error> {
-        let (running, future): (Vec<&Backend>, Vec<&Backend>) = backends.iter().partition(|b| b.is_running);
-        let pairs = running
-            .iter()
-            .flat_map(|r| future.iter().filter(|c| c.service == r.service).map(move |c| (r, c)));
-        for (old, new) in pairs {
-            if let Some((label, before, after)) = labels::conflict(&old.labels, &new.labels) {
-                let why = format!(
-                    "`{}` changes the label `{label}` from `{before}` to `{after}`: while both versions run, Traefik \
-                     drops the conflicting route, and no request reaches either",
-                    new.service
-                );
-                let hint = format!(
-                    "start it with `{DIRECTORY_FLAGS}` and a volume there; or give the router another name"
-                );
-                return Err(self.refused(&"traefik-labels", why, &hint));
-            }
-        }
         Ok(())
     }
 
-    /// Checks that a file can be added to the directory.
-    pub(super) fn check_directory(&self, directory: &str, output: &CommandResult) -> Result<(), Error> {
-        if !output.ok() {
-            let why = format!("its directory of routes, {directory}, does not exist");
-            return Err(self
-                .refused(&"traefik-directory", why, "mount a volume there")
-                .detail(output.stderr_or_stdout()));
-        }
-        if output.stdout.contains("@readonly") {
-            return Err(self.refused(
-                &"traefik-directory",
-                format!("its directory of routes, {directory}, is not writable"),
-                "mount it without `:ro`: compose-zd adds a file while it deploys",
-            ));
-        }
-        Ok(())
-    }
-
-    /// Checks that no router outside the labels routes to their services: our override file would not replace
-    /// it.
+    /// Checks that no router outside the labels of the services routes to them: a pin would not replace it.
     pub(super) fn check_foreign_routers(
         &self,
-        state: &TraefikState,
-        endpoints: &[Endpoint],
+        answers: &[CommandResult],
+        shape: &RolloutShape,
     ) -> Result<(), Error> {
-        let services: Vec<String> =
-            endpoints.iter().flat_map(|e| HttpLabels::parse(&e.labels).service_names()).collect();
-        let is_reference = |line: &&String| {
-            let name = line.rsplit([' ', ':', '=']).next().and_then(|n| n.strip_suffix("@docker"));
-            name.is_some_and(|n| services.iter().any(|s| s == n))
-        };
-        let routers: Vec<String> =
-            endpoints.iter().flat_map(|e| HttpLabels::parse(&e.labels).router_names()).collect();
-        let foreign =
-            state.foreign_router(&routers).filter(|_| self.has_route_directory() && state.file.is_none());
-        match state.references.iter().find(is_reference).map(String::as_str).or(foreign) {
+        let text = |n: usize| answers.get(n).map_or("", |answer| answer.stdout.as_str());
+        let http = shape.backends.iter().map(|b| HttpLabels::parse(&b.labels));
+        let services: BTreeSet<String> = http.flat_map(|http| http.service_names()).collect();
+        let containers = parse_list(text(0)).unwrap_or_default();
+        let in_labels = || containers.iter().find_map(|c| foreign_router(c, shape, &services));
+        let in_files = state::reference(text(1), &services).map(|line| line.replace(['"', '\''], ""));
+        let service = shape.backends.first().map_or("", |b| b.service.as_str());
+        match in_files.or_else(in_labels) {
             Some(router) => Err(self.refused(
                 &"traefik-foreign-router",
-                format!("a router outside its labels routes to `{}`: {router}", endpoints[0].service),
-                &format!(
-                    "it cannot be switched: define it by labels of `{}`; {WITHOUT_PROXY}",
-                    endpoints[0].service
-                ),
+                format!("a router outside its labels routes to `{service}`: {router}"),
+                &format!("it cannot be switched: define it by labels of `{service}`; {WITHOUT_PROXY}"),
             )),
             None => Ok(()),
         }
@@ -195,20 +118,29 @@ impl Traefik {
     }
 }
 
-fn risks(backend: &Backend, fix: &str) -> Vec<Finding> {
-    let service = &backend.service;
-    let mut risks = Vec::new();
-    if !backend.has_healthcheck {
-        let message =
-            format!("`{service}` has no healthcheck, so a new instance gets requests before it is ready");
-        risks.push(Finding::loss("traefik-no-healthcheck", message, format!("add a healthcheck, {fix}")));
+/// Router in the labels of a container of another service that routes to one of these services.
+fn foreign_router(
+    container: &ListedContainer,
+    shape: &RolloutShape,
+    services: &BTreeSet<String>,
+) -> Option<String> {
+    let label = |key: &str| container.labels.get(&format!("com.docker.compose.{key}")).map(String::as_str);
+    let is_own = shape
+        .backends
+        .iter()
+        .any(|b| label("project") == Some(&b.project) && label("service") == Some(&b.service));
+    if is_own || container.is_pin() {
+        return None;
     }
-    if !backend.has_drain_command {
-        let message = format!(
-            "`{service}` has no `x-zd.drain.command`, so an instance is stopped while Traefik still sends it requests"
-        );
-        let fix = format!("set one that makes its healthcheck fail, {fix}");
-        risks.push(Finding::loss("traefik-no-drain", message, fix));
-    }
-    risks
+    let http = HttpLabels::parse(&container.labels);
+    let own = http.service_names();
+    let is_reference = |name: &str| {
+        let name = name.strip_suffix("@docker").unwrap_or(name);
+        services.contains(name) && !own.iter().any(|o| o == name)
+    };
+    let refers = |router: &serde_yaml::Value| {
+        router.as_mapping().and_then(|r| labels::text(r, "service")).is_some_and(is_reference)
+    };
+    let (name, _) = http.routers.iter().find(|(_, router)| refers(router))?;
+    Some(format!("{} in the labels of {}", name.as_str()?, label("service").unwrap_or(&container.id)))
 }

@@ -13,6 +13,20 @@ pub fn matches(expression: &str, labels: &Labels) -> Option<bool> {
     parser.rest.is_empty().then_some(value).flatten()
 }
 
+/// Names of the labels in an expression.
+pub fn label_names(expression: &str) -> Vec<String> {
+    let calls = expression.match_indices('(').filter(|(at, _)| {
+        let before = expression[..*at].trim_end();
+        before.ends_with("Label") || before.ends_with("LabelRegex")
+    });
+    let name = |(at, _): (usize, &str)| {
+        let rest = expression[at + 1..].trim_start();
+        let quote = rest.chars().next().filter(|c| ['`', '"'].contains(c))?;
+        Some(rest[1..].split_once(quote)?.0.to_string())
+    };
+    calls.filter_map(name).collect()
+}
+
 /// Recursive parser. Each method returns `None` for an invalid expression, and `Some(None)` for a value that it cannot
 /// evaluate.
 struct ConstraintParser<'a> {
@@ -115,6 +129,13 @@ mod tests {
         assert_eq!(matches("Label(`a`,\"2\")"), Some(false));
         assert_eq!(matches("!Label(`a`, `2`) && (Label(`b`, `x`) || Label(`a`, `1`))"), Some(true));
         assert_eq!(matches("Label(`b`, ``)"), Some(true));
+    }
+
+    #[test]
+    fn the_labels_of_an_expression_are_named() {
+        let names = label_names("!Label(`a`, `(x`) && (LabelRegex( \"b\" , `.*`) || Tag(`c`))");
+        assert_eq!(names, ["a", "b"]);
+        assert!(label_names("Label(a, `b`) Label(`").is_empty());
     }
 
     #[test]

@@ -20,6 +20,9 @@ pub struct HttpLabels {
 /// Limit of the depth, against a stack overflow: deeper than any setting of Traefik.
 const MAX_DEPTH: usize = 32;
 
+/// Words of rules for WebSockets and event streams.
+const STREAM_WORDS: [&str; 4] = ["/ws", "websocket", "socket.io", "/sse"];
+
 /// Labels of Traefik, without the prefix: `http.routers.app.rule`.
 fn traefik_labels(labels: &Labels) -> impl Iterator<Item = (&str, &str)> {
     let without_prefix = |key| -> Option<&str> {
@@ -95,12 +98,21 @@ impl HttpLabels {
         names(&self.services)
     }
 
-    pub fn router_names(&self) -> Vec<String> {
-        names(&self.routers)
-    }
-
     pub fn has_middlewares(&self) -> bool {
         self.routers.values().any(|r| r.as_mapping().is_some_and(|r| text(r, "middlewares").is_some()))
+    }
+
+    /// True if the labels are those of a service with WebSockets or event streams, which may be silent for long.
+    pub fn mention_streams(&self) -> bool {
+        let mut labels = Vec::new();
+        for map in [&self.routers, &self.services] {
+            flatten("", &map.clone().into(), &mut labels);
+        }
+        let names_a_stream =
+            |value: &str| STREAM_WORDS.iter().any(|word| value.to_lowercase().contains(word));
+        labels
+            .iter()
+            .any(|(key, value)| key.to_lowercase().ends_with(".flushinterval") || names_a_stream(value))
     }
 
     pub fn rules(&self) -> impl Iterator<Item = &str> {
@@ -167,23 +179,6 @@ pub fn host(rule: &str) -> Option<String> {
     (!name.is_empty() && !name.contains(['*', '{'])).then(|| name.into())
 }
 
-/// A label with different values in old and new instances that define the same object: its name and both values.
-/// Traefik drops such an object altogether.
-/// Source: traefik `pkg/provider/merge.go`.
-pub fn conflict(old: &Labels, new: &Labels) -> Option<(String, String, String)> {
-    let http = |labels| -> BTreeMap<String, String> {
-        let lowercase = traefik_labels(labels).map(|(k, v)| (k.to_lowercase(), v.to_string()));
-        lowercase.filter(|(k, _)| is_in_section(k, "http") && !k.contains(".loadbalancer.server.")).collect()
-    };
-    let (old, new) = (http(old), http(new));
-    let object = |key: &str| key.split('.').take(3).collect::<Vec<_>>().join(".");
-    let has = |labels: &BTreeMap<String, String>, key: &str| labels.keys().any(|k| object(k) == object(key));
-    let differs = |key: &&String| old.get(*key) != new.get(*key) && has(&old, key) && has(&new, key);
-    let key = old.keys().chain(new.keys()).find(differs)?;
-    let value = |labels: &BTreeMap<String, String>| labels.get(key).cloned().unwrap_or("nothing".into());
-    Some((format!("traefik.{key}"), value(&old), value(&new)))
-}
-
 /// Inserts a value at a path. `name[2]` is an index in a list, and a deeper path replaces a value on its way.
 pub fn insert(map: &mut Mapping, path: &[&str], value: &str) {
     let Some((first, rest)) = path.split_first() else {
@@ -210,13 +205,27 @@ pub fn insert(map: &mut Mapping, path: &[&str], value: &str) {
     }
 }
 
+/// Appends the values of a tree as labels, the reverse of [`insert`].
+pub fn flatten(key: &str, value: &Value, labels: &mut Vec<(String, String)>) {
+    match value {
+        Value::Mapping(map) => map.iter().for_each(|(name, value)| {
+            flatten(&format!("{key}.{}", name.as_str().unwrap_or_default()), value, labels);
+        }),
+        Value::Sequence(list) => {
+            list.iter().enumerate().for_each(|(n, value)| flatten(&format!("{key}[{n}]"), value, labels));
+        }
+        Value::String(text) => labels.push((key.into(), text.clone())),
+        _ => {}
+    }
+}
+
 fn list_item(list: &mut Value, index: usize) -> &mut Value {
     if !list.is_sequence() {
         *list = Value::Sequence(Vec::new());
     }
     let items = list.as_sequence_mut().expect("a sequence");
     if items.len() <= index {
-        items.resize(index + 1, Value::Mapping(Mapping::new()));
+        items.resize(index + 1, Value::Null);
     }
     &mut items[index]
 }
@@ -312,20 +321,6 @@ mod tests {
         assert_eq!(host("Host(`a.b`, `c.d`)").unwrap(), "a.b");
         assert_eq!(host("HostRegexp(`.+`)"), None);
         assert_eq!(host("!ClientIP(`::1`)"), None);
-    }
-
-    #[test]
-    fn two_generations_conflict_where_both_define_an_object_differently() {
-        let conflicting = |old: &str, new: &str| conflict(&labels(old), &labels(new)).map(|c| c.0);
-        let rule = "traefik.http.routers.app.rule=Host(`a`)";
-        assert_eq!(conflicting(rule, rule), None);
-        assert_eq!(conflicting(rule, "traefik.http.routers.other.rule=Host(`b`)"), None);
-        let changed = "traefik.http.routers.app.rule=Host(`b`)";
-        assert_eq!(conflicting(rule, changed).unwrap(), "traefik.http.routers.app.rule");
-        let more = format!("{rule}\ntraefik.http.routers.app.tls=true");
-        assert_eq!(conflicting(rule, &more).unwrap(), "traefik.http.routers.app.tls");
-        let port = |p| format!("traefik.http.services.a.loadbalancer.server.port={p}");
-        assert_eq!(conflicting(&port(1), &port(2)), None);
     }
 
     #[test]

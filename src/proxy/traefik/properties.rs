@@ -5,8 +5,8 @@ use proptest::sample::select;
 use serde_yaml::{Mapping, Value};
 
 use super::*;
-use crate::fuzz::{corpus, damaged, holds, kernel_address, same};
-use crate::proxy::haproxy::properties::{ADDRESSES, endpoints, interrogate, rotation};
+use crate::fuzz::{corpus, damaged, holds, same};
+use crate::proxy::haproxy::properties::{interrogate, rotation};
 
 fn container(args: &[String]) -> Container {
     let json = r#"{"Id": "t", "Name": "/t", "NetworkSettings": {"Networks": {"front": {}}}}"#;
@@ -16,10 +16,24 @@ fn container(args: &[String]) -> Container {
 }
 
 fn traefik() -> Traefik {
-    let flags = "--providers.docker --providers.file.directory=/d --entrypoints.web.address=:80";
+    let flags = "--providers.docker --entrypoints.web.address=:80";
     let mut traefik = Traefik::new(&container(&flags.split(' ').map(String::from).collect::<Vec<_>>()));
     traefik.learn(&CommandResult { stdout: "@tool wget\n".into(), ..CommandResult::default() });
     traefik
+}
+
+/// Pins of a rotation, on an engine without others.
+fn pins(traefik: &Traefik, rotation: &Rotation) -> Vec<Helper> {
+    let output =
+        |text: &str| CommandResult { code: Some(0), stdout: text.into(), ..CommandResult::default() };
+    let goal = Goal::Rotation(rotation.clone());
+    let next = traefik.advance(&[output("[]"), output("@end")], &goal).map(|(_, next)| next);
+    let changes = next.map(|next| next.changes().to_vec()).unwrap_or_default();
+    let started = changes.into_iter().filter_map(|change| match change.action {
+        Action::Start(helper) => Some(helper),
+        _ => None,
+    });
+    started.collect()
 }
 
 fn labels_of(text: &str) -> Labels {
@@ -28,8 +42,20 @@ fn labels_of(text: &str) -> Labels {
 
 #[test]
 fn no_output_makes_the_adapter_panic() {
-    holds((damaged(corpus("traefik-answer")), any::<u8>()), |(text, bits)| {
+    let inputs = (damaged(corpus("traefik-answer")), damaged(corpus("traefik-containers")), any::<u8>());
+    holds(inputs, |(text, containers, bits)| {
         interrogate(&traefik(), &text, bits);
+        let (rotation, traefik) = (rotation(bits), traefik());
+        let existing = vec!["t".into()];
+        let discovery = Discovery { endpoints: rotation.all(), existing, ..Discovery::default() };
+        let answers = [containers, text].map(|stdout| CommandResult {
+            code: Some(0),
+            stdout,
+            ..CommandResult::default()
+        });
+        for goal in [Goal::Gated(rotation.clone()), Goal::Rotation(rotation), Goal::HandedBack(discovery)] {
+            let _ = traefik.advance(&answers, &goal);
+        }
         Ok(())
     });
 }
@@ -69,10 +95,9 @@ fn no_label_makes_the_adapter_panic() {
         let mut rotation = rotation(bits);
         rotation.inside.iter_mut().for_each(|e| e.labels = labels.clone());
         let traefik = traefik();
-        let output = CommandResult { stdout: "@end".into(), ..CommandResult::default() };
-        if let Some(file) = traefik.route(&output, &rotation).and_then(|exec| exec.stdin) {
-            prop_assert!(serde_yaml::from_str::<Value>(&file).is_ok(), "{file}");
-            prop_assert!(override_file::token(&file).is_some(), "{file}");
+        for pin in pins(&traefik, &rotation) {
+            let labels: Labels = pin.labels.into_iter().collect();
+            prop_assert!(labels::enabled(&labels) == Some(true), "{labels:?}");
         }
         let mut container = container(&[]);
         container.config.labels = labels.clone();
@@ -81,11 +106,10 @@ fn no_label_makes_the_adapter_panic() {
             traefik.route_to(&Backend::from(&container)).host,
         );
         let _ = traefik.check(&[Backend { labels: labels.clone(), ..Backend::default() }]);
-        labels::conflict(&labels, &Labels::new());
         constraints::matches(&text, &labels);
         labels::default_rule(&text, &labels);
         for line in text.lines() {
-            let _ = (constraints::matches(line, &labels), override_file::server_address(line));
+            let _ = (constraints::matches(line, &labels), constraints::label_names(line));
         }
         Ok(())
     });
@@ -153,55 +177,20 @@ fn a_constraint_has_the_value_of_its_expression() {
     });
 }
 
-/// The connections have any address, in the format of /proc/net/tcp and tcp6.
+/// Every pin is in the network of an instance inside, and the labels of a route survive a copy of the copy.
 #[test]
-fn connections_are_counted_by_address() {
-    let connection = (select(&ADDRESSES[..]), any::<bool>(), 1u16..);
-    holds(prop::collection::vec(connection, 0..12), |connections| {
-        let line = |(n, (address, mapped, port)): (usize, &(&str, bool, u16))| {
-            let remote = kernel_address(address.parse().expect("an address"), *mapped);
-            let local = kernel_address("172.19.0.5".parse().expect("an address"), *mapped);
-            format!(
-                "  {n}: {local}:{:04X} {remote}:{port:04X} 01 00000000:00000000 02:00000B45 00000000 0 0 {n} 2\n",
-                40_000 + n
-            )
-        };
-        let lines: String = connections.iter().enumerate().map(line).collect();
-        let state = TraefikState::parse(&format!("@served \n@now 9.5\n@connections\n{lines}@end\n"))
-            .expect("a state");
-        for endpoint in endpoints() {
-            let own =
-                connections.iter().filter(|(a, ..)| endpoint.addresses.contains(&a.parse().expect("one")));
-            let expected = InFlight::AtMost { exact: 0, open: own.count(), quiet: Duration::ZERO };
-            same(&state.in_flight(&endpoint, Duration::from_secs(90)), &expected)?;
-        }
-        Ok(())
-    });
-}
-
-/// The servers of a file are those for which it was written.
-#[test]
-fn the_servers_of_a_file_are_those_inside() {
+fn the_pins_of_a_rotation_are_those_of_the_instances_inside() {
     holds(any::<u8>(), |bits| {
         let mut rotation = rotation(bits);
         for endpoint in rotation.inside.iter_mut().chain(&mut rotation.outside) {
             endpoint.labels = labels_of(&corpus("traefik-labels").concat());
         }
-        let output = CommandResult { stdout: "@end".into(), ..CommandResult::default() };
-        let file = traefik().route(&output, &rotation).and_then(|e| e.stdin).expect("a file");
-        let inside: BTreeSet<IpAddr> = rotation.inside.iter().flat_map(|e| e.addresses.clone()).collect();
-        same(&override_file::servers(&file), &inside)
-    });
-}
-
-#[test]
-fn a_server_address_is_parsed_with_and_without_a_port() {
-    let inputs = (select(&ADDRESSES[..]), prop::option::of(any::<u16>()), select(&["", "/", "/x:1"][..]));
-    holds(inputs, |(address, port, path)| {
-        let address: IpAddr = address.parse().expect("an address");
-        let host = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
-        let port = port.map(|p| format!(":{p}")).unwrap_or_default();
-        same(&override_file::server_address(&format!("https://{host}{port}{path}")), &Some(address))
+        let networks: BTreeSet<String> =
+            pins(&traefik(), &rotation).into_iter().map(|pin| pin.network).collect();
+        let running = rotation.inside.iter().filter(|e| !e.addresses.is_empty());
+        let mut expected: BTreeSet<String> = running.map(|e| format!("container:{}", e.id)).collect();
+        expected.extend((expected.len() > 1).then(|| "container:t".to_string()));
+        same(&networks, &expected)
     });
 }
 
@@ -249,9 +238,8 @@ fn flags_variables_and_files_give_the_same_configuration() {
             let values = |s: &TraefikStaticConfig| {
                 (
                     s.entry_points(),
-                    s.directory().map(String::from),
+                    s.route_files().map(String::from).collect::<Vec<_>>(),
                     s.insecure_api(),
-                    s.idle_timeout(),
                     s.throttle(),
                 )
             };

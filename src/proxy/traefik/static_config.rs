@@ -15,9 +15,6 @@ const PLACES: [&str; 4] =
     ["/etc/traefik/traefik", "$XDG_CONFIG_HOME/traefik", "$HOME/.config/traefik", "./traefik"];
 const ENDINGS: [&str; 3] = ["toml", "yaml", "yml"];
 
-/// Default idle timeout of a connection to an instance. Source: `ForwardingTimeouts.SetDefaults`.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-
 /// Shortest time between two configurations of one provider. Source: `cmd.NewTraefikConfiguration`.
 const THROTTLE: Duration = Duration::from_secs(2);
 
@@ -92,12 +89,6 @@ impl TraefikStaticConfig {
         self.get(key).is_none_or(is_true)
     }
 
-    /// Directory of routes that Traefik watches.
-    pub fn directory(&self) -> Option<&str> {
-        let directory = self.get("providers.file.directory").filter(|d| !d.is_empty())?;
-        self.is_on_by_default("providers.file.watch").then(|| directory.trim_end_matches('/'))
-    }
-
     /// File and directory of the file provider's routes.
     pub fn route_files(&self) -> impl Iterator<Item = &str> {
         let keys = ["providers.file.directory", "providers.file.filename"];
@@ -125,11 +116,6 @@ impl TraefikStaticConfig {
 
     pub fn default_rule(&self) -> &str {
         self.get("providers.docker.defaultRule").filter(|r| !r.is_empty()).unwrap_or(DEFAULT_RULE)
-    }
-
-    pub fn idle_timeout(&self) -> Duration {
-        let configured = self.get("serversTransport.forwardingTimeouts.idleConnTimeout");
-        configured.and_then(duration).unwrap_or(IDLE_TIMEOUT)
     }
 
     pub fn throttle(&self) -> Duration {
@@ -320,9 +306,8 @@ forwardingTimeouts = { idleConnTimeout = "500ms" }
             file("t.toml", TOML),
         ];
         for config in configs {
-            assert_eq!(config.directory(), Some("/d"), "{config:?}");
+            assert_eq!(config.route_files().collect::<Vec<_>>(), ["/d/"], "{config:?}");
             assert!(config.watches_docker() && !config.exposes_by_default() && config.has("api"));
-            assert_eq!(config.idle_timeout(), Duration::from_millis(500));
             assert_eq!(config.get("serversTransport.rootCAs"), Some("a,b"));
             assert_eq!(config.entry_points()[0].address, ":8000");
         }
@@ -339,11 +324,9 @@ forwardingTimeouts = { idleConnTimeout = "500ms" }
     fn unset_keys_have_traefiks_defaults() {
         let config = by_flags(&["--providers.docker=true"]);
         assert!(config.watches_docker() && config.exposes_by_default());
-        assert_eq!((config.idle_timeout(), config.throttle()), (IDLE_TIMEOUT, THROTTLE));
+        assert_eq!(config.throttle(), THROTTLE);
         assert_eq!(config.entry_points()[0].name, "http");
-        assert_eq!(config.directory(), None);
-        let unwatched = by_flags(&["--providers.file.directory=/d", "--providers.file.watch=false"]);
-        assert_eq!((unwatched.directory(), unwatched.has("api")), (None, false));
+        assert!(config.route_files().next().is_none() && !config.has("api"));
         assert!(!by_flags(&["--providers.docker=false"]).watches_docker());
     }
 

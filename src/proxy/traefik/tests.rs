@@ -1,14 +1,16 @@
-//! Tests of the adapter: its commands by equality, its parsers by recorded output.
+//! Tests of the adapter: its pins by equality, its parsers by recorded output.
+
+use serde_json::json;
 
 use super::*;
+use crate::docker::PIN;
 
-const FLAGS: &str = "--entrypoints.web.address=:80 --providers.docker=true \
-    --providers.docker.exposedbydefault=false --providers.file.directory=/etc/traefik/dynamic \
-    --serverstransport.forwardingtimeouts.idleconntimeout=1s";
+const FLAGS: &str =
+    "--entrypoints.web.address=:80 --providers.docker=true --providers.docker.exposedbydefault=false";
 
 fn traefik(flags: &str) -> Traefik {
     let mut container: Container = serde_json::from_str(
-        r#"{"Id": "t", "Name": "/p-proxy-1", "Config": {"Labels": {
+        r#"{"Id": "t0123456789abcdef", "Name": "/p-proxy-1", "Image": "sha256:1", "Config": {"Labels": {
             "com.docker.compose.project": "p", "com.docker.compose.service": "proxy"}},
             "NetworkSettings": {"Networks": {"front": {}}}}"#,
     )
@@ -55,282 +57,365 @@ fn rotation_of(inside: Endpoint, outside: Endpoint) -> Rotation {
     Rotation { inside: vec![inside], outside: vec![outside], ..Rotation::default() }
 }
 
-/// The override file of a rotation.
-fn file(flags: &str, rotation: &Rotation) -> String {
-    let exec = traefik(flags).route(&output("@end"), rotation).expect("a command");
-    exec.stdin.expect("a file")
+/// Pins that an answer starts, and names of those that it removes.
+fn split(next: &Next) -> (Vec<Helper>, Vec<String>) {
+    let actions = next.changes().iter().map(|change| change.action.clone());
+    let (mut started, mut removed) = (Vec::new(), Vec::new());
+    actions.for_each(|action| match action {
+        Action::Start(helper) => started.push(helper),
+        Action::Remove(name) => removed.push(name),
+        other => panic!("{other:?}"),
+    });
+    (started, removed)
 }
 
-const OVERRIDE_FILE: &str = "\
-# Written by compose-zd while it replaces instances of app, and removed afterwards.
-http:
-  routers:
-    compose-zd.p.app-app:
-      rule: Host(`app.test`)
-      priority: 17
-      service: compose-zd.p.app-app
-    compose-zd.p.app.check:
-      rule: Host(`compose-zd.p.app.invalid`) && (ClientIP(`127.0.0.1`) || ClientIP(`::1`))
-      priority: 2000000000
-      entryPoints: web
-      service: compose-zd.p.app-app
-      middlewares: compose-zd.p.app.token
-  middlewares:
-    compose-zd.p.app.token:
-      redirectRegex:
-        regex: ^.*$
-        replacement: http://127.0.0.1:1/TOKEN
-  services:
-    compose-zd.p.app-app:
-      loadBalancer:
-        servers:
-        - url: http://192.168.0.5:3000
-        serversTransport: compose-zd.p.app.transport
-  serversTransports:
-    compose-zd.p.app.transport:
-      maxIdleConnsPerHost: '200'
-      forwardingtimeouts:
-        idleconntimeout: 200ms
+/// List of the engine with these pins, created `age` seconds ago.
+fn listed(pins: &[Helper], age: u64) -> String {
+    let list = |pin: &Helper| {
+        let labels: Labels = pin.labels.iter().cloned().collect();
+        json!({ "Id": pin.name, "Labels": labels, "Created": 10_000 - age })
+    };
+    json!(pins.iter().map(list).collect::<Vec<_>>()).to_string()
+}
+
+fn token(pin: &Helper) -> String {
+    let label = pin.labels.iter().find(|(key, _)| key == "compose-zd.pin.token");
+    label.expect("a token").1.clone()
+}
+
+fn advance(traefik: &Traefik, containers: &str, served: &str, goal: &Goal) -> (ProxyState, Next) {
+    let state = format!("@now 77.5 10000\n@served {served}\n@end\n");
+    traefik.advance(&[output(containers), output(&state)], goal).unwrap()
+}
+
+/// Pins of a rotation, on an engine without others.
+fn pins(flags: &str, rotation: &Rotation) -> Vec<Helper> {
+    split(&advance(&traefik(flags), "[]", "", &Goal::Rotation(rotation.clone())).1).0
+}
+
+/// Labels of a pin, with `TOKEN` for its token.
+fn text(pin: &Helper) -> String {
+    let lines: String = pin.labels.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+    lines.replace(&token(pin), "TOKEN")
+}
+
+const PIN_LABELS: &str = "\
+compose-zd.pin=p/app
+compose-zd.pin.proxy=t0123456789abcdef
+compose-zd.pin.generation=1
+compose-zd.pin.token=TOKEN
+compose-zd.pin.parts=1
+compose-zd.pin.target=old
+traefik.enable=true
+traefik.http.services.zd-TOKEN-app.loadbalancer.server.port=3000
+traefik.http.routers.zd-TOKEN-app.rule=Host(`app.test`)
+traefik.http.routers.zd-TOKEN-app.priority=17
+traefik.http.routers.zd-TOKEN-app.service=zd-TOKEN-app
+traefik.http.routers.zd-TOKEN_check.rule=Host(`compose-zd.p.app.t0123456789a.invalid`) && (ClientIP(`127.0.0.1`) || ClientIP(`::1`))
+traefik.http.routers.zd-TOKEN_check.priority=2000000001
+traefik.http.routers.zd-TOKEN_check.entrypoints=web
+traefik.http.routers.zd-TOKEN_check.service=zd-TOKEN-app
+traefik.http.routers.zd-TOKEN_check.middlewares=zd-TOKEN_token
+traefik.http.middlewares.zd-TOKEN_token.redirectregex.regex=^.*$
+traefik.http.middlewares.zd-TOKEN_token.redirectregex.replacement=http://127.0.0.1:1/TOKEN
 ";
 
-/// Output of busybox and Traefik 3.7 while a deploy drained `old`: two connections from before, one since.
-const RECORDED: &str = "\
-@served TOKEN
-@now 5133.41
-@before
-5130.21
-   2: 0300A8C0:B620 0600A8C0:0BB8 01 00000000:00000000 02:00000B45 00000000     0        0 13881072 2 000000008e2e5b2f 20 0 0 11 -1
-   6: 0300A8C0:DB3C 0500A8C0:0BB8 01 00000000:00000000 02:00000B45 00000000     0        0 13881481 2 00000000bfaf0af9 20 0 0 11 -1
-   7: 0300A8C0:DB42 0500A8C0:0BB8 01 00000000:00000000 02:00000B46 00000000     0        0 13881494 2 000000009ab3218f 20 0 0 11 -1
-@file
-FILE@connections
-   3: 0300A8C0:B620 0600A8C0:0BB8 01 00000000:00000000 02:00000A03 00000000     0        0 13881072 2 000000008e2e5b2f 20 0 0 11 -1
-   7: 0300A8C0:DB3C 0500A8C0:0BB8 01 00000000:00000000 02:00000A03 00000000     0        0 13881481 2 00000000bfaf0af9 20 0 0 11 -1
-   8: 0300A8C0:DB42 0500A8C0:0BB8 01 00000000:00000000 02:00000A04 00000000     0        0 13881494 2 000000009ab3218f 20 0 0 11 -1
-  10: 0300A8C0:DC01 0500A8C0:0BB8 08 00000000:00000000 02:00000A04 00000000     0        0 13881507 2 00000000439430e2 20 0 0 11 -1
-@end
-";
-
-const API: &str = r#"@api
-@service app
-{"loadBalancer":{"servers":[{"url":"http://192.168.0.6:3000"},{"url":"http://192.168.0.5:3000"}],"strategy":"wrr","passHostHeader":true},"status":"enabled","usedBy":["app@docker"],"name":"app@docker","provider":"docker","type":"loadbalancer"}
-"#;
-
-/// The recorded output with the override file of a rotation, which is in force.
-fn recorded(rotation: &Rotation) -> String {
-    let file = file(FLAGS, rotation);
-    let token = override_file::token(&file).unwrap();
-    RECORDED.replace("FILE", &file).replace("TOKEN", token)
-}
-
-fn with_api(state: &str, api: &str) -> String {
-    state.replace("@end\n", &format!("{api}@end\n"))
-}
-
 #[test]
-fn the_file_repeats_the_labels_with_a_higher_priority() {
-    let file = file(FLAGS, &rotation_of(old(), new()));
-    assert_eq!(file.replace(override_file::token(&file).unwrap(), "TOKEN"), OVERRIDE_FILE);
-}
-
-#[test]
-fn the_version_of_a_file_depends_on_its_content() {
-    let token =
-        |inside, outside| override_file::token(&file(FLAGS, &rotation_of(inside, outside))).map(String::from);
-    assert_eq!(token(old(), new()), token(old(), endpoint("third", "192.168.0.7", "")));
-    assert_ne!(token(old(), new()), token(new(), old()));
+fn a_pin_repeats_the_labels_with_a_higher_priority_in_the_network_of_its_instance() {
+    let pins = pins(FLAGS, &rotation_of(old(), new()));
+    let [pin] = &pins[..] else { panic!("{pins:?}") };
+    let without_content: String =
+        text(pin).split_inclusive('\n').filter(|l| !l.starts_with("compose-zd.pin.content=")).collect();
+    assert_eq!(without_content, PIN_LABELS);
+    assert_eq!(pin.name, format!("compose-zd-pin-p-app-{}-0", token(pin)));
+    assert_eq!(
+        (pin.network.as_str(), pin.image.as_str(), pin.entrypoint.as_str()),
+        ("container:old", "sha256:1", "sh")
+    );
+    assert!(pin.options.contains(&"--rm".into()) && pin.command[1].contains("':(0BB8) "), "{pin:?}");
 }
 
 #[test]
 fn objects_of_the_labels_are_copied_and_other_references_kept() {
     let additional = "traefik.http.routers.app.middlewares=auth, own@docker,limit@file,both
         traefik.http.routers.app.priority=90
+        traefik.http.routers.app.tls.certresolver=le
+        traefik.http.routers.app.tls.domains[0].main=app.test
+        traefik.docker.network=front
         traefik.http.middlewares.own.headers.customresponseheaders.X-Gen={{a}}
         traefik.http.middlewares.both.chain.middlewares=own,auth
+        traefik.http.middlewares.page.errors.service=app
+        traefik.http.middlewares.list.ipallowlist.sourcerange[1]=10.0.0.0/8
         traefik.http.services.app.loadbalancer.sticky.cookie=true
         traefik.http.services.app.loadbalancer.server.weight=2
+        Traefik.Http.Services.app.LoadBalancer.HealthCheck.Path=/up
         traefik.http.services.app.loadbalancer.serverstransport=mine@file";
-    let file = file(FLAGS, &rotation_of(endpoint("old", "192.168.0.5", additional), new()));
+    let pins = pins(FLAGS, &rotation_of(endpoint("old", "192.168.0.5", additional), new()));
+    let text = text(&pins[0]);
     for line in [
-        "      priority: 91\n",
-        "      middlewares: auth@docker,compose-zd.p.app-own,limit@file,compose-zd.p.app-both\n",
+        "routers.zd-TOKEN-app.priority=91",
+        "routers.zd-TOKEN-app.tls=true",
+        "routers.zd-TOKEN-app.middlewares=auth@docker,zd-TOKEN-own,limit@file,zd-TOKEN-both",
         // If a middleware were missing, Traefik would drop the route, so the version check must depend on it.
-        "      middlewares: compose-zd.p.app.token,auth@docker,compose-zd.p.app-both,compose-zd.p.app-own,limit@file\n",
-        "          X-Gen: '{{ `{{` }}a}}'\n",
-        "      chain:\n        middlewares: compose-zd.p.app-own,auth@docker\n",
-        "        sticky:\n          cookie:\n            name: _a9f6e\n",
-        "        - url: http://192.168.0.5:3000\n          weight: '2'\n",
-        "        serverstransport: mine@file\n",
+        "routers.zd-TOKEN_check.middlewares=zd-TOKEN_token,auth@docker,limit@file,zd-TOKEN-both,zd-TOKEN-own",
+        "middlewares.zd-TOKEN-own.headers.customresponseheaders.X-Gen={{a}}",
+        "middlewares.zd-TOKEN-both.chain.middlewares=zd-TOKEN-own,auth@docker",
+        "middlewares.zd-TOKEN-page.errors.service=zd-TOKEN-app",
+        "middlewares.zd-TOKEN-list.ipallowlist.sourcerange[1]=10.0.0.0/8",
+        "services.zd-TOKEN-app.loadbalancer.sticky.cookie.name=_a9f6e",
+        "services.zd-TOKEN-app.loadbalancer.server.weight=2",
+        "services.zd-TOKEN-app.loadbalancer.HealthCheck.Path=/up",
+        "services.zd-TOKEN-app.loadbalancer.serverstransport=mine@file",
     ] {
-        assert!(file.contains(line), "{line} is not in\n{file}");
+        assert!(text.contains(&format!("\ntraefik.http.{line}\n")), "{line} is not in\n{text}");
     }
-}
-
-#[test]
-fn a_tls_check_requests_no_certificate_and_an_open_api_gets_no_route() {
-    let tls =
-        "--entrypoints.s.address=:443 --entrypoints.s.http.tls.certresolver=le --providers.file.directory=/d";
-    let by_tls = file(tls, &rotation_of(old(), new()));
-    assert!(by_tls.contains("entryPoints: s\n      service: compose-zd.p.app-app\n"), "{by_tls}");
-    assert!(by_tls.contains("      tls: {}\n"), "{by_tls}");
-    let routes =
-        |flags: &str| file(&format!("{FLAGS} {flags}"), &rotation_of(old(), new())).contains("api@internal");
-    assert!(routes("--api=true") && !routes("--api.insecure=true") && !routes(""));
-}
-
-#[test]
-fn several_services_are_checked_together() {
-    let additional = "traefik.http.routers.app.service=app
-        traefik.http.routers.admin.rule=Host(`admin.test`)
-        traefik.http.routers.admin.service=admin
-        traefik.http.services.admin.loadbalancer.server.port=9000";
-    let file =
-        file(FLAGS, &rotation_of(endpoint("old", "::5", additional), endpoint("new", "::6", additional)));
-    assert!(file.contains("- url: http://[::5]:9000") && file.contains("- url: http://[::5]:3000"), "{file}");
-    assert!(file.contains("      service: compose-zd.p.app.all\n"), "{file}");
-    assert!(file.contains("        - name: compose-zd.p.app-admin\n          weight: 1\n"), "{file}");
-}
-
-#[test]
-fn no_server_gets_requests_before_the_first_instance_is_ready() {
-    let file = file(
-        FLAGS,
-        &Rotation { inside: vec![], outside: vec![endpoint("new", "", "")], ..Rotation::default() },
+    assert!(text.contains("\ntraefik.docker.network=front\n"), "{text}");
+    assert!(
+        !text.contains("certresolver") && !text.contains("domains"),
+        "no certificate is requested: {text}"
     );
-    assert!(file.contains("        servers: []\n"), "{file}");
-    assert!(override_file::servers(&file).is_empty());
 }
 
 #[test]
-fn a_route_is_written_once_and_then_awaited() {
-    let rotation = rotation_of(old(), new());
-    let state = recorded(&rotation);
-    let traefik = traefik(FLAGS);
-    assert_eq!(traefik.route(&output(&state), &rotation), None);
-    assert!(traefik.holds(&output(&state), &rotation));
-    let pending = state.replace("@served ", "@served 0");
-    assert_eq!(traefik.route(&output(&pending), &rotation), None);
-    assert!(!traefik.holds(&output(&pending), &rotation));
-    assert!(traefik.route(&output(&state), &rotation_of(new(), old())).is_some());
-    assert!(!traefik.holds(&output("@served \n@end"), &rotation));
-}
-
-#[test]
-fn it_parses_the_rotation_and_the_requests_in_flight() {
-    let traefik = traefik(&FLAGS.replace("=1s", "=60s"));
-    let state_text = recorded(&rotation_of(new(), old()));
-    let state = traefik.read(&output(&state_text), &[old(), new()]).unwrap();
-    assert_eq!(state.routed.into_iter().collect::<Vec<_>>(), ["new"]);
-    assert!(state.config_applied && !state.has_retired_process);
-    let quiet = Duration::from_millis(3200);
-    assert_eq!(state.in_flight["old"], InFlight::AtMost { exact: 1, open: 2, quiet });
-    assert!(traefik.read(&output("Permission denied"), &[old()]).is_err());
-}
-
-#[test]
-fn a_connection_older_than_the_idle_timeout_is_in_flight() {
-    let state = traefik(FLAGS).read(&output(&recorded(&rotation_of(new(), old()))), &[old()]).unwrap();
-    let quiet = Duration::from_millis(3200);
-    assert_eq!(state.in_flight["old"], InFlight::AtMost { exact: 3, open: 0, quiet });
-}
-
-#[test]
-fn connections_of_a_users_transport_may_be_idle() {
-    let with_transport =
-        endpoint("old", "192.168.0.5", "traefik.http.services.app.loadbalancer.serverstransport=a@file");
-    let state_text = recorded(&rotation_of(new(), old()));
-    let state = traefik(FLAGS).read(&output(&state_text), &[with_transport]).unwrap();
-    assert_eq!(state.in_flight["old"], InFlight::AtMost { exact: 0, open: 3, quiet: Duration::ZERO });
-}
-
-#[test]
-fn without_a_file_discovery_routes_to_healthy_running_instances() {
-    let created = endpoint("created", "", "");
-    let unhealthy = Endpoint { unhealthy: true, ..new() };
-    let endpoints = [old(), created, unhealthy];
-    let state = traefik(FLAGS).read(&output("@served \n@now 1.0\n@connections\n@end\n"), &endpoints).unwrap();
-    assert_eq!(state.routed.into_iter().collect::<Vec<_>>(), ["old"]);
-    assert!(state.config_applied);
-    let leaving = traefik(FLAGS).read(&output("@served 0a\n@now 1.0\n@end\n"), &endpoints).unwrap();
-    assert!(!leaving.config_applied);
-}
-
-#[test]
-fn a_foreign_router_that_uses_the_service_is_refused() {
-    let state =
-        "@served \n@references\n/d/x.yml:service: \"app@docker\n/d/x.yml:service: my-app@docker\n@end\n";
-    let error = traefik(FLAGS).read(&output(state), &[old()]).unwrap_err().to_string();
-    assert!(error.contains("routes to `app`: /d/x.yml:service: app@docker"), "{error}");
-    let other = state.replace("\"app@docker", "other@docker");
-    assert!(traefik(FLAGS).read(&output(&other), &[old()]).is_ok());
-    let used_by = |routers: &str| {
-        let api = API.replace(r#"["app@docker"]"#, routers);
-        traefik(FLAGS).read(&output(&with_api("@served \n@end\n", &api)), &[old()]).map(drop)
+fn the_pins_of_several_instances_share_one_route() {
+    let rotation = Rotation {
+        inside: vec![old(), endpoint("second", "192.168.0.7", "")],
+        outside: vec![new()],
+        ..Rotation::default()
     };
-    assert_eq!(used_by(r#"["app@docker","web-app@docker"]"#), Ok(()));
-    let error = used_by(r#"["app@docker","admin@docker"]"#).unwrap_err().to_string();
-    assert!(error.contains("routes to `app`: admin@docker"), "{error}");
+    let pins = pins(FLAGS, &rotation);
+    let networks: Vec<&str> = pins.iter().map(|pin| pin.network.as_str()).collect();
+    assert_eq!(networks, ["container:old", "container:second", "container:t0123456789abcdef"]);
+    let has_route = |pin: &Helper| text(pin).contains(".routers.zd-TOKEN-app.rule=");
+    assert_eq!(pins.iter().map(has_route).collect::<Vec<_>>(), [false, false, true]);
+    let service = |pin: &Helper| {
+        let own = pin.labels.iter().filter(|(key, _)| key.ends_with("-app.loadbalancer.server.port"));
+        own.cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(service(&pins[0]), service(&pins[1]));
+    assert!(
+        service(&pins[2]).is_empty() && text(&pins[2]).contains("zd-TOKEN_none.loadbalancer.server.port=1\n")
+    );
 }
 
-/// The first line of a command.
-fn step(step: Next) -> String {
-    match step {
-        Next::Wait => "wait".into(),
-        Next::Done => "done".into(),
-        next => next.changes()[0].exec().unwrap().argv[2].lines().next().unwrap_or_default().into(),
+#[test]
+fn a_pin_has_the_labels_that_the_constraints_need() {
+    let constraint =
+        "--providers.docker.constraints=Label(`com.docker.compose.project`,`p`)&&!Label(`other`,`x`)";
+    let pins = pins(&format!("{FLAGS} {constraint}"), &rotation_of(old(), new()));
+    let text = text(&pins[0]);
+    assert!(text.contains("\ncom.docker.compose.project=p\n") && !text.contains("other"), "{text}");
+    assert!(!text.contains("com.docker.compose.service"), "{text}");
+}
+
+#[test]
+fn a_tls_check_requests_no_certificate() {
+    let tls = "--entrypoints.s.address=:443 --entrypoints.s.http.tls.certresolver=le --providers.docker";
+    let pins = pins(tls, &rotation_of(old(), new()));
+    let text = text(&pins[0]);
+    assert!(text.contains("_check.entrypoints=s\n") && text.contains("_check.tls=true\n"), "{text}");
+    assert!(!text.contains("zd-TOKEN-app.tls"), "the entry point decides: {text}");
+}
+
+#[test]
+fn a_higher_priority_takes_no_request_of_another_router() {
+    let foreign = |rule: &str, more: &str| {
+        let labels = json!({
+            "com.docker.compose.project": "q",
+            "com.docker.compose.service": "app",
+            "traefik.enable": "true",
+            "traefik.http.routers.other.rule": rule,
+            "traefik.http.routers.other.priority": more,
+        });
+        json!({ "Id": "q", "Labels": labels })
+    };
+    let rule = |containers: serde_json::Value| {
+        let rotation = Goal::Rotation(rotation_of(old(), new()));
+        let (started, _) = split(&advance(&traefik(FLAGS), &containers.to_string(), "", &rotation).1);
+        let key = format!("traefik.http.routers.zd-{}-app.rule", token(&started[0]));
+        started[0].labels.iter().find(|(k, _)| *k == key).expect("a rule").1.clone()
+    };
+    let (longer, own) = ("PathPrefix(`/ab`)", "Host(`app.test`)");
+    assert_eq!(longer.len(), own.len() + 1);
+    assert_eq!(rule(json!([foreign(longer, "")])), format!("({own}) && !({longer})"));
+    assert_eq!(rule(json!([foreign(&format!("{longer} && Path(`/`)"), "")])), own, "it is longer by more");
+    assert_eq!(rule(json!([foreign(longer, "16")])), own, "it is no longer");
+    let pin = json!({ "Id": "q", "Labels": { PIN: "q/app", "traefik.enable": "true", "traefik.http.routers.o.rule": longer } });
+    assert_eq!(rule(json!([pin])), own);
+}
+
+#[test]
+fn a_route_is_pinned_once_and_then_awaited_and_outbids_the_one_before() {
+    let (traefik, gate) = (traefik(FLAGS), Goal::Gated(rotation_of(old(), new())));
+    let (first, _) = split(&advance(&traefik, "[]", "", &gate).1);
+    assert_eq!(advance(&traefik, &listed(&first, 1), "", &gate).1, Next::Wait);
+    assert_eq!(advance(&traefik, &listed(&first, 1), "0a", &gate).1, Next::Wait, "of an earlier pin");
+    assert_eq!(advance(&traefik, &listed(&first, 1), &token(&first[0]), &gate).1, Next::Done);
+
+    let switch = Goal::Rotation(rotation_of(new(), old()));
+    let (state, next) = advance(&traefik, &listed(&first, 1), &token(&first[0]), &switch);
+    assert_eq!(state.routed, BTreeSet::from(["old".into()]));
+    let (second, removed) = split(&next);
+    assert!(removed.is_empty(), "the first stays while the second is not in force");
+    assert!(text(&second[0]).contains("zd-TOKEN-app.priority=18\n"));
+    let both = listed(&[first.clone(), second.clone()].concat(), 1);
+    let (state, next) = advance(&traefik, &both, &token(&first[0]), &switch);
+    assert!(!state.config_applied && next == Next::Wait);
+    let (state, _) = advance(&traefik, &both, &token(&second[0]), &switch);
+    assert!(state.config_applied && state.routed == BTreeSet::from(["new".into()]));
+    let (_, next) = advance(&traefik, &both, &token(&second[0]), &switch);
+    assert_eq!(split(&next), (Vec::new(), vec![first[0].name.clone()]), "it is no longer needed");
+
+    let back = Goal::Rotation(rotation_of(old(), new()));
+    let (_, removed) = split(&advance(&traefik, &both, &token(&second[0]), &back).1);
+    assert_eq!(removed, [first[0].name.clone()]);
+}
+
+#[test]
+fn old_and_missing_pins_are_replaced() {
+    let rotation = Rotation {
+        inside: vec![old(), endpoint("second", "192.168.0.7", "")],
+        outside: vec![new()],
+        ..Rotation::default()
+    };
+    let (traefik, gate) = (traefik(FLAGS), Goal::Gated(rotation));
+    let (first, _) = split(&advance(&traefik, "[]", "", &gate).1);
+    let next = |pins: &[Helper], age| advance(&traefik, &listed(pins, age), &token(&first[2]), &gate).1;
+    assert_eq!(next(&first, 449), Next::Done);
+    assert_eq!(split(&next(&first, 450)).0.len(), 3);
+    assert_eq!(split(&next(&first[1..], 1)).0.len(), 3, "the pin of an instance that restarted has ended");
+}
+
+#[test]
+fn a_new_pin_has_a_token_of_its_own() {
+    let token_at = |uptime: &str| {
+        let state = format!("@now {uptime} 1\n@end");
+        let goal = Goal::Gated(rotation_of(old(), new()));
+        token(&split(&traefik(FLAGS).advance(&[output("[]"), output(&state)], &goal).unwrap().1).0[0])
+    };
+    assert_ne!(token_at("1.00"), token_at("1.01"));
+}
+
+#[test]
+fn nothing_is_pinned_before_the_first_instance_runs() {
+    let gate = Goal::Gated(Rotation { outside: vec![endpoint("new", "", "")], ..Rotation::default() });
+    assert_eq!(advance(&traefik(FLAGS), "[]", "", &gate).1, Next::Done);
+}
+
+fn handed_back(existing: &[&str], endpoints: &[Endpoint]) -> Goal {
+    let existing = existing.iter().map(|id| id.to_string()).collect();
+    Goal::HandedBack(Discovery { endpoints: endpoints.to_vec(), existing, ..Discovery::default() })
+}
+
+#[test]
+fn the_route_is_handed_back_once_a_later_pin_is_in_force() {
+    let traefik = traefik(FLAGS);
+    let first = pins(FLAGS, &rotation_of(new(), old()));
+    let existing = ["t0123456789abcdef", "new"];
+    let goal = handed_back(&existing, &[endpoint("old", "", ""), new()]);
+    assert_eq!(advance(&traefik, "[]", "", &goal).1, Next::Done, "nothing is pinned");
+    let unhealthy = Endpoint { unhealthy: true, ..new() };
+    let starting = handed_back(&existing, &[unhealthy]);
+    assert_eq!(advance(&traefik, &listed(&first, 9), "", &starting).1, Next::Wait);
+
+    let (proof, removed) = split(&advance(&traefik, &listed(&first, 9), &token(&first[0]), &goal).1);
+    assert!(removed.is_empty() && proof[0].network == "container:t0123456789abcdef", "{proof:?}");
+    let all = [first.clone(), proof.clone()].concat();
+    assert!(!text(&proof[0]).contains("app.test"), "it carries no route");
+    let (_, next) = advance(&traefik, &listed(&all, 1), &token(&first[0]), &goal);
+    assert_eq!(next, Next::Wait);
+    let (state, next) = advance(&traefik, &listed(&all, 1), &token(&proof[0]), &goal);
+    assert_eq!(state.routed, BTreeSet::from(["new".into()]), "the proof routes nothing");
+    assert!(matches!(next, Next::Finish(_)));
+    assert_eq!(split(&next).1, [first[0].name.clone(), proof[0].name.clone()]);
+
+    let third = handed_back(&existing, &[new(), endpoint("third", "192.168.0.8", "")]);
+    let (another, _) = split(&advance(&traefik, &listed(&all, 1), &token(&proof[0]), &third).1);
+    assert_eq!(another.len(), 1, "a proof for other instances does not count");
+}
+
+#[test]
+fn pins_of_another_traefik_stay_until_that_is_gone() {
+    let mut other = pins(FLAGS, &rotation_of(old(), new()));
+    other[0]
+        .labels
+        .iter_mut()
+        .filter(|(k, _)| k == "compose-zd.pin.proxy")
+        .for_each(|(_, v)| *v = "u".into());
+    let traefik = traefik(FLAGS);
+    let next = |existing: &[&str]| advance(&traefik, &listed(&other, 1), "", &handed_back(existing, &[])).1;
+    let with_mark = |existing: &[&str]| {
+        advance(&traefik, &listed(&other, 1), "", &handed_back(existing, &[endpoint("old", "", "")])).1
+    };
+    assert_eq!(next(&["u"]), Next::Done);
+    assert_eq!(with_mark(&["u"]), Next::Done);
+    assert_eq!(split(&with_mark(&["old"])).1, [other[0].name.clone()]);
+    let (own, _) =
+        split(&advance(&traefik, &listed(&other, 1), "", &Goal::Gated(rotation_of(old(), new()))).1);
+    assert!(text(&own[0]).contains("compose-zd.pin.generation=2\n"), "it outbids the other one");
+}
+
+#[test]
+fn connections_to_an_instance_are_quiet_since_the_pins_for_others_are_in_force() {
+    let in_flight = |age: u64, instance: Endpoint| {
+        let pins = pins(FLAGS, &rotation_of(new(), old()));
+        let state = format!("@now 5133.41 10000\n@served {}\n@end\n", token(&pins[0]));
+        let open = "192.168.0.3:41000 192.168.0.6:3000\n192.168.0.3:41001 192.168.0.5:3000\n";
+        let answers = [output(&listed(&pins, age)), output(&state), output(open)];
+        let goal = Goal::Observed(vec![instance, new()]);
+        traefik(FLAGS).advance(&answers, &goal).unwrap().0.in_flight
+    };
+    let connections = |port: u16, to: &str, quiet: u64, has_streams: bool| {
+        let open = format!("192.168.0.3:{port} {to}:3000\n");
+        let open = connections::parse(Some(&output(&open)));
+        InFlight::Connections { exact: 0, open, quiet: Duration::from_secs(quiet), has_streams }
+    };
+    let counted = in_flight(5, old());
+    assert_eq!(counted["old"], connections(41001, "192.168.0.5", 3, false));
+    assert_eq!(counted["new"], connections(41000, "192.168.0.6", 0, false));
+    assert_eq!(in_flight(1, old())["old"], connections(41001, "192.168.0.5", 0, false));
+    for label in [
+        "traefik.http.routers.ws.rule=Host(`app.test`) && PathPrefix(`/ws`)",
+        "traefik.http.services.app.loadbalancer.responseForwarding.flushInterval=1ms",
+    ] {
+        let instance = endpoint("old", "192.168.0.5", label);
+        assert_eq!(in_flight(5, instance)["old"], connections(41001, "192.168.0.5", 3, true), "{label}");
     }
 }
 
 #[test]
-fn the_route_is_handed_back_once_discovery_has_the_same_servers() {
-    let traefik = traefik(FLAGS);
-    let state_text = recorded(&rotation_of(new(), old()));
-    let stopped = endpoint("old", "", "");
-    let handed_back =
-        |state: &str, endpoints: &[Endpoint]| step(traefik.hand_back(&output(state), endpoints));
-    let both = with_api(&state_text, API);
-    assert_eq!(handed_back(&both, &[old(), new()]), "wait");
-    let one = both.replace(r#",{"url":"http://192.168.0.5:3000"}"#, "");
-    assert_eq!(handed_back(&one, &[stopped.clone(), new()]), "# hand the route back");
-    let unused = one.replace(r#""usedBy":["app@docker"]"#, r#""usedBy":[]"#);
-    assert_eq!(handed_back(&unused, &[stopped.clone(), new()]), "wait");
-    let starting = Endpoint { unhealthy: true, ..new() };
-    assert_eq!(handed_back(&one, &[stopped.clone(), starting]), "wait");
-    // A stopped instance has no address any more, so its old server may as well be a foreign one.
-    let endpoints = [stopped, new()];
-    assert_eq!(handed_back(&both, &endpoints), "# wait for Traefik's discovery");
-    let marked = |at: &str| both.replace("@file\n", &format!("@left\n{at}\n@file\n"));
-    assert_eq!(handed_back(&marked("5119.00"), &endpoints), "wait");
-    assert_eq!(handed_back(&marked("5118.00"), &endpoints), "# hand the route back");
+fn without_pins_discovery_routes_to_healthy_running_instances() {
+    let unhealthy = Endpoint { unhealthy: true, ..new() };
+    let goal = Goal::Observed(vec![old(), endpoint("created", "", ""), unhealthy]);
+    let (state, _) = advance(&traefik(FLAGS), "[]", "", &goal);
+    assert_eq!(state.routed, BTreeSet::from(["old".into()]));
+    assert!(state.config_applied);
+    let (leaving, _) = advance(&traefik(FLAGS), "[]", "0a", &goal);
+    assert!(!leaving.config_applied, "pins that were just removed are still in force");
+    let error = traefik(FLAGS).advance(&[output("[]"), output("Permission denied")], &goal);
+    assert!(error.is_err() && traefik(FLAGS).advance(&[output(""), output("@end")], &goal).is_err());
 }
+
+/// Routers of the API of Traefik 3.7, reduced.
+const ROUTERS: &str = r#"@routers
+[{"priority":2000000001,"name":"zd-00a1_check@docker","status":"enabled"},
+ {"priority":2000000003,"name":"zd-00a3_check@docker","status":"disabled"},
+ {"priority":2000000002,"name":"zd-00a2_check@docker","status":"enabled"},
+ {"priority":99,"name":"app@docker","status":"enabled"}]
+@end
+"#;
 
 #[test]
-fn without_an_api_discovery_gets_its_longest_delay() {
-    let traefik = traefik(FLAGS);
-    let state_text = recorded(&rotation_of(new(), old()));
-    let handed_back =
-        |state: &str, endpoints: &[Endpoint]| step(traefik.hand_back(&output(state), endpoints));
-    assert_eq!(handed_back(&state_text, &[new()]), "# wait for Traefik's discovery");
-    let marked = |at: &str| state_text.replace("@file\n", &format!("@left\n{at}\n@file\n"));
-    assert_eq!(handed_back(&marked("5130.00"), &[new()]), "wait");
-    assert_eq!(handed_back(&marked("5129.40"), &[new()]), "# hand the route back");
-    let starting = Endpoint { unhealthy: true, ..new() };
-    assert_eq!(handed_back(&state_text, &[starting]), "wait");
+fn the_api_lists_the_pins_in_force_where_no_entry_point_answers() {
+    let state = TraefikState::parse("[]", ROUTERS, "p/app").unwrap();
+    assert_eq!(state.served.as_deref(), Some("00a2"));
+    let guarded = "--entrypoints.web.http.middlewares=a@file --api.insecure";
+    let queries = traefik(&format!("{FLAGS} {guarded}")).queries(&Goal::Observed(vec![old()]));
+    let Query::Exec(exec) = &queries[1] else { panic!("{queries:?}") };
+    let url =
+        "http://127.0.0.1:8080/api/http/routers?search=compose-zd.p.app.t0123456789a.invalid&status=enabled";
+    assert!(exec.argv[2].contains(url), "{}", exec.argv[2]);
 }
-
-#[test]
-fn nothing_of_a_route_remains() {
-    let traefik = traefik(FLAGS);
-    let handed_back = |state: &str| step(traefik.hand_back(&output(state), &[new()]));
-    assert_eq!(handed_back("@served \n@now 1.0\n@end\n"), "done");
-    assert_eq!(handed_back("@served 0a\n@now 1.0\n@end\n"), "wait");
-    assert_eq!(handed_back("@served \n@now 2.0\n@before\n1.0\n@end\n"), "# remove the leftovers");
-    let elsewhere = recorded(&rotation_of(endpoint("gone", "192.168.0.9", ""), old()));
-    assert_eq!(handed_back(&elsewhere), "# hand the route back");
-}
-
-const WATCHED: &str =
-    "--providers.docker=true --api.insecure=true --serverstransport.forwardingtimeouts.idleconntimeout=1s";
 
 fn backend(additional: &str) -> Backend {
     Backend {
@@ -338,47 +423,47 @@ fn backend(additional: &str) -> Backend {
         service: "app".into(),
         labels: labels(additional),
         networks: vec!["front".into()],
-        has_healthcheck: true,
-        has_drain_command: true,
         ..Backend::default()
     }
 }
 
 #[test]
-fn without_a_directory_the_api_tells_the_rotation() {
-    let traefik = traefik(WATCHED);
-    assert!(!traefik.abilities().steers);
-    let state_text = with_api("@connections\n   1: 0300A8C0:DB3C 0500A8C0:0BB8 01 x\n@end\n", API);
-    let endpoints = [old(), new(), endpoint("third", "192.168.0.7", "")];
-    let state = traefik.read(&output(&state_text), &endpoints).unwrap();
-    assert_eq!(state.routed.into_iter().collect::<Vec<_>>(), ["new", "old"]);
-    assert_eq!(state.in_flight["old"], InFlight::AtMost { exact: 0, open: 1, quiet: Duration::ZERO });
-    let without_api = traefik.read(&output("@connections\n@service app\n@end\n"), &endpoints).unwrap_err();
-    assert!(without_api.to_string().contains("cannot read its routes"), "{without_api}");
-    assert_eq!(traefik.hand_back(&output(&state_text), &endpoints), Next::Done);
-}
-
-#[test]
-fn requests_that_discovery_will_lose_are_risks_with_a_fix() {
-    let bare = Backend { has_healthcheck: false, has_drain_command: false, ..backend("") };
-    let risks = traefik(WATCHED).check(&[bare]).unwrap().iter().map(|l| format!("{l}\n")).collect::<String>();
-    for text in ["gets requests before it is ready", "still sends it requests", checks::DIRECTORY_FLAGS] {
-        assert!(risks.contains(text), "{risks}");
+fn a_router_that_is_not_in_the_labels_is_refused() {
+    let prepare = |flags: &str, containers: &str, files: &str| {
+        let shape = RolloutShape { backends: vec![backend("")], ..RolloutShape::default() };
+        let traefik = traefik(&format!("{FLAGS} {flags}"));
+        let answers = [output(containers), output(files)];
+        let count = traefik.queries(&Goal::Patched(shape.clone())).len();
+        traefik
+            .advance(&answers[..count], &Goal::Patched(shape))
+            .map(|(_, next)| next)
+            .map_err(|e| e.to_string())
+    };
+    let directory = "--providers.file.directory=/d";
+    let files = "/d/x.yml:service: my-app@docker\n/d/x.yml:service: \"app@docker\n";
+    let error = prepare(directory, "[]", files).unwrap_err();
+    assert!(error.contains("routes to `app`: /d/x.yml:service: app@docker"), "{error}");
+    assert_eq!(prepare(directory, "[]", "/d/x.yml:service: my-app@docker\n"), Ok(Next::Done));
+    let container = |service: &str, reference: &str| {
+        let labels = json!({
+            "com.docker.compose.project": "p",
+            "com.docker.compose.service": service,
+            "traefik.http.routers.x.service": reference,
+            "traefik.http.services.own.loadbalancer.server.port": "1",
+        });
+        json!([{ "Id": "c", "Labels": labels }]).to_string()
+    };
+    let error = prepare("", &container("admin", "app"), "").unwrap_err();
+    assert!(error.contains("routes to `app`: x in the labels of admin"), "{error}");
+    assert!(prepare("", &container("admin", "app@docker"), "").is_err());
+    for (service, reference) in [("app", "app"), ("admin", "own"), ("admin", "app@file")] {
+        assert_eq!(prepare("", &container(service, reference), ""), Ok(Next::Done), "{service} {reference}");
     }
-    assert_eq!(traefik(WATCHED).check(&[backend("")]), Ok(vec![]));
-    assert_eq!(traefik(FLAGS).check(&[backend("")]), Ok(vec![]));
-    let idle = FLAGS.replace("=1s", "=60s");
-    assert!(traefik(&idle).check(&[backend("")]).unwrap()[0].hint.contains("idleConnTimeout=1s"));
 }
 
 #[test]
 fn an_unfit_configuration_is_refused_with_the_fix() {
     let refusal = |flags: &str, backend: Backend| traefik(flags).check(&[backend]).unwrap_err().to_string();
-    let blind = refusal("--providers.docker=true", backend(""));
-    assert!(
-        blind.contains("its API cannot be queried") && blind.contains(checks::DIRECTORY_FLAGS),
-        "{blind}"
-    );
     let tcp = refusal(FLAGS, backend("traefik.tcp.routers.a.rule=HostSNI(`*`)"));
     assert!(tcp.contains("`traefik.tcp.routers.a.rule`"), "{tcp}");
     let fixed = refusal(FLAGS, backend("traefik.http.services.app.loadbalancer.server.url=http://x"));
@@ -389,31 +474,12 @@ fn an_unfit_configuration_is_refused_with_the_fix() {
     assert!(regex.contains("cannot be evaluated"), "{regex}");
     let guarded = refusal(&format!("{FLAGS} --entrypoints.web.http.middlewares=a@file"), backend(""));
     assert!(guarded.contains("cannot query which route is in force"), "{guarded}");
-    let template = FLAGS.replace(" --serv", " --providers.docker.defaultrule={{.Name|lower}} --serv");
+    let template = format!("{FLAGS} --providers.docker.defaultrule={{{{.Name|lower}}}}");
     assert!(refusal(&template, backend("traefik.http.routers.b.tls=true")).contains("has no rule"));
     let mut bare = traefik(FLAGS);
     bare.learn(&output(""));
     assert!(bare.check(&[backend("")]).unwrap_err().to_string().contains("neither wget"));
-}
-
-#[test]
-fn conflicting_generations_need_a_directory() {
-    let running = Backend { is_running: true, ..backend("") };
-    let future = backend("traefik.http.routers.app.rule=Host(`b`)");
-    let error = traefik(WATCHED).check(&[running.clone(), future.clone()]).unwrap_err().to_string();
-    let text = "changes the label `traefik.http.routers.app.rule` from `Host(`app.test`)` to `Host(`b`)`";
-    assert!(error.contains(text) && error.contains(checks::DIRECTORY_FLAGS), "{error}");
-    assert_eq!(traefik(FLAGS).check(&[running, future]), Ok(vec![]));
-}
-
-#[test]
-fn a_missing_or_read_only_directory_is_refused() {
-    let shape = RolloutShape { tune: true, starting: 1, services: vec![], ..RolloutShape::default() };
-    let prepare =
-        |output: CommandResult| traefik(FLAGS).prepare(&[output], &shape).map_err(|f| f.to_string());
-    assert_eq!(prepare(output("")), Ok(vec![]));
-    assert!(prepare(output("@readonly\n")).unwrap_err().contains("without `:ro`"));
-    assert!(prepare(CommandResult { code: Some(1), ..output("") }).unwrap_err().contains("does not exist"));
+    assert_eq!(traefik(FLAGS).check(&[backend("")]), Ok(()));
 }
 
 #[test]
@@ -490,30 +556,21 @@ fn labels_request_a_route() {
 }
 
 #[test]
-fn no_directory_file_service_or_address_is_run_as_a_script() {
+fn no_file_service_or_address_is_run_as_a_script() {
     use super::version_check::ControlAddress;
     use crate::shell::tests::{HOSTILE, runs_no_injected_command};
     for text in HOSTILE {
-        let file = OverrideFile { directory: text, name: text };
         let address = ControlAddress { tls: false, host: text.into(), port: 80 };
         let api = Api { address: address.clone(), path: text.into() };
         let checks = [
             VersionCheck::Route { entry_point: text.into(), address },
             VersionCheck::Api { entry_point: text.into() },
         ];
-        let services = scripts::services_script(Some((&api, text)), &[text.into()]);
-        let mut all_scripts = vec![
-            scripts::config_script(&[text.into()]),
-            scripts::directory_script(text),
-            scripts::discovery_script(&[], &services),
-            scripts::write_script(&file, &[]),
-            scripts::mark_script(&file),
-            scripts::remove_script(&file),
-            scripts::remove_leftovers(&file),
-        ];
+        let mut all_scripts =
+            vec![scripts::config_script(&[text.into()]), scripts::references_script(&[text.into()])];
         for check in &checks {
-            all_scripts.push(scripts::state_script(&file, check, Some(&api), &[], &services));
-            all_scripts.push(scripts::diagnosis_script(Some(text), Some(check), Some(&api)));
+            all_scripts.push(scripts::state_script(Some(check), Some(&api), text));
+            all_scripts.push(scripts::diagnosis_script(Some(check), Some(&api)));
         }
         all_scripts.iter().for_each(|script| runs_no_injected_command(script));
     }
@@ -522,25 +579,43 @@ fn no_directory_file_service_or_address_is_run_as_a_script() {
 #[test]
 fn the_highest_priority_does_not_overflow() {
     let highest = format!("traefik.http.routers.app.priority={}", i64::MAX);
-    let file = file(FLAGS, &rotation_of(endpoint("new", "192.168.0.6", &highest), old()));
-    assert!(file.contains(&format!("priority: {}", i64::MAX)), "{file}");
+    let pins = pins(FLAGS, &rotation_of(endpoint("new", "192.168.0.6", &highest), old()));
+    assert!(text(&pins[0]).contains(&format!("-app.priority={}\n", i64::MAX)));
 }
 
 #[test]
-fn a_server_url_may_have_no_port() {
-    let address = |url: &str| override_file::server_address(url).map(|a| a.to_string());
-    assert_eq!(address("http://[fd00::5]").as_deref(), Some("fd00::5"));
-    assert_eq!(address("http://[fd00::5]:80/x").as_deref(), Some("fd00::5"));
-    assert_eq!(address("http://10.0.0.5/").as_deref(), Some("10.0.0.5"));
-    assert_eq!(address("http://app:80"), None);
+fn a_sticky_cookie_keeps_its_name_under_the_copied_service() {
+    let cookie = |labels: &str| {
+        let labels: Vec<String> =
+            labels.split(' ').map(|l| format!("traefik.http.services.app.loadbalancer.{l}")).collect();
+        let pins = pins(FLAGS, &rotation_of(endpoint("old", "192.168.0.5", &labels.join("\n")), new()));
+        let text = text(&pins[0]);
+        let lines = text.lines().filter_map(|line| line.split_once("-app.loadbalancer.")).map(|(_, l)| l);
+        lines
+            .filter(|line| line.to_lowercase().starts_with("sticky"))
+            .map(String::from)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(
+        cookie("sticky.cookie.httponly=true"),
+        "sticky.cookie.httponly=true sticky.cookie.name=_a9f6e"
+    );
+    assert_eq!(
+        cookie("sticky.cookie.name=mine sticky.cookie.secure=true"),
+        "sticky.cookie.name=mine sticky.cookie.secure=true"
+    );
+    assert_eq!(cookie("Sticky.Cookie=true"), "Sticky.cookie.name=_a9f6e");
+    assert_eq!(cookie("sticky.cookie=false"), "sticky.cookie=false");
 }
 
 #[test]
-fn an_endless_idle_timeout_does_not_overflow() {
-    let rotation = rotation_of(new(), old());
-    let flags = format!("{FLAGS} --serverstransport.forwardingtimeouts.idleconntimeout={}", u64::MAX);
-    let state = traefik(&flags).read(&output(&recorded(&rotation)), &[old()]).unwrap();
-    assert!(matches!(state.in_flight["old"], InFlight::AtMost { open: 2, .. }), "{state:?}");
+fn a_pin_ends_when_its_instance_no_longer_listens() {
+    let script = scripts::pin_script(&[3000, 80], 900);
+    assert!(
+        script.contains("-lt 1800 ]") && script.contains("':(0BB8|0050) [0-9A-F]+:0000 0A '"),
+        "{script}"
+    );
 }
 
 #[test]
@@ -554,29 +629,6 @@ fn routes_outside_labels_and_files_raise_a_doubt() {
         traefik("--providers.file.filename=/r.yml --providers.file.watch=false").route_files(),
         ["/r.yml"]
     );
-    assert_eq!(traefik(FLAGS).route_files(), ["/etc/traefik/dynamic"]);
-}
-
-#[test]
-fn a_sticky_cookie_keeps_its_name_under_the_copied_service() {
-    let cookie = |labels: &str| {
-        let labels: Vec<String> =
-            labels.split(' ').map(|l| format!("traefik.http.services.app.loadbalancer.{l}")).collect();
-        let file = file(FLAGS, &rotation_of(endpoint("old", "192.168.0.5", &labels.join("\n")), new()));
-        let (_, sticky) =
-            file.split_once("        sticky:\n").or(file.split_once("        Sticky:\n")).unwrap();
-        sticky
-            .lines()
-            .take_while(|line| line.starts_with("          "))
-            .map(str::trim)
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
-    assert_eq!(cookie("sticky.cookie.httponly=true"), "cookie: httponly: 'true' name: _a9f6e");
-    assert_eq!(
-        cookie("sticky.cookie.name=mine sticky.cookie.secure=true"),
-        "cookie: name: mine secure: 'true'"
-    );
-    assert_eq!(cookie("Sticky.Cookie=true"), "cookie: name: _a9f6e");
-    assert_eq!(cookie("sticky.cookie=false"), "cookie: 'false'");
+    let directory = format!("{FLAGS} --providers.file.directory=/etc/traefik/dynamic");
+    assert_eq!(traefik(&directory).route_files(), ["/etc/traefik/dynamic"]);
 }

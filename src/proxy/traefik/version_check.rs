@@ -1,4 +1,4 @@
-//! Queries of Traefik from inside its container: the version of our file that is in force, and the API.
+//! Queries of Traefik from inside its container: the pins that are in force, and the API.
 
 use super::static_config::{EntryPoint, TraefikStaticConfig};
 
@@ -11,10 +11,10 @@ pub struct ControlAddress {
     pub port: u16,
 }
 
-/// The query for the version of our file that is in force.
+/// The query for the token of the newest pin that is in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VersionCheck {
-    /// Query by a route of the file itself.
+    /// Query by a route of the pin itself.
     Route { entry_point: String, address: ControlAddress },
     /// Query of the API about that route.
     Api { entry_point: String },
@@ -84,13 +84,6 @@ impl Api {
         let (address, path) = config.insecure_api()?;
         Some(Api { address: ControlAddress::parse(&address, false)?, path })
     }
-
-    /// The API by a route of our file, as long as the file exists.
-    pub fn via_override_file(config: &TraefikStaticConfig, check: &VersionCheck) -> Option<Api> {
-        let needs_route = config.has("api") && config.insecure_api().is_none();
-        let address = check.address().filter(|_| needs_route)?;
-        Some(Api { address: address.clone(), path: config.api_path() })
-    }
 }
 
 #[cfg(test)]
@@ -124,14 +117,9 @@ mod tests {
     }
 
     #[test]
-    fn the_api_has_its_own_entry_point_or_a_route_of_the_file() {
+    fn the_insecure_api_has_its_own_entry_point() {
         let insecure = Api::without_password(&config("--api.insecure=true --api.basepath=/t")).unwrap();
         assert_eq!((insecure.address.url(), insecure.path), ("http://127.0.0.1:8080".into(), "/t".into()));
-        let secured = config("--api=true");
-        let check = VersionCheck::find(&secured).unwrap();
-        assert_eq!(Api::without_password(&secured), None);
-        assert_eq!(Api::via_override_file(&secured, &check).unwrap().address.url(), "http://127.0.0.1:80");
-        assert_eq!(Api::via_override_file(&config("--ping"), &check), None);
-        assert_eq!(Api::via_override_file(&config("--api.insecure"), &check), None);
+        assert_eq!(Api::without_password(&config("--api=true")), None);
     }
 }

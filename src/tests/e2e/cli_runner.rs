@@ -40,8 +40,9 @@ impl<'s> RunningCommand<'s> {
         let (stdout, stderr) = (project.new_file("stdout"), project.new_file("stderr"));
         let file = |path: &PathBuf| File::create(path).expect("a file for its output");
         let mut command = project.compose_zd();
+        let own = ["-p", &project.name];
         command
-            .args(["-p", &project.name])
+            .args(own.into_iter().filter(|_| !words.starts_with("-p ")))
             .args(words.split_whitespace())
             .stdout(file(&stdout))
             .stderr(file(&stderr));

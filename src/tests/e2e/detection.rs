@@ -59,7 +59,11 @@ fn a_haproxy_whose_servers_have_variables_is_drained_and_a_condition_is_refused(
 fn a_traefik_that_routes_by_a_file_is_refused() {
     let project = TestProject::traefik("dettr");
     project.write_override(
-        "services: {app: {labels: !reset null}, proxy: {configs: [{source: route, target: /etc/traefik/dynamic/app.yml}]}}
+        "services:
+  app: {labels: !reset null}
+  proxy:
+    command: [--entrypoints.web.address=:80, --providers.docker, '--providers.file.directory=/etc/traefik/dynamic']
+    configs: [{source: route, target: /etc/traefik/dynamic/app.yml}]
 configs:
   route:
     content: |

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::cli_runner::RunningCommand;
 use crate::multi_service::two_services_behind_haproxy;
-use crate::promises::{caddy, caddy_switches, dockercloud, dockercloud_state, haproxy_flags, traefik_files};
+use crate::promises::{caddy, caddy_switches, dockercloud, dockercloud_state, haproxy_flags, traefik_pins};
 use crate::test_project::TestProject;
 
 /// Longest time for which requests may fail after the death, on a busy machine. Well below the 30 s after which an unconfirmed
@@ -73,7 +73,7 @@ fn behind_caddy_a_release_that_dies_is_rolled_back() {
 
 #[test]
 fn behind_traefik_a_release_that_dies_is_rolled_back() {
-    expect_rollback(&TestProject::traefik("mtraefik"), traefik_files);
+    expect_rollback(&TestProject::traefik("mtraefik"), traefik_pins);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::cli_runner::CommandResult;
 use crate::load::{Answers, Load};
-use crate::promises::{caddy, caddy_switches, dockercloud, dockercloud_state, haproxy_flags, traefik_files};
+use crate::promises::{caddy, caddy_switches, dockercloud, dockercloud_state, haproxy_flags, traefik_pins};
 use crate::test_project::{TestProject, WAIT_LIMIT, wait_until};
 
 /// YAML of the second service; `environment` holds the keys that the proxy reads.
@@ -213,5 +213,5 @@ behind!(
 behind!(
     two_services_behind_traefik_are_replaced_together,
     two_services_behind_traefik("bothtraefik"),
-    traefik_files
+    traefik_pins
 );

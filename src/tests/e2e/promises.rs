@@ -1,7 +1,6 @@
 //! The same promises behind every supported proxy: clients outside count the lost requests, and compose-zd leaves nothing in
 //! the proxy.
 
-use crate::nginx::pins;
 use crate::test_project::{TestProject, WAIT_LIMIT, engine_kind, free_port, wait_until};
 
 /// Cost of the first deploy behind a new proxy: some proxies need a reload for their setup.
@@ -164,10 +163,6 @@ behind!(
     }
 );
 behind!(
-    nginx,
-    ProxySetup { project: TestProject::nginx, count: 2, first: FirstRelease::KeptConnections, left: pins }
-);
-behind!(
     haproxy,
     ProxySetup { project: TestProject::haproxy, count: 2, first: FirstRelease::Nothing, left: haproxy_flags }
 );
@@ -195,7 +190,7 @@ behind!(
 );
 behind!(
     traefik,
-    ProxySetup { project: TestProject::traefik, count: 2, first: FirstRelease::Nothing, left: traefik_files }
+    ProxySetup { project: TestProject::traefik, count: 2, first: FirstRelease::Nothing, left: traefik_pins }
 );
 
 fn haproxy_2_6(name: &str) -> TestProject {
@@ -264,7 +259,9 @@ pub fn dockercloud_state(project: &TestProject) -> String {
     states.lines().filter(|state| *state == "T").collect()
 }
 
-/// Files in Traefik's directory of dynamic files.
-pub fn traefik_files(project: &TestProject) -> String {
-    project.ls_in_proxy("/etc/traefik/dynamic")
+/// Pins of the project's routes.
+pub fn traefik_pins(project: &TestProject) -> String {
+    let pins = project.docker("ps --all --filter label=compose-zd.pin --format {{.Names}}");
+    let start = format!("compose-zd-pin-{}-app", project.name);
+    pins.lines().filter(|name| name.starts_with(&start)).map(|name| format!("{name} ")).collect()
 }

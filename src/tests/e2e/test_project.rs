@@ -130,14 +130,9 @@ impl TestProject {
         project
     }
 
-    /// One service `app` behind nginx with a configuration of its own.
-    pub fn nginx(name: &str) -> TestProject {
-        TestProject::from_fixture(name, "nginx-plain", &["default.conf"])
-    }
-
-    /// One service `app` behind Traefik with a directory of dynamic files.
+    /// One service `app` behind Traefik with nothing but labels.
     pub fn traefik(name: &str) -> TestProject {
-        TestProject::from_compose_file(name, "traefik")
+        TestProject::from_compose_file(name, "traefik-labels")
     }
 
     /// Project from a fixture with more files than its Compose file.
@@ -434,7 +429,7 @@ impl TestProject {
 
 /// Observed state.
 impl TestProject {
-    /// Containers of the project, and of its proxy's project.
+    /// Containers of the project, and of its proxy's project, without pins.
     pub fn containers(&self) -> Vec<Container> {
         let others = self.shared_network.iter().map(|(_, project)| project);
         let projects = [&self.name].into_iter().chain(others);
@@ -443,7 +438,8 @@ impl TestProject {
 
     fn containers_in(&self, project: &str) -> Vec<Container> {
         let its = json!({"label": [format!("com.docker.compose.project={project}")]});
-        let list = self.api().containers(&its);
+        let mut list = self.api().containers(&its);
+        list.retain(|c| c["Config"]["Labels"]["compose-zd.pin"].is_null());
         let mut found: Vec<Container> = list.iter().map(|c| Container::read(project, c)).collect();
         found.sort_by(|a, b| a.name.cmp(&b.name));
         found
@@ -726,8 +722,6 @@ pub fn fixture_variables() -> BTreeMap<String, String> {
     let names = [
         "NGINX_PROXY_IMAGE",
         "NGINX_PROXY_OLD_IMAGE",
-        "NGINX_IMAGE",
-        "NGINX_OLD_IMAGE",
         "HAPROXY_IMAGE",
         "HAPROXY_OLD_IMAGE",
         "CADDY_IMAGE",

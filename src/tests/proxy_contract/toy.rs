@@ -201,18 +201,18 @@ fn a_goal_that_expires_is_renewed_while_the_run_waits() {
     let machine = simulation();
     let goal = || Goal::Rotation(rotation(endpoint(NEW, true), endpoint(OLD, true)));
     let keeper = Keeper::default();
-    keeper.renew().unwrap();
+    keeper.renew();
     assert_eq!(pins(&machine.file()).len(), 0, "nothing is kept");
     keeper.keep(Pursuit::new(&machine.docker, &machine.toy, goal()));
-    keeper.renew().unwrap();
+    keeper.renew();
     let first = pins(&machine.file()).pop().expect("a pin").expires;
     let later = std::fs::read_to_string(&machine.toy.file).unwrap().replace(&first.to_string(), "1");
     std::fs::write(&machine.toy.file, later).unwrap();
-    keeper.renew().unwrap();
+    keeper.renew();
     assert!(pins(&machine.file()).pop().expect("a pin").expires >= first);
     keeper.forget(&machine.toy);
     std::fs::write(&machine.toy.file, "").unwrap();
-    keeper.renew().unwrap();
+    keeper.renew();
     assert_eq!(machine.file(), "", "a forgotten goal is not renewed");
 }
 
