@@ -7,7 +7,7 @@ mod tests;
 pub use chapter::{man_page, plain};
 
 /// Chapters of the manual, in reading order. The first line of a chapter is its title.
-pub const TOPICS: [(&str, &str); 24] = [
+pub const TOPICS: [(&str, &str); 25] = [
     ("install", include_str!("manual/install.md")),
     ("no-proxy", include_str!("manual/no-proxy.md")),
     ("settings", include_str!("manual/settings.md")),
@@ -22,6 +22,7 @@ pub const TOPICS: [(&str, &str); 24] = [
     ("json", include_str!("manual/json.md")),
     ("exit-codes", include_str!("manual/exit-codes.md")),
     ("nginx-proxy", include_str!("manual/nginx-proxy.md")),
+    ("nginx", include_str!("manual/nginx.md")),
     ("haproxy", include_str!("manual/haproxy.md")),
     ("dockercloud", include_str!("manual/dockercloud.md")),
     ("caddy", include_str!("manual/caddy.md")),

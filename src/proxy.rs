@@ -10,6 +10,7 @@ pub mod dockercloud;
 pub mod effects;
 pub mod haproxy;
 pub mod kit;
+pub mod nginx;
 pub mod nginx_proxy;
 pub mod public_route;
 mod tcp_migrate;
@@ -567,6 +568,11 @@ pub trait Proxy: Send + Sync {
     /// True if the proxy's discovery routes to this backend.
     fn routes_to(&self, backend: &Backend) -> bool;
 
+    /// True if the program may also serve files only, and its configuration routes to no other host.
+    fn routes_nowhere(&self) -> bool {
+        false
+    }
+
     /// The route to a backend.
     fn route_to(&self, backend: &Backend) -> RouteInfo;
 
@@ -638,8 +644,14 @@ pub struct Adapter {
 }
 
 /// All adapters; the first that recognises a container gets it.
-pub const ADAPTERS: [Adapter; 5] =
-    [nginx_proxy::ADAPTER, dockercloud::ADAPTER, haproxy::ADAPTER, caddy::ADAPTER, traefik::ADAPTER];
+pub const ADAPTERS: [Adapter; 6] = [
+    nginx_proxy::ADAPTER,
+    nginx::ADAPTER,
+    dockercloud::ADAPTER,
+    haproxy::ADAPTER,
+    caddy::ADAPTER,
+    traefik::ADAPTER,
+];
 
 /// All proxies among these containers, running or not.
 pub fn detect(containers: &[Container]) -> Vec<Box<dyn Proxy>> {

@@ -20,7 +20,7 @@ pub struct Exec {
     pub argv: Vec<String>,
     /// Standard input of the command.
     pub stdin: Option<String>,
-    /// Options of `docker exec`.
+    /// Options of `docker exec`, or of the sidecar's `docker run`.
     pub options: Vec<String>,
     /// Environment of the command. The values may be secret: docker gets only their names as arguments, because
     /// other users of this machine can read the arguments of a process. Docker finds the values in its own
@@ -83,6 +83,7 @@ impl Exec {
         };
         let mut words = ["run", "--rm", "--pull", "never", "--network", &network].map(String::from).to_vec();
         words.extend(["--security-opt", "systempaths=unconfined", "--user", "0"].map(String::from));
+        words.extend(self.options.iter().cloned());
         words.extend(["--entrypoint", program, image].map(String::from));
         words.extend(arguments.iter().cloned());
         words

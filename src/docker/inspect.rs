@@ -3,6 +3,7 @@
 use super::types::number_or_zero;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
@@ -367,6 +368,11 @@ impl Container {
     /// True if a volume or a folder is mounted at the path.
     pub fn has_mount(&self, path: &str) -> bool {
         self.mounts.iter().any(|m| m.destination.trim_end_matches('/') == path.trim_end_matches('/'))
+    }
+
+    /// True if a volume or a folder is mounted at the path or at a folder above it.
+    pub fn has_mount_above(&self, path: &str) -> bool {
+        self.mounts.iter().any(|mount| Path::new(path).starts_with(&mount.destination))
     }
 
     /// Anonymous volumes with their paths: Docker names such a volume with 64 hexadecimal digits.

@@ -101,7 +101,10 @@ fn names_proxy(service: &Service) -> bool {
 fn may_route_to(project: &Project, services: &[&Service], proxy: &dyn Proxy) -> bool {
     let Some(container) = proxy.container() else { return false };
     let is_own = container.compose().is_some_and(|(name, _)| name == project.name);
-    is_own && !container.is_running() && services.iter().any(|s| shares_network(container, s))
+    is_own
+        && !container.is_running()
+        && !proxy.routes_nowhere()
+        && services.iter().any(|s| shares_network(container, s))
 }
 
 pub fn shares_network(container: &Container, service: &Service) -> bool {

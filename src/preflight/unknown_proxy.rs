@@ -61,7 +61,8 @@ fn finding_of(
 ) -> Result<Option<Finding>> {
     let is_in_front = around.fronting.iter().any(|p| p.is_in(proxy));
     let files = adapter.map(|a| a.route_files()).unwrap_or_default();
-    let places = if is_in_front { files } else { [config_paths(proxy), files].concat() };
+    let is_known = is_in_front || adapter.is_some_and(Proxy::routes_nowhere);
+    let places = if is_known { files } else { [config_paths(proxy), files].concat() };
     let routes = read_routes(around, proxy, services, &places)?;
     let doubt = match adapter {
         Some(adapter) => adapter.doubt(&around.reader.backends(around.containers)),

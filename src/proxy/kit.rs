@@ -1,6 +1,7 @@
 //! Parts that several adapters use.
 
 pub mod connections;
+pub mod hosts;
 pub mod sock_diag;
 pub mod sockets;
 pub mod version;

@@ -593,7 +593,7 @@ impl NginxState {
                 Some(("@written", rest)) => state.config_written = parse_time(rest),
                 Some(("@worker", rest)) => state.add_worker(rest)?,
                 Some(("server", rest)) => state.servers.extend(parse_server(rest)),
-                _ => state.remotes.extend(parse_remote(line)),
+                _ => state.remotes.extend(sockets::parse_listed(line)),
             }
         }
         text.trim_end().ends_with("@end").then_some(state)
@@ -655,14 +655,6 @@ fn parse_server(text: &str) -> Option<IpAddr> {
         None => address.split(':').next()?,
     };
     host.parse().ok().filter(|_| !words.any(|w| w == "down"))
-}
-
-/// Parses ` ADDRESS:PORT STATE` of /proc/net/tcp.
-fn parse_remote(line: &str) -> Option<String> {
-    let (remote, _state) = line.trim().split_once(' ')?;
-    let (address, port) = remote.split_once(':')?;
-    let is_hex = |t: &str| t.chars().all(|c| c.is_ascii_hexdigit());
-    (is_hex(address) && is_hex(port) && address.len() >= 8).then(|| address.to_uppercase())
 }
 
 /// Pairs of servers: one of each instance outside, and one of an instance inside that replaces it.

@@ -37,6 +37,8 @@ mod monitor;
 mod multi_service;
 #[path = "e2e/net.rs"]
 mod net;
+#[path = "e2e/nginx.rs"]
+mod nginx;
 #[path = "e2e/node.rs"]
 mod node;
 #[path = "e2e/pair.rs"]

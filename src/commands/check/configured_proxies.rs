@@ -120,6 +120,9 @@ impl ConfiguredProxies {
             let mut proxy = proxy::detect(&[container]).pop()?;
             let mounts = mounts(&text["services"][&service.name], &text);
             let is_known = proxy.learn_files(&|path| mounted_file(&mounts, path));
+            if proxy.routes_nowhere() {
+                return None;
+            }
             Some(ConfiguredProxy { service: service.name.clone(), proxy: proxy.into(), is_known, mounts })
         };
         let down = project.services.values().filter(|s| !runs(&s.name));

@@ -67,7 +67,7 @@ fn is_proxy(facts: &ProjectFacts, service: &str) -> bool {
     let own = Some((facts.project.name.as_str(), service));
     proxy::is_proxy_image(&facts.project.services[service].image)
         || facts.configured_proxies.has(service)
-        || facts.proxies.iter().any(|p| p.container().and_then(|c| c.compose()) == own)
+        || facts.proxies.iter().any(|p| !p.routes_nowhere() && p.container().and_then(|c| c.compose()) == own)
 }
 
 fn is_routed(facts: &ProjectFacts, service: &Service) -> bool {

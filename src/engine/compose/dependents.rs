@@ -33,7 +33,7 @@ impl Dependents {
         let own = |s: &&Service| !replaced.contains(s.name.as_str()) && runs(s);
         let is_proxy = |s: &Service| {
             let its = |p: &&Arc<dyn Proxy>| p.container().is_some_and(|c| is_member(project, c, &[&s.name]));
-            proxies.iter().any(|p| its(&p))
+            proxies.iter().any(|p| its(&p) && !p.routes_nowhere())
         };
         let mut dependents = Dependents::default();
         for service in project.services.values().filter(waits).filter(own).filter(|s| !is_proxy(s)) {

@@ -102,6 +102,14 @@ pub fn listing(remotes: &[String]) -> String {
     if remotes.is_empty() { ":".into() } else { listing }
 }
 
+/// Remote address in a line of [`listing`].
+pub fn parse_listed(line: &str) -> Option<String> {
+    let (remote, _state) = line.trim().split_once(' ')?;
+    let (address, port) = remote.split_once(':')?;
+    let is_hex = |t: &str| t.chars().all(|c| c.is_ascii_hexdigit());
+    (is_hex(address) && is_hex(port) && address.len() >= 8).then(|| address.to_uppercase())
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};

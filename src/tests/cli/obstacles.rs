@@ -149,10 +149,10 @@ fn an_anonymous_volume_of_the_image_is_an_obstacle_unless_mounted_or_fresh() {
     fake.run("deploy app --anonymous-volumes fresh").success();
 }
 
-/// The proxy is a plain nginx, which routes to `app` by an environment variable.
+/// The proxy is an Envoy, which routes to `app` by an environment variable.
 #[test]
 fn an_unknown_proxy_that_routes_to_the_service_is_refused() {
-    let nginx = |upstream: &str| {
+    let envoy = |upstream: &str| {
         let fake = FakeDocker::new();
         fake.write(
             "config.yaml",
@@ -165,15 +165,15 @@ fn an_unknown_proxy_that_routes_to_the_service_is_refused() {
         fake.write(
             "containers/web",
             &format!(
-                r#"{{"Id": "web", "Name": "/web", "Path": "nginx", "Image": "sha256:web", "State": {{"Status": "running"}},
-"Config": {{"Image": "nginx:1.29", "Env": ["UPSTREAM={upstream}"]}},
+                r#"{{"Id": "web", "Name": "/web", "Path": "envoy", "Image": "sha256:web", "State": {{"Status": "running"}},
+"Config": {{"Image": "envoyproxy/envoy:v1.36", "Env": ["UPSTREAM={upstream}"]}},
 "NetworkSettings": {{"Networks": {{"p_default": {{"IPAddress": "127.0.0.2"}}}}}}}}
 "#
             ),
         );
         fake
     };
-    let fake = nginx("http://app:3000");
+    let fake = envoy("http://app:3000");
     let check = fake.run("check app").code(1);
     let output = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
     assert!(output.contains("`web` routes to `app`") && output.contains("[unknown-proxy]"), "{output}");
@@ -185,7 +185,7 @@ fn an_unknown_proxy_that_routes_to_the_service_is_refused() {
         assert!(fake.path("containers/old").exists() && !fake.path("containers/new").exists());
     }
     fake.run("deploy app --proxy-kind none").success();
-    let fake = nginx("http://other:3000");
+    let fake = envoy("http://other:3000");
     fake.write("exec", "@readable\n");
     fake.run("deploy app").success();
 }

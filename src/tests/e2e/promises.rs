@@ -1,6 +1,7 @@
 //! The same promises behind every supported proxy: clients outside count the lost requests, and compose-zd leaves nothing in
 //! the proxy.
 
+use crate::nginx::pins;
 use crate::test_project::{TestProject, WAIT_LIMIT, engine_kind, free_port, wait_until};
 
 /// Cost of the first deploy behind a new proxy: some proxies need a reload for their setup.
@@ -161,6 +162,10 @@ behind!(
         first: FirstRelease::KeptConnections,
         left: TestProject::marks
     }
+);
+behind!(
+    nginx,
+    ProxySetup { project: TestProject::nginx, count: 2, first: FirstRelease::KeptConnections, left: pins }
 );
 behind!(
     haproxy,

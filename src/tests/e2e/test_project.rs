@@ -130,6 +130,11 @@ impl TestProject {
         project
     }
 
+    /// One service `app` behind nginx with a configuration of its own.
+    pub fn nginx(name: &str) -> TestProject {
+        TestProject::from_fixture(name, "nginx-plain", &["default.conf"])
+    }
+
     /// One service `app` behind Traefik with nothing but labels.
     pub fn traefik(name: &str) -> TestProject {
         TestProject::from_compose_file(name, "traefik-labels")
@@ -722,6 +727,8 @@ pub fn fixture_variables() -> BTreeMap<String, String> {
     let names = [
         "NGINX_PROXY_IMAGE",
         "NGINX_PROXY_OLD_IMAGE",
+        "NGINX_IMAGE",
+        "NGINX_OLD_IMAGE",
         "HAPROXY_IMAGE",
         "HAPROXY_OLD_IMAGE",
         "CADDY_IMAGE",

@@ -22,6 +22,7 @@
 mod caddy;
 mod dockercloud;
 mod haproxy;
+mod nginx;
 mod nginx_proxy;
 mod toy;
 mod traefik;
@@ -200,6 +201,11 @@ fn dockercloud_passes_the_contract() {
 #[test]
 fn nginx_proxy_passes_the_contract() {
     passes_the_contract(nginx_proxy::simulation());
+}
+
+#[test]
+fn nginx_passes_the_contract() {
+    passes_the_contract(nginx::simulation());
 }
 
 #[test]

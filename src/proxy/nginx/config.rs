@@ -1,0 +1,294 @@
+//! Parser of nginx's configuration: the output of `nginx -T`, or files.
+
+use std::collections::BTreeMap;
+use std::iter::Peekable;
+use std::str::Chars;
+
+/// Directive with its arguments, and the directives of its block.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Directive {
+    pub name: String,
+    pub args: Vec<String>,
+    pub block: Vec<Directive>,
+}
+
+impl Directive {
+    pub fn arg(&self, n: usize) -> &str {
+        self.args.get(n).map_or("", String::as_str)
+    }
+}
+
+/// Files by path, the main one first.
+pub type Files = Vec<(String, String)>;
+
+/// Deepest include and deepest block that are read.
+const MAX_DEPTH: usize = 20;
+
+/// Most directives of a configuration that are read: a file may include itself.
+const MAX_DIRECTIVES: usize = 100_000;
+
+/// First words of the line before each file in the output of `nginx -T`.
+const FILE_MARK: &str = "# configuration file ";
+
+#[derive(Debug, PartialEq, Eq)]
+enum Token {
+    Word(String),
+    End,
+    Open,
+    Close,
+}
+
+struct Tokens<'t>(Peekable<Chars<'t>>);
+
+impl Tokens<'_> {
+    /// Skips spaces and comments. Source: nginx's `ngx_conf_read_token`.
+    fn skip_blank(&mut self) {
+        while let Some(c) = self.0.peek() {
+            if *c == '#' {
+                self.0.by_ref().find(|c| *c == '\n');
+            } else if c.is_whitespace() {
+                self.0.next();
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn quoted(&mut self, quote: char) -> String {
+        let mut word = String::new();
+        while let Some(c) = self.0.next() {
+            match c {
+                '\\' => word.extend(self.0.next()),
+                c if c == quote => break,
+                c => word.push(c),
+            }
+        }
+        word
+    }
+
+    /// Word without quotes. It ends before a space, `;` or `{`, unless this belongs to a variable such as `${name}`.
+    fn plain(&mut self) -> String {
+        let mut word = String::new();
+        while let Some(c) = self.0.peek().copied() {
+            let is_variable = c == '{' && word.ends_with('$');
+            if c.is_whitespace() || c == ';' || (c == '{' && !is_variable) {
+                break;
+            }
+            self.0.next();
+            if c == '\\' {
+                word.push(c);
+                word.extend(self.0.next());
+            } else {
+                word.push(c);
+            }
+        }
+        word
+    }
+
+    /// Skips a block in another language, such as Lua, whose `{` has been read.
+    fn skip_foreign_block(&mut self) {
+        let mut depth = 1;
+        for c in self.0.by_ref() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 {
+                return;
+            }
+        }
+    }
+}
+
+impl Iterator for Tokens<'_> {
+    type Item = Token;
+
+    fn next(&mut self) -> Option<Token> {
+        self.skip_blank();
+        let token = match *self.0.peek()? {
+            ';' => Token::End,
+            '{' => Token::Open,
+            '}' => Token::Close,
+            quote @ ('"' | '\'') => {
+                self.0.next();
+                return Some(Token::Word(self.quoted(quote)));
+            }
+            _ => return Some(Token::Word(self.plain())),
+        };
+        self.0.next();
+        Some(token)
+    }
+}
+
+/// Directives of a text. A text that is cut off has those before its end.
+pub fn parse(text: &str) -> Vec<Directive> {
+    block(&mut Tokens(text.chars().peekable()), 0)
+}
+
+fn block(tokens: &mut Tokens, depth: usize) -> Vec<Directive> {
+    let mut all = Vec::new();
+    let mut words: Vec<String> = Vec::new();
+    while let Some(token) = tokens.next() {
+        match token {
+            Token::Word(word) => words.push(word),
+            Token::Close => break,
+            Token::End | Token::Open => {
+                let is_foreign = words.first().is_some_and(|name| name.ends_with("_by_lua_block"));
+                let block = match token {
+                    Token::Open if is_foreign || depth == MAX_DEPTH => {
+                        tokens.skip_foreign_block();
+                        Vec::new()
+                    }
+                    Token::Open => block(tokens, depth + 1),
+                    _ => Vec::new(),
+                };
+                let mut words = std::mem::take(&mut words).into_iter();
+                if let Some(name) = words.next() {
+                    all.push(Directive { name, args: words.collect(), block });
+                }
+            }
+        }
+    }
+    all
+}
+
+/// Files in the output of `nginx -T`.
+pub fn files(dump: &str) -> Files {
+    let mut files: Files = Vec::new();
+    for line in dump.lines() {
+        let path = line.strip_prefix(FILE_MARK).and_then(|rest| rest.strip_suffix(':'));
+        match (path, files.last_mut()) {
+            (Some(path), _) => files.push((path.into(), String::new())),
+            (None, Some((_, text))) => *text += &format!("{line}\n"),
+            (None, None) => {}
+        }
+    }
+    files
+}
+
+/// Directives of the main file, with those of the included files in place of each `include`.
+pub fn expand(files: &Files) -> Vec<Directive> {
+    let Some((main, _)) = files.first() else { return Vec::new() };
+    let parsed: BTreeMap<&str, Vec<Directive>> =
+        files.iter().map(|(path, text)| (path.as_str(), parse(text))).collect();
+    let folder = main.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut left = MAX_DIRECTIVES;
+    expanded(&parsed[main.as_str()], &parsed, folder, 0, &mut left)
+}
+
+fn expanded(
+    directives: &[Directive],
+    files: &BTreeMap<&str, Vec<Directive>>,
+    folder: &str,
+    depth: usize,
+    left: &mut usize,
+) -> Vec<Directive> {
+    let mut all = Vec::new();
+    for directive in directives {
+        if *left == 0 || depth > MAX_DEPTH {
+            break;
+        }
+        *left -= 1;
+        if directive.name == "include" {
+            let pattern = absolute(directive.arg(0), folder);
+            let included = files.iter().filter(|(path, _)| matches(&pattern, path));
+            all.extend(included.flat_map(|(_, inner)| expanded(inner, files, folder, depth + 1, left)));
+        } else {
+            let block = expanded(&directive.block, files, folder, depth + 1, left);
+            all.push(Directive { block, ..directive.clone() });
+        }
+    }
+    all
+}
+
+/// Path of an include, which may be relative to the folder of the main file.
+pub fn absolute(path: &str, folder: &str) -> String {
+    if path.starts_with('/') { path.into() } else { format!("{folder}/{path}") }
+}
+
+/// True if a path has the pattern of an `include`: `*` and `?` stand for anything but a slash.
+pub fn matches(pattern: &str, path: &str) -> bool {
+    let (pattern, path): (Vec<char>, Vec<char>) = (pattern.chars().collect(), path.chars().collect());
+    let (mut p, mut n) = (0, 0);
+    let mut last_star: Option<(usize, usize)> = None;
+    while n < path.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                last_star = Some((p, n));
+                p += 1;
+            }
+            Some(c) if *c == path[n] || (*c == '?' && path[n] != '/') => (p, n) = (p + 1, n + 1),
+            _ => match last_star {
+                Some((star, from)) if path[from] != '/' => {
+                    last_star = Some((star, from + 1));
+                    (p, n) = (star + 1, from + 1);
+                }
+                _ => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|c| *c == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Directives as text, each block in brackets.
+    fn shown(directives: &[Directive]) -> String {
+        let one = |d: &Directive| {
+            let block = if d.block.is_empty() { String::new() } else { format!(" [{}]", shown(&d.block)) };
+            format!("{} {}{block}", d.name, d.args.join("|"))
+        };
+        directives.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn words_blocks_quotes_and_comments_are_parsed() {
+        let table = [
+            ("a b c;", "a b|c"),
+            ("a {b c;d e;}f g;", "a  [b c, d e], f g"),
+            ("# a b;\na 'x; y' \"{\\\"}\"; # c d;", "a x; y|{\"}"),
+            ("proxy_pass http://${up}:3000;set $a#b c;", "proxy_pass http://${up}:3000, set $a#b|c"),
+            ("location ~ \\.php$ {a b;}", "location ~|\\.php$ [a b]"),
+            ("access_by_lua_block { if x then y = {1} end } a b;", "access_by_lua_block , a b"),
+            ("a b", ""),
+            ("a { b c;", "a  [b c]"),
+            ("} a b;", ""),
+            ("", ""),
+        ];
+        for (text, expected) in table {
+            assert_eq!(shown(&parse(text)), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn files_of_a_dump_replace_their_includes() {
+        let dump = "nginx: the configuration file /etc/nginx/nginx.conf syntax is ok\n\
+            # configuration file /etc/nginx/nginx.conf:\nuser x;\nhttp { include mime.types; include /etc/nginx/conf.d/*.conf; }\n\
+            \n# configuration file /etc/nginx/mime.types:\ntypes {}\n\
+            # configuration file /etc/nginx/conf.d/a.conf:\nserver { include /etc/nginx/none; listen 80; }\n";
+        assert_eq!(shown(&expand(&files(dump))), "user x, http  [types , server  [listen 80]]");
+        assert_eq!(expand(&files("nginx: [emerg] no")), []);
+        let itself = vec![("/a".to_string(), "include /a; include /a; b c;".to_string())];
+        assert!(expand(&itself).len() <= MAX_DIRECTIVES);
+    }
+
+    #[test]
+    fn a_pattern_does_not_cross_a_slash() {
+        let table = [
+            ("/etc/nginx/conf.d/*.conf", "/etc/nginx/conf.d/a.conf", true),
+            ("/etc/nginx/conf.d/*.conf", "/etc/nginx/conf.d/a.conf.old", false),
+            ("/etc/nginx/*/*.conf", "/etc/nginx/conf.d/a.conf", true),
+            ("/etc/nginx/*.conf", "/etc/nginx/conf.d/a.conf", false),
+            ("/a?c", "/abc", true),
+            ("/a?c", "/a/c", false),
+            ("/a*", "/a", true),
+            ("/a", "/ab", false),
+        ];
+        for (pattern, path, expected) in table {
+            assert_eq!(matches(pattern, path), expected, "{pattern} {path}");
+        }
+    }
+}

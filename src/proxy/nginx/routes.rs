@@ -1,0 +1,268 @@
+//! Routes of nginx's configuration: the hosts of each `…_pass`, and the public routes that lead to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::config::Directive;
+use crate::proxy::public_route::{PublicRoute, is_plain};
+
+/// Host to which nginx sends requests.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Upstream {
+    pub host: String,
+    pub port: Option<u16>,
+    /// True if nginx resolves the name while it runs, by its `resolver`, and not at its start.
+    pub is_dynamic: bool,
+}
+
+/// A `proxy_pass`, `fastcgi_pass` or the like, and its place.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pass {
+    pub upstreams: Vec<Upstream>,
+    /// `Host` header that the instance gets, as far as known.
+    pub host_header: Option<String>,
+    pub is_http: bool,
+    pub public: Vec<PublicRoute>,
+}
+
+/// All routes of a configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Routes {
+    pub passes: Vec<Pass>,
+    /// True if `master_process off` is set, so that a reload has no new workers.
+    pub is_single_process: bool,
+    pub has_keepalive_min_timeout: bool,
+}
+
+/// Most values of a text with variables.
+const MAX_VALUES: usize = 64;
+
+/// Groups and variables of `http` or `stream`.
+#[derive(Default)]
+struct Names {
+    groups: BTreeMap<String, Vec<Upstream>>,
+    /// Values of each variable, by name without `$`.
+    values: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// Place of a `…_pass`.
+#[derive(Clone, Default)]
+struct Scope<'d> {
+    server: Option<&'d Directive>,
+    /// Path of the location; `None` for a pattern.
+    path: Option<&'d str>,
+    host_header: Option<&'d str>,
+    is_stream: bool,
+}
+
+/// Routes of the directives of a whole configuration.
+pub fn routes(directives: &[Directive]) -> Routes {
+    let is = |d: &Directive, name: &str, value: &str| d.name == name && d.arg(0) == value;
+    let mut routes = Routes {
+        is_single_process: directives.iter().any(|d| is(d, "master_process", "off")),
+        has_keepalive_min_timeout: has(directives, "keepalive_min_timeout"),
+        ..Routes::default()
+    };
+    for block in directives.iter().filter(|d| ["http", "stream"].contains(&d.name.as_str())) {
+        let mut names = Names::default();
+        names.collect(&block.block);
+        let scope = Scope { path: Some("/"), is_stream: block.name == "stream", ..Scope::default() };
+        routes.collect(&block.block, &scope, &names);
+    }
+    routes
+}
+
+fn has(directives: &[Directive], name: &str) -> bool {
+    directives.iter().any(|d| d.name == name || has(&d.block, name))
+}
+
+impl Names {
+    fn collect(&mut self, directives: &[Directive]) {
+        for directive in directives {
+            match directive.name.as_str() {
+                "upstream" => {
+                    let servers = directive.block.iter().filter(|d| d.name == "server");
+                    let upstreams = servers.filter_map(server_of_group).collect();
+                    self.groups.insert(directive.arg(0).into(), upstreams);
+                }
+                "set" => self.add(directive.arg(0), directive.arg(1)),
+                "map" | "geo" | "split_clients" => {
+                    let name = directive.args.last().map_or("", String::as_str);
+                    directive.block.iter().for_each(|line| self.add(name, line.arg(0)));
+                }
+                _ => self.collect(&directive.block),
+            }
+        }
+    }
+
+    fn add(&mut self, variable: &str, value: &str) {
+        let name = variable.trim_start_matches('$').to_string();
+        self.values.entry(name).or_default().insert(value.into());
+    }
+
+    /// Values of a text with variables. A text with a variable of unknown value has none.
+    fn resolve(&self, text: &str) -> BTreeSet<String> {
+        let mut open = vec![text.to_string()];
+        let mut done = BTreeSet::new();
+        for _ in 0..MAX_VALUES {
+            let Some(text) = open.pop() else { break };
+            match variable(&text) {
+                None => drop(done.insert(text)),
+                Some((before, name, after)) => {
+                    let values = self.values.get(name).into_iter().flatten();
+                    open.extend(values.map(|value| format!("{before}{value}{after}")).take(MAX_VALUES));
+                }
+            }
+        }
+        done
+    }
+
+    /// Hosts of the argument of a `…_pass`.
+    fn upstreams(&self, text: &str) -> Vec<Upstream> {
+        let is_dynamic = text.contains('$');
+        let mut all: Vec<Upstream> =
+            self.resolve(text).iter().flat_map(|text| self.upstreams_of(text, is_dynamic)).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    fn upstreams_of(&self, text: &str, is_dynamic: bool) -> Vec<Upstream> {
+        let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        match self.groups.get(authority) {
+            Some(group) => group.clone(),
+            None if text.contains("unix:") => Vec::new(),
+            None => {
+                let default_port = if ["https", "grpcs"].contains(&scheme) { 443 } else { 80 };
+                host_and_port(authority, default_port, is_dynamic).into_iter().collect()
+            }
+        }
+    }
+}
+
+/// Splits a text at its first variable, `$name` or `${name}`.
+fn variable(text: &str) -> Option<(&str, &str, &str)> {
+    let (before, rest) = text.split_once('$')?;
+    if let Some((name, after)) = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
+        return Some((before, name, after));
+    }
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let end = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
+    Some((before, &rest[..end], &rest[end..]))
+}
+
+fn server_of_group(server: &Directive) -> Option<Upstream> {
+    let has = |flag: &str| server.args.iter().skip(1).any(|arg| arg == flag);
+    let address = Some(server.arg(0)).filter(|address| !address.starts_with("unix:"))?;
+    host_and_port(address, 80, has("resolve")).filter(|_| !has("down"))
+}
+
+fn host_and_port(text: &str, default_port: u16, is_dynamic: bool) -> Option<Upstream> {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()),
+        _ => (text, Some(default_port)),
+    };
+    let host = host.trim_matches(['[', ']']).to_string();
+    (!host.is_empty()).then_some(Upstream { host, port, is_dynamic })
+}
+
+impl Routes {
+    fn collect<'d>(&mut self, directives: &'d [Directive], scope: &Scope<'d>, names: &Names) {
+        let header =
+            directives.iter().find(|d| d.name == "proxy_set_header" && d.arg(0).eq_ignore_ascii_case("host"));
+        // A level with any header of its own inherits none.
+        let has_headers = directives.iter().any(|d| d.name == "proxy_set_header");
+        let inherited = scope.host_header.filter(|_| !has_headers);
+        let scope = Scope { host_header: header.map(|d| d.arg(1)).or(inherited), ..scope.clone() };
+        for directive in directives {
+            let inner = match directive.name.as_str() {
+                "server" => Scope { server: Some(directive), ..scope.clone() },
+                "location" => Scope { path: path_of(directive), ..scope.clone() },
+                name if name.ends_with("_pass") && directive.block.is_empty() => {
+                    self.passes.extend(pass(directive, &scope, names));
+                    continue;
+                }
+                "upstream" | "map" | "geo" | "split_clients" | "types" => continue,
+                _ => scope.clone(),
+            };
+            self.collect(&directive.block, &inner, names);
+        }
+    }
+
+    /// Passes to a host for which `is_host` is true, each with that host.
+    pub fn to<'r>(
+        &'r self,
+        is_host: impl Fn(&str) -> bool + 'r,
+    ) -> impl Iterator<Item = (&'r Pass, &'r Upstream)> {
+        let pairs = self.passes.iter().flat_map(|pass| pass.upstreams.iter().map(move |u| (pass, u)));
+        pairs.filter(move |(_, upstream)| is_host(&upstream.host))
+    }
+}
+
+/// Path of a location without a pattern.
+fn path_of(location: &Directive) -> Option<&str> {
+    let path = match location.arg(0) {
+        "=" | "^~" => location.arg(1),
+        path => path,
+    };
+    path.starts_with('/').then_some(path)
+}
+
+fn pass(directive: &Directive, scope: &Scope, names: &Names) -> Option<Pass> {
+    let upstreams = names.upstreams(directive.arg(0));
+    if upstreams.is_empty() {
+        return None;
+    }
+    let is_http = directive.name == "proxy_pass" && !scope.is_stream;
+    let public = if scope.is_stream { Vec::new() } else { public_routes(scope) };
+    let server_name = public.iter().find_map(|route| route.host.clone());
+    let host_header = match scope.host_header {
+        Some("$host" | "$http_host" | "$server_name") => server_name,
+        Some(text) if !text.contains('$') => Some(text.into()),
+        Some("$proxy_host") | None => authority(directive.arg(0)),
+        Some(_) => None,
+    };
+    Some(Pass { upstreams, host_header: host_header.filter(|_| is_http), is_http, public })
+}
+
+/// Host and port of a URL without variables.
+fn authority(url: &str) -> Option<String> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split('/').next().unwrap_or_default();
+    is_plain(authority).then(|| authority.into())
+}
+
+/// Routes for each port and plain name of a server, at the path of the location.
+fn public_routes(scope: &Scope) -> Vec<PublicRoute> {
+    let (Some(server), Some(path)) = (scope.server, scope.path) else { return Vec::new() };
+    let of = |name: &str| server.block.iter().filter(move |d| d.name == name).collect::<Vec<_>>();
+    let listens: Vec<(u16, bool)> = of("listen").into_iter().filter_map(listen).collect();
+    let listens = if listens.is_empty() { vec![(80, false)] } else { listens };
+    let names: Vec<&String> = of("server_name").into_iter().flat_map(|d| &d.args).collect();
+    let plain: Vec<&str> = names.iter().map(|n| n.as_str()).filter(|n| is_plain(n) && *n != "_").collect();
+    let is_default = |d: &Directive| d.args.iter().any(|a| a == "default_server" || a == "default");
+    let any_host =
+        names.is_empty() || names.iter().all(|n| *n == "_") || of("listen").into_iter().any(is_default);
+    let mut routes: Vec<PublicRoute> = Vec::new();
+    for (port, tls) in listens {
+        let route =
+            |host: Option<&str>| PublicRoute { port, tls, host: host.map(String::from), path: path.into() };
+        let hosts = plain.iter().map(|name| route(Some(name)));
+        let new = if plain.is_empty() && any_host { vec![route(None)] } else { hosts.collect() };
+        routes.extend(new.into_iter().filter(|new| !routes.contains(new)).collect::<Vec<_>>());
+    }
+    routes
+}
+
+/// Port of a `listen`, and whether it is for TLS.
+fn listen(directive: &Directive) -> Option<(u16, bool)> {
+    let address = directive.arg(0);
+    let port = address.rsplit(':').next().unwrap_or_default();
+    let port = match port.parse() {
+        Ok(port) => port,
+        Err(_) if address.starts_with("unix:") => return None,
+        Err(_) => 80,
+    };
+    let is_udp = directive.args.iter().any(|a| a == "quic" || a == "udp");
+    (!is_udp).then(|| (port, directive.args.iter().any(|a| a == "ssl")))
+}

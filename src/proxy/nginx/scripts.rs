@@ -1,0 +1,108 @@
+//! Scripts that run in nginx's container: POSIX sh, with the programs of both Debian's and Alpine's images.
+
+use super::{KEEPALIVE_FILE, KEEPALIVE_MIN_TIMEOUT};
+use crate::proxy::kit::hosts::Titles;
+use crate::proxy::kit::sockets;
+use crate::shell;
+
+pub const TITLES: Titles = Titles {
+    master: "\"nginx: master process\"*",
+    worker: "\"nginx: worker process\"",
+    reload_signal: "HUP",
+};
+
+/// Part of a script that finds the master process, and nginx's program and flags in its title: `$master`, `$nginx` and
+/// `$flags`. `read` skips the NUL at the end of a title.
+const FIND_MASTER: &str = r#"master= found=
+for p in /proc/[0-9]*; do
+  title=; read -r title < $p/cmdline
+  case $title in "nginx: master process "*) master=${p#/proc/} found=${title#nginx: master process }; break ;; esac
+done 2>/dev/null
+set -- $found
+nginx=${1:-nginx} flags=
+command -v "$nginx" >/dev/null || nginx=nginx
+while [ $# -gt 1 ]; do
+  case $1 in -c | -p | -e) flags="$flags $1 $2"; shift ;; esac
+  shift
+done"#;
+
+/// Script that prints what the adapter has to know, and the configuration. A configuration that nginx refuses is printed
+/// from the files.
+pub fn introduction() -> String {
+    format!(
+        "{FIND_MASTER}
+echo \"@user $(id -u)\"
+sed -n 's|^[^ ]* /etc/hosts [^ ]* \\([^ ,]*\\).*|@hosts \\1|p' /proc/mounts
+sed 's/^/@host /' /etc/hosts
+$nginx -v 2>&1 | sed 's/^/@version /'
+main=$($nginx -V 2>&1 | tr ' ' '\\n' | sed -n 's/^--conf-path=//p')
+if dump=$($nginx $flags -T 2>/dev/null); then echo @config
+else
+  $nginx $flags -t 2>&1 | sed 's/^/@error /'
+  set -- $flags
+  while [ $# -gt 1 ]; do [ \"$1\" != -c ] || main=$2; shift 2; done
+  echo @config
+  main=${{main:-/etc/nginx/nginx.conf}}
+  dump=$(for f in $main $(find \"${{main%/*}}\" -type f -name '*.conf' ! -path \"$main\" 2>/dev/null); do
+    echo \"# configuration file $f:\"; cat \"$f\"; echo; done)
+fi
+printf '%s\\n' \"$dump\"
+printf '%s\\n' \"$dump\" | sed -n 's|^[[:space:]]*include[[:space:]][[:space:]]*\\(/.*\\)/\\*\\.conf;.*|\\1|p' | sort -u |
+  while read -r folder; do [ ! -w \"$folder\" ] || echo \"@writable $folder\"; done"
+    )
+}
+
+/// Script that reloads nginx, unless nginx refuses its configuration.
+pub fn reload() -> String {
+    format!(
+        "# reload
+{FIND_MASTER}
+[ -n \"$master\" ] || {{ echo 'nginx has no master process' >&2; exit 1; }}
+output=$($nginx $flags -t 2>&1) || {{ printf '%s\\n' \"$output\" >&2; exit 1; }}
+kill -{} $master",
+        TITLES.reload_signal
+    )
+}
+
+/// Script that prints the result of nginx's own test of its configuration.
+pub fn test() -> String {
+    format!("{FIND_MASTER}\n$nginx $flags -t 2>&1 | tail -n 4")
+}
+
+/// Script that makes idle clients survive a reload, by a file in a folder that nginx includes.
+pub fn keepalive(folder: &str) -> String {
+    format!(
+        "# keep idle clients through a reload
+{FIND_MASTER}
+file={file}
+echo 'keepalive_min_timeout {seconds}s;' > \"$file\" || exit 1
+if output=$($nginx $flags -t 2>&1); then kill -{signal} $master
+else rm -f \"$file\"; printf '%s\\n' \"$output\" >&2; exit 1; fi",
+        file = shell::file(&format!("{folder}/{KEEPALIVE_FILE}")),
+        seconds = KEEPALIVE_MIN_TIMEOUT.as_secs(),
+        signal = TITLES.reload_signal,
+    )
+}
+
+/// Script that prints the state of nginx:
+/// - its workers, each with its start in ticks since boot,
+/// - the watchers of pins,
+/// - the moment, in the same ticks, and the pins,
+/// - the connections to our instances that may carry a request.
+pub fn state(remotes: &[String]) -> String {
+    format!(
+        "# read the proxy's state
+for p in /proc/[0-9]*; do
+  title=; read -r title < $p/cmdline
+  case $title in
+    \"nginx: worker process\"*) read -r s < $p/stat || continue; set -- ${{s##*) }}; echo \"@worker ${{20}} $title\" ;;
+    *\"# compose-zd \"*\" watcher\"*) echo \"@watcher ${{title##*# }}\" ;;
+  esac
+done 2>/dev/null
+read -r up rest < /proc/uptime; echo \"@now ${{up%.*}}${{up#*.}}\"
+sed -n '/ # compose-zd /s/^/@pin /p' /etc/hosts
+{}
+echo @end",
+        sockets::listing(remotes)
+    )
+}
