@@ -358,7 +358,7 @@ impl RolloutShape {
 /// File or folder that a container will have as a mount.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MountedFile {
-    /// Empty for a folder.
+    /// Text of a file; names of the files in a folder, one a line.
     pub text: String,
     pub read_only: bool,
 }

@@ -1,4 +1,4 @@
-//! Nearby proxies with a route that no adapter drains. Some have no adapter (a plain nginx, Apache, Envoy, Kong,
+//! Nearby proxies with a route that no adapter drains. Some have no adapter (Apache, Envoy, Kong, Varnish,
 //! …): they resolve a name once, and keep sending requests to a removed instance. For others the adapter sees no
 //! route to the service.
 

@@ -281,7 +281,10 @@ impl Proxy for Nginx {
         let services = self.services(&endpoints);
         let next = match goal {
             Goal::Observed(_) => Next::Done,
-            Goal::Patched(shape) => self.prepare(&state, shape),
+            Goal::Patched(shape) => {
+                self.check_run(shape)?;
+                self.prepare(&state, shape)
+            }
             Goal::Gated(rotation) => self.gate(&state, &services, rotation),
             Goal::Rotation(rotation) => self.route(&state, &services, &addresses(&rotation.inside)),
             Goal::HandedBack(discovery) => self.hand_back(&state, &services, discovery),
@@ -392,23 +395,11 @@ impl NginxSettings {
     /// Configuration of the mounted files of a container that does not run yet. Without any, the image's own is unknown,
     /// and that of the official image serves files.
     fn planned(files: FileLookup, container: &Container) -> NginxSettings {
-        let mut paths = vec!["/etc/nginx/nginx.conf".to_string()];
-        let flag = container.args.windows(2).find(|words| words[0] == "-c").map(|words| words[1].clone());
-        paths.splice(0..usize::from(flag.is_some()), flag);
-        let main = files(&paths[0]);
-        let has_main = main.as_ref().is_some_and(|file| !file.text.is_empty());
-        let mut texts = vec![match main {
-            Some(file) if !file.text.is_empty() => (paths[0].clone(), file.text),
-            _ => (paths[0].clone(), "http { include /etc/nginx/conf.d/*.conf; }".into()),
-        }];
-        for name in ["/etc/nginx/conf.d/default.conf", "/etc/nginx/conf.d/nginx.conf"] {
-            texts.extend(
-                files(name).filter(|file| !file.text.is_empty()).map(|file| (name.into(), file.text)),
-            );
-        }
-        let is_known = has_main || texts.len() > 1 || is_image(&container.config.image);
+        let mounted = config::mounted(files, container);
+        let is_known =
+            mounted.len() > 1 || mounted[0].1 != config::DEFAULT_MAIN || is_image(&container.config.image);
         NginxSettings {
-            routes: routes::routes(&config::expand(&texts)),
+            routes: routes::routes(&config::expand(&mounted)),
             is_known,
             version: container.env("NGINX_VERSION").and_then(version::parse),
             ..NginxSettings::default()

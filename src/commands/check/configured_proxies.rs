@@ -82,20 +82,37 @@ fn mounts(service: &Value, project: &Value) -> Vec<Mount> {
     volumes.chain(configs.into_iter().map(|grant| Mount::of_config(grant, project))).collect()
 }
 
-/// The mounted file at a path, or the file of a mounted folder.
+/// The mounted file at a path, the file of a mounted folder, or the names of the files that are mounted in a folder.
 fn mounted_file(mounts: &[Mount], path: &str) -> Option<MountedFile> {
     let above = mounts.iter().filter(|mount| Path::new(path).starts_with(&mount.target));
-    let mount = above.max_by_key(|mount| mount.target.len())?;
+    let Some(mount) = above.max_by_key(|mount| mount.target.len()) else {
+        let names = mounts.iter().filter_map(|mount| {
+            let (folder, name) = mount.target.rsplit_once('/')?;
+            (folder == path).then(|| format!("{name}\n"))
+        });
+        let text: String = names.collect();
+        return (!text.is_empty()).then_some(MountedFile { text, read_only: false });
+    };
     let text = match mount.on_disk() {
         _ if mount.target == path && mount.text.is_some() => mount.text.clone()?,
+        Some(folder) if mount.target == path && folder.is_dir() => names_in(&folder),
         Some(file) if mount.target == path => std::fs::read_to_string(file).unwrap_or_default(),
         Some(folder) => {
             let inside = folder.join(Path::new(path).strip_prefix(&mount.target).ok()?);
-            if inside.is_dir() { String::new() } else { std::fs::read_to_string(inside).ok()? }
+            if inside.is_dir() { names_in(&inside) } else { std::fs::read_to_string(inside).ok()? }
         }
         None => Some(String::new()).filter(|_| mount.target == path)?,
     };
     Some(MountedFile { text, read_only: mount.read_only })
+}
+
+/// Names of the files in a folder, one a line.
+fn names_in(folder: &Path) -> String {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        files.map(|file| file.file_name().to_string_lossy().into_owned() + "\n").collect();
+    names.sort();
+    names.concat()
 }
 
 impl ConfiguredProxies {
@@ -187,7 +204,8 @@ mod tests {
         let mounts = mounts(&service, &project);
         let found = |path: &str| mounted_file(&mounts, path).map(|g| (g.text, g.read_only));
         assert_eq!(found("/etc/lb/a.cfg"), Some(("a".into(), true)));
-        assert_eq!(found("/etc/lb"), Some((String::new(), true)));
+        assert_eq!(found("/etc/lb"), Some(("a.cfg\n".into(), true)));
+        assert_eq!(found(""), Some(("dynamic\nb.cfg\nc.cfg\n".into(), false)));
         assert_eq!((found("/b.cfg"), found("/c.cfg")), (Some(("b".into(), true)), Some(("$c".into(), true))));
         assert_eq!(found("/dynamic"), Some((String::new(), false)));
         assert_eq!((found("/etc/lb/none.cfg"), found("/etc/lbx"), found("/dynamic/x")), (None, None, None));

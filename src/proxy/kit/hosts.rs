@@ -141,7 +141,7 @@ pub fn watcher_mark(service: &PinnedService) -> String {
 /// - after 15 minutes removes pins that fix nothing.
 ///
 /// Docker's DNS lists the running instances. A name with a dot at its end is not looked up in the hosts file.
-/// The watcher starts before the first pin. Without pins it ends after two minutes.
+/// The watcher starts before the first pin. Without pins it ends after two minutes. Of two watchers the first one stays.
 pub fn watcher_script(service: &PinnedService, titles: Titles) -> String {
     let names: Vec<String> = service.names.iter().map(|name| format!("{name}.")).collect();
     let Titles { master, worker, reload_signal } = titles;
@@ -151,20 +151,24 @@ end={end}
 names={names}
 {WRITE}
 live() {{ for n in $names; do
-  if command -v getent >/dev/null; then getent ahosts $n || getent hosts $n
-  else nslookup $n 2>/dev/null | sed -n '3,$s/^Address[ 0-9]*: *//p'; fi
+  if command -v nslookup >/dev/null; then nslookup $n 2>/dev/null | sed -n '3,$s/^Address[ 0-9]*: *//p'
+  else getent ahosts $n; fi
 done | while read -r a rest; do echo $a; done | sort -u; }}
 pins() {{ sed -n \"s| .*$end||p\" /etc/hosts | grep -v '^#' | sort -u; }}
-processes() {{ master= oldest= workers=0
+processes() {{ master= oldest= 
 for p in /proc/[0-9]*; do
   title=; read -r title < $p/cmdline
   case $title in
     {master}) master=${{p#/proc/}} ;;
-    {worker}) read -r s < $p/stat || continue; set -- ${{s##*) }}; workers=1
+    {worker}) read -r s < $p/stat || continue; set -- ${{s##*) }}
       [ -n \"$oldest\" ] && [ ${{20}} -ge $oldest ] || oldest=${{20}} ;;
   esac
 done 2>/dev/null; }}
 reload() {{ processes; [ -n \"$oldest\" ] && [ $oldest -gt $1 ] && return; [ -z \"$master\" ] || kill -{reload_signal} $master; return 1; }}
+for p in /proc/[0-9]*; do
+  title=; read -r title < $p/cmdline
+  case $title in *\"# {mark}\") [ ${{p#/proc/}} -ge $$ ] || exit 0 ;; esac
+done 2>/dev/null
 base=$(live) was_pinned= due=0 late=0 lost=0 n=0 left=120
 while sleep 1; do
   {TICKS}

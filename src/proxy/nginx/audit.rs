@@ -21,12 +21,18 @@ impl Nginx {
             .or_else(|| self.fixed_address(backends))
             .or_else(|| self.fixed_name(backends))
             .or_else(|| self.one_instance(backends))
-            .or_else(|| self.idle_side(shape));
+            .or_else(|| self.check_run(shape).err());
         match problem {
             Some(error) => Err(error),
             None if is_planned => Ok(self.closes_idle_clients(shape.tune).into_iter().collect()),
             None => Ok(Vec::new()),
         }
+    }
+
+    /// # Errors
+    /// A run of services that cannot be switched together.
+    pub(super) fn check_run(&self, shape: &RolloutShape) -> Result<(), Error> {
+        self.idle_side(shape).or_else(|| self.same_run(shape)).map_or(Ok(()), Err)
     }
 
     fn refused(&self, rule: &'static &'static str, why: String, fix: &str) -> Error {
@@ -135,6 +141,20 @@ impl Nginx {
             "deploy one service instead, with the name `{active}`: compose-zd starts its new instance beside the old"
         );
         Some(self.refused(&"nginx-one-side", why, &fix))
+    }
+
+    /// A new nginx of the same run would start with the old instances, and would not be reloaded.
+    fn same_run(&self, shape: &RolloutShape) -> Option<Error> {
+        let (project, own) = self.place.container.compose()?;
+        let is_deployed = project == shape.project && shape.names_in_same_run.iter().any(|name| name == own);
+        let (service, _) = shape.services.first().filter(|_| is_deployed)?;
+        let why = format!(
+            "it is an instance of `{own}`, which this run replaces too, and a new one would keep the old addresses of `{service}`"
+        );
+        let fix = format!(
+            "deploy one after the other: `compose-zd deploy {service}`, then `compose-zd deploy {own}`"
+        );
+        Some(self.refused(&"nginx-same-run", why, &fix))
     }
 
     /// Finding that the reload of a deploy closes idle client connections.

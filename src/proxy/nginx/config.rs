@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::str::Chars;
 
+use crate::docker::inspect::Container;
+use crate::proxy::FileLookup;
+
 /// Directive with its arguments, and the directives of its block.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Directive {
@@ -200,6 +203,63 @@ fn expanded(
         }
     }
     all
+}
+
+/// Main file of the official image, as far as routes depend on it.
+pub const DEFAULT_MAIN: &str = "http { include /etc/nginx/conf.d/*.conf; }";
+
+/// Most files that are read of a container that does not run yet.
+const MAX_FILES: usize = 200;
+
+/// Files that a container will have as mounts, the main one first, with those that it includes. The official image makes
+/// the files of `conf.d` of templates.
+pub fn mounted(files: FileLookup, container: &Container) -> Files {
+    let flag = container.args.windows(2).find(|words| words[0] == "-c").map(|words| words[1].clone());
+    let main = flag.unwrap_or_else(|| "/etc/nginx/nginx.conf".into());
+    let text = |path: &str| files(path).map(|file| file.text).filter(|text| !text.is_empty());
+    let folder = main.rsplit_once('/').map_or("", |(folder, _)| folder).to_string();
+    let mut all: Files = vec![(main.clone(), text(&main).unwrap_or_else(|| DEFAULT_MAIN.into()))];
+    for name in text("/etc/nginx/templates").iter().flat_map(|names| names.lines()) {
+        let Some(stem) = name.strip_suffix(".template") else { continue };
+        let template = text(&format!("/etc/nginx/templates/{name}")).unwrap_or_default();
+        all.push((format!("/etc/nginx/conf.d/{stem}"), with_environment(&template, container)));
+    }
+    let mut n = 0;
+    while n < all.len() && all.len() < MAX_FILES {
+        for pattern in includes(&parse(&all[n].1)) {
+            let pattern = absolute(&pattern, &folder);
+            for path in paths_of(&pattern, &text) {
+                let is_new = !all.iter().any(|(known, _)| *known == path);
+                all.extend(text(&path).filter(|_| is_new).map(|text| (path, text)));
+            }
+        }
+        n += 1;
+    }
+    all
+}
+
+/// Paths of a pattern, whose `*` and `?` are in its last part.
+fn paths_of(pattern: &str, text: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
+    if !pattern.contains(['*', '?']) {
+        return vec![pattern.into()];
+    }
+    let folder = pattern.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let names = text(folder).unwrap_or_default();
+    names.lines().map(|name| format!("{folder}/{name}")).filter(|path| matches(pattern, path)).collect()
+}
+
+fn includes(directives: &[Directive]) -> Vec<String> {
+    let of = |d: &Directive| match d.name.as_str() {
+        "include" => vec![d.arg(0).to_string()],
+        _ => includes(&d.block),
+    };
+    directives.iter().flat_map(of).collect()
+}
+
+/// Text with the values of the container's environment, as `envsubst` writes it.
+fn with_environment(template: &str, container: &Container) -> String {
+    let pairs = container.config.env.iter().filter_map(|pair| pair.split_once('='));
+    pairs.fold(template.to_string(), |text, (name, value)| text.replace(&format!("${{{name}}}"), value))
 }
 
 /// Path of an include, which may be relative to the folder of the main file.

@@ -242,6 +242,19 @@ fn both_sides_of_a_pair_have_to_run() {
 }
 
 #[test]
+fn nginx_is_not_replaced_in_the_same_run_as_a_service_behind_it() {
+    let mut proxy = proxy(GOOD);
+    for (key, value) in [("project", "p"), ("service", "web")] {
+        let key = format!("com.docker.compose.{key}");
+        proxy.place.container.config.labels.insert(key, value.into());
+    }
+    let with = |other: &str| RolloutShape { names_in_same_run: vec![other.into()], ..shape(&["app"]) };
+    assert_eq!(refusal(&proxy, &with("web")).0, "nginx-same-run");
+    assert!(proxy.advance(&[output(&state(&[9], &[]))], &Goal::Patched(with("web"))).is_err());
+    assert_eq!(proxy.audit(&with("db"), None).refused, None);
+}
+
+#[test]
 fn the_price_of_a_reload_is_named_unless_idle_clients_survive_it() {
     let with = |version: &str, http: &str, writable: &str| {
         proxy_with(&format!(
@@ -280,7 +293,7 @@ fn a_mounted_folder_belongs_to_the_user() {
 fn a_proxy_that_does_not_run_is_known_by_its_files() {
     let planned = |files: &[(&str, &str)], image: &str| {
         let json = format!(
-            r#"{{"Config": {{"Image": "{image}"}}, "NetworkSettings": {{"Networks": {{"front": {{}}}}}}}}"#
+            r#"{{"Config": {{"Image": "{image}", "Env": ["APP=app"]}}, "NetworkSettings": {{"Networks": {{"front": {{}}}}}}}}"#
         );
         let mut proxy = Nginx::new(&container(&json));
         let file = |path: &str| {
@@ -291,9 +304,19 @@ fn a_proxy_that_does_not_run_is_known_by_its_files() {
         (is_known, proxy.routes_to(&backend(&["app"], false)), proxy.routes_nowhere())
     };
     let server = "server { location / { proxy_pass http://app; } }";
-    assert_eq!(planned(&[("/etc/nginx/conf.d/default.conf", server)], "nginx"), (true, true, false));
+    let conf_d = ("/etc/nginx/conf.d", "site.conf\nold.conf.bak\n");
+    let routes = (true, true, false);
+    assert_eq!(planned(&[conf_d, ("/etc/nginx/conf.d/site.conf", server)], "nginx"), routes);
     let main = format!("http {{ {server} }}");
-    assert_eq!(planned(&[("/etc/nginx/nginx.conf", &main)], "ours"), (true, true, false));
+    assert_eq!(planned(&[("/etc/nginx/nginx.conf", &main)], "ours"), routes);
+    let including = ("/etc/nginx/nginx.conf", "http { include sites/a; include sites/a; }");
+    assert_eq!(planned(&[including, ("/etc/nginx/sites/a", server)], "ours"), routes);
+    let template = [
+        ("/etc/nginx/templates", "default.conf.template\n"),
+        ("/etc/nginx/templates/default.conf.template", &server.replace("app", "${APP}")),
+    ];
+    assert_eq!(planned(&template, "ours"), routes);
+    assert_eq!(planned(&[conf_d, ("/etc/nginx/conf.d/old.conf.bak", server)], "nginx"), (true, false, true));
     assert_eq!(planned(&[], "nginx:1.29"), (true, false, true));
     assert_eq!(planned(&[], "ours"), (false, false, true));
 }
