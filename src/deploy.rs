@@ -1,5 +1,6 @@
 //! `deploy`, `rollback` and `recover` from start to end: each makes a request, and puts it in place.
 
+use std::cell::OnceCell;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -48,20 +49,22 @@ pub fn rollback(call: Invocation, args: &RollbackArgs) -> Result<()> {
             return swarm::rollback_unrecorded(context, &args.services);
         }
         let request = Request::from_release(context, args)?;
-        let newer = newer_in_file(context, &request);
+        let (record, services) = (request.record.clone(), request.args.services.clone());
         put_in_place(context, request)?;
-        if let Some(event) = newer.filter(|_| !context.args.dry_run) {
-            context.report.event(event);
+        if let Some(record) = record.filter(|_| !context.args.dry_run) {
+            newer_in_file(context, &record, &services)
+                .into_iter()
+                .for_each(|event| context.report.event(event));
         }
         Ok(())
     })
 }
 
-/// Services whose version in the Compose file is another one than a rollback restores. None if the file is unreadable.
-fn newer_in_file(context: &mut Context, request: &Request) -> Option<Event> {
+/// Services whose version in the Compose file is another one than a rollback has restored. None if the file is unreadable.
+fn newer_in_file(context: &mut Context, record: &ReleaseRecord, services: &[String]) -> Option<Event> {
     let file = context.configuration().ok()?;
     let journal = &context.journal;
-    let mut record = request.record.as_ref()?;
+    let mut record = record;
     // The configuration of a rollback is that of the release that it restored, with another name of the image.
     while let RolloutKind::Rollback { to } = record.kind
         && let Some(restored) = journal.history.get(to)
@@ -69,12 +72,20 @@ fn newer_in_file(context: &mut Context, request: &Request) -> Option<Event> {
         record = restored;
     }
     let restored = journal.snapshot(record.number).ok()?;
-    let current = journal.history.current();
+    // The journal was read before the rollback.
+    let before = journal.history.current();
+    let hashes = OnceCell::new();
     let differs = |service: &&String| {
-        let image_id = |record: &ReleaseRecord| record.services.get(*service).map(|s| s.image_id.clone());
-        !file.snapshot.has_same_service(service, &restored) || current.and_then(image_id) != image_id(record)
+        let of = |record: &ReleaseRecord| record.services.get(*service).cloned();
+        let image_id = |record: &ReleaseRecord| of(record).map(|release| release.image_id);
+        let has_hash = || {
+            let hashes = hashes.get_or_init(|| file.docker.hashes().unwrap_or_default());
+            of(record).is_some_and(|release| hashes.get(*service) == Some(&release.config_hash))
+        };
+        let is_same = file.snapshot.has_same_service(service, &restored) || has_hash();
+        !is_same || before.and_then(image_id) != image_id(record)
     };
-    let services: Vec<String> = request.args.services.iter().filter(differs).cloned().collect();
+    let services: Vec<String> = services.iter().filter(differs).cloned().collect();
     (!services.is_empty()).then(|| Event::NewerInFile { file: file.source.clone(), services })
 }
 
@@ -106,6 +117,7 @@ fn put_in_place(context: &mut Context, mut request: Request) -> Result<()> {
     let readers = run.readers()?;
     let (mut rollouts, unchanged) = run.plan(&readers)?;
     if rollouts.is_empty() {
+        run.report_left_alone()?;
         run.clean_up(&unchanged);
         return run.record_unchanged(&unchanged);
     }

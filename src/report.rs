@@ -27,7 +27,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::plugin::{program, with_program};
 use crate::wait::SignalEffect;
-pub use event::{Event, InitialInstance, StepEvent};
+pub use event::{Event, ImageChange, InitialInstance, StepEvent};
 use plan::PlannedStep;
 use probes::LossCount;
 use record::{EventRecord, SCHEMA};

@@ -17,11 +17,12 @@ use crate::configuration::Configuration;
 use crate::context::Context;
 use crate::docker::Docker;
 use crate::error::{Error, Exit};
+use crate::git;
 use crate::model::args::{DeployArgs, SwarmArgs};
 use crate::model::{ResolvedProject, word};
 use crate::release::journal::{Journal, ReleaseDraft, RunResult};
 use crate::release::{ReleaseRecord, RolloutKind, ServiceRelease, WitnessTotals};
-use crate::report::{Event, Report, Warning};
+use crate::report::{Event, ImageChange, Report, Warning};
 use crate::request::Request;
 use crate::swarm::audit;
 use crate::swarm::convergence::ServiceGoal;
@@ -280,8 +281,23 @@ impl SwarmDeploy<'_> {
         services.iter().map(id).collect()
     }
 
+    fn image_change(&self, name: &str) -> ImageChange {
+        // Swarm adds the digest of an image to its name.
+        let before =
+            self.before.services.get(name).map(|s| s.spec.image().split('@').next().unwrap_or_default());
+        let recorded = self.request.record.as_ref().and_then(|record| record.services.get(name));
+        let in_file = self.request.config.snapshot.image(name).unwrap_or_default();
+        let to = recorded.map_or(in_file, |release| release.image.as_str());
+        ImageChange::new(name, before.map(|image| (image.into(), String::new())), (to, ""))
+    }
+
     /// Sends the file, and has Swarm replace unchanged tasks where that is needed.
     fn send(&self, PreparedStack { file, resolve_image, .. }: &PreparedStack) -> Result<()> {
+        self.report().event(Event::Images {
+            project: self.stack_name().into(),
+            by: git::user_and_host(),
+            images: file.services.iter().map(|service| self.image_change(service)).collect(),
+        });
         self.report().event(Event::DeployingStack {
             stack: self.stack_name().into(),
             services: file.services.clone(),

@@ -1,6 +1,7 @@
 //! Events of a run, as data. The terminal, plain lines, JSON, the journal of a release and the timeline all read them.
 //! Their names and fields are the documented schema of `--output json`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use derive_more::{Display, From};
@@ -22,6 +23,43 @@ pub struct InitialInstance {
     #[serde(alias = "runs")]
     pub running: bool,
     pub in_rotation: bool,
+}
+
+/// Images of a service before and after a rollout. Two images of one name have the beginnings of their ids.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Display)]
+#[display("`{service}`: {}{to}", self.before_text())]
+pub struct ImageChange {
+    pub service: String,
+    /// Images that ran before.
+    pub from: Vec<String>,
+    pub to: String,
+}
+
+impl ImageChange {
+    /// `shop:42 → `; nothing if that image ran already, or none did.
+    fn before_text(&self) -> String {
+        match self.from.as_slice() {
+            [] => String::new(),
+            [from] if *from == self.to => String::new(),
+            from => format!("{} → ", list(from)),
+        }
+    }
+
+    /// Change from images of running instances to another one, each with name and id. An unknown id is empty.
+    pub fn new(
+        service: &str,
+        from: impl IntoIterator<Item = (String, String)>,
+        (to, to_id): (&str, &str),
+    ) -> ImageChange {
+        let from: BTreeSet<(String, String)> = from.into_iter().collect();
+        let is_ambiguous = from.iter().any(|(name, id)| name == to && id != to_id && !to_id.is_empty());
+        let shown = |name: &str, id: &str| {
+            let start: String = id.trim_start_matches("sha256:").chars().take(12).collect();
+            if is_ambiguous && !start.is_empty() { format!("{name} ({start})") } else { name.into() }
+        };
+        let from = from.iter().map(|(name, id)| shown(name, id)).collect::<BTreeSet<_>>();
+        ImageChange { service: service.into(), from: from.into_iter().collect(), to: shown(to, to_id) }
+    }
 }
 
 /// A step of a plan that begins.
@@ -120,6 +158,14 @@ pub enum Event {
         target: String,
         proxies: Vec<String>,
         instances: Vec<InitialInstance>,
+    },
+    /// Images of the services of a rollout that begins.
+    #[display("{}", images.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    Images {
+        project: String,
+        /// `user@host` of the run.
+        by: String,
+        images: Vec<ImageChange>,
     },
     /// A change of a proxy that stays after the rollout.
     Prepared(Change),
@@ -235,7 +281,11 @@ pub enum Event {
     #[display("job {_0} completed")]
     JobDone(Service),
     /// Services that changed in the file, and that this deploy does not include.
-    #[display("changed, but neither named nor behind a proxy, so not deployed: {}", quoted(&_0.services))]
+    #[display(
+        "changed, but neither named nor behind a proxy, so not deployed: {} (`compose-zd deploy {}`)",
+        quoted(&_0.services),
+        _0.services.join(" ")
+    )]
     LeftAlone(Services),
     /// A service returns from the image of `--image` to the image of its file.
     #[serde(alias = "back_to_file")]

@@ -64,6 +64,10 @@ pub fn summary(records: &[EventRecord], exit: u8, took: Duration) -> Value {
             |event| matches!(event, Event::Deployed { .. }),
             &["/target", "/serving", "/release", "/restored_release", "/in_service"],
         ),
+        "left_alone": fields(|event| matches!(event, Event::LeftAlone(_)), &["/services"])
+            .iter()
+            .flat_map(|event| event["services"].as_array().cloned().unwrap_or_default())
+            .collect::<Vec<Value>>(),
         "witness": fields(
             |event| matches!(event, Event::Witness(_)),
             &["/url", "/summary/sent", "/summary/lost", "/summary/longest_gap_ms"],

@@ -24,14 +24,24 @@ struct Marker {
 /// Contents of the page.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Timeline {
+    /// Project and targets.
     title: String,
+    /// Images before and after, one line for each service.
+    images: Vec<String>,
+    /// `user@host` of the run.
+    by: String,
     /// Results, one line each.
     results: Vec<String>,
     /// The run ended with an error.
     failed: bool,
+    /// Log lines and answers of a failure.
+    details: Vec<String>,
+    hint: Option<String>,
     /// The witness lost requests, or the drain timeout cut requests off.
     lossy: bool,
     started: String,
+    /// Time of the run before the rollout, which the chart leaves out.
+    preparation: Duration,
     end: Duration,
     tracks: Vec<InstanceTrack>,
     markers: Vec<Marker>,
@@ -43,19 +53,27 @@ struct Timeline {
 
 impl Timeline {
     fn from_records(records: &[EventRecord]) -> Timeline {
-        let mut timeline = Timeline::default();
+        let begins = |r: &&EventRecord| {
+            matches!(r.event, Event::Deploying { .. } | Event::DeployingStack { .. } | Event::Images { .. })
+        };
+        let preparation = records.iter().find(begins).map_or(Duration::ZERO, |r| r.at);
+        let mut timeline = Timeline { preparation, ..Timeline::default() };
         let mut tracks = InstanceTracks::default();
-        let mut targets = Vec::new();
+        let (mut project, mut targets) = ("", Vec::new());
         for EventRecord { at, event, .. } in records {
-            tracks.apply(*at, event);
-            if let Event::Deploying { target: name, .. } | Event::DeployingStack { stack: name, .. } = event {
-                targets.push(name.clone());
+            let at = at.saturating_sub(preparation);
+            tracks.apply(at, event);
+            match event {
+                Event::Images { project: name, .. } => project = name,
+                Event::Deploying { target: name, .. } => targets.push(name.as_str()),
+                Event::DeployingStack { services, .. } => targets.extend(services.iter().map(String::as_str)),
+                _ => {}
             }
-            timeline.apply(*at, event);
+            timeline.apply(at, event);
         }
-        timeline.title = if targets.is_empty() { "nothing was deployed".into() } else { targets.join(", ") };
-        timeline.started = records.first().map(|r| r.time.clone()).unwrap_or_default();
-        timeline.end = records.last().map_or(Duration::ZERO, |r| r.at);
+        timeline.title = title(project, &targets);
+        timeline.started = records.first().map(|r| day_and_time(&r.time)).unwrap_or_default();
+        timeline.end = records.last().map_or(Duration::ZERO, |r| r.at.saturating_sub(preparation));
         // New instances come first, as in the live display.
         let (new, old): (Vec<_>, Vec<_>) = tracks.iter().cloned().partition(|t| t.new);
         timeline.tracks.extend(new.into_iter().chain(old));
@@ -64,6 +82,10 @@ impl Timeline {
 
     fn apply(&mut self, at: Duration, event: &Event) {
         match event {
+            Event::Images { by, images, .. } => {
+                self.by.clone_from(by);
+                self.images.extend(images.iter().map(ToString::to_string));
+            }
             Event::Routed { .. } => self.markers.push(Marker { at, label: "switch" }),
             Event::RollingBack => self.markers.push(Marker { at, label: "rollback" }),
             Event::Interrupted => self.markers.push(Marker { at, label: "interrupted" }),
@@ -75,15 +97,20 @@ impl Timeline {
                 let details = report.summary.details();
                 let details = if details.is_empty() { details } else { format!("; {details}") };
                 self.witness.push(format!("{event}{details}"));
-                self.samples.extend(report.samples.iter().cloned());
+                let shifted = report.samples.iter().filter_map(|sample| {
+                    Some(Sample { at: sample.at.checked_sub(self.preparation)?, ..sample.clone() })
+                });
+                self.samples.extend(shifted);
             }
             Event::Deployed { .. } => self.results.push(event.to_string()),
             Event::Warning { kind, message } => {
                 self.lossy |= kind == "drain_timeout";
                 self.warnings.push(message.clone());
             }
-            Event::Error { message, .. } => {
+            Event::Error { message, details, hint, .. } => {
                 self.failed = true;
+                self.details.clone_from(details);
+                self.hint.clone_from(hint);
                 self.results.push(message.clone());
             }
             _ => {}
@@ -102,9 +129,51 @@ impl Timeline {
         match self.tracks.iter_mut().find(|t| t.name == name) {
             Some(track) if track.phase() == phase => {}
             Some(track) => track.phases.push((at, phase)),
-            None => self.tracks.push(InstanceTrack::new(name, true, at, phase)),
+            None => {
+                // Swarm starts all tasks of a batch at once, and reports each when it runs.
+                let mut track = InstanceTrack::new(name, true, Duration::ZERO, InstancePhase::Starting);
+                if at.is_zero() {
+                    track.phases.clear();
+                }
+                track.phases.push((at, phase));
+                self.tracks.push(track);
+            }
         }
     }
+}
+
+/// `shop / app, web`
+fn title(project: &str, targets: &[&str]) -> String {
+    match (project, targets) {
+        (_, []) => "nothing was deployed".into(),
+        ("", targets) => targets.join(", "),
+        (project, targets) => format!("{project} / {}", targets.join(", ")),
+    }
+}
+
+/// `30 November 2026, 17:34 UTC` of a time in RFC 3339; another text as it is.
+fn day_and_time(time: &str) -> String {
+    const MONTHS: [&str; 12] = [
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
+    ];
+    let parse = || {
+        let (date, clock) = time.split_once('T')?;
+        let [year, month, day] = date.split('-').collect::<Vec<_>>().try_into().ok()?;
+        let month = MONTHS.get(month.parse::<usize>().ok()?.checked_sub(1)?)?;
+        Some(format!("{} {month} {year}, {} UTC", day.trim_start_matches('0'), clock.get(..5)?))
+    };
+    parse().unwrap_or_else(|| time.into())
 }
 
 /// Each phase of an instance with its start and its end.

@@ -55,6 +55,12 @@ impl InstanceTrack {
         self.phases.last().map_or(Duration::ZERO, |(at, _)| *at)
     }
 
+    /// The instance may have requests to finish: it did not fail, and a new one had been admitted.
+    fn is_drained(&self) -> bool {
+        let was_admitted = self.phases.iter().any(|(_, phase)| *phase == InRotation);
+        self.phase() != Failed && (was_admitted || !self.new)
+    }
+
     fn enter(&mut self, at: Duration, phase: InstancePhase) {
         if self.phase() != phase {
             self.phases.push((at, phase));
@@ -116,7 +122,10 @@ impl InstanceTracks {
                 self.enter_if(at, in_rotation, InRotation, |_| true);
                 self.enter_if(at, out_of_rotation, Draining, |now| now == InRotation);
             }
-            Event::Draining(draining) => self.enter_if(at, &draining.names, Draining, |now| now != Failed),
+            Event::Draining(draining) => {
+                let tracks = self.tracks.iter_mut().filter(|t| draining.names.contains(&t.name));
+                tracks.filter(|t| t.is_drained()).for_each(|track| track.enter(at, Draining));
+            }
             Event::Failed(failed) | Event::Exited(failed) => self.enter(at, failed, Failed),
             Event::Stopped(stopped) => self.enter(at, stopped, Stopped),
             Event::Removed(removed) => self.enter(at, removed, Removed),
@@ -272,6 +281,19 @@ mod tests {
             Event::Stopped(names("app-3").into()),
         ];
         assert_eq!(timeline(&events)[3], "app-3 new: created@1, in rotation@2, failed@3, stopped@6");
+    }
+
+    #[test]
+    fn an_instance_that_was_never_admitted_is_not_drained() {
+        let events = [
+            deploying("lb"),
+            Event::Created(names("app-3").into()),
+            Event::Started(names("app-3").into()),
+            Event::RollingBack,
+            Event::Draining(names("app-3").into()),
+            Event::Stopped(names("app-3").into()),
+        ];
+        assert_eq!(timeline(&events)[3], "app-3 new: created@1, starting@2, stopped@5");
     }
 
     #[test]

@@ -103,6 +103,8 @@ pub enum Warning {
          ps {_0}` lists them"
     )]
     TooManyTasks(String),
+    /// With `--strict`: services that changed in the file, and that the deploy did not include.
+    LeftAlone(String),
     TimelineNotWritten(String),
     #[display("`x-zd.notify`: {receiver} did not take the result: {reason}")]
     NotificationFailed {

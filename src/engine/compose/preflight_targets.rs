@@ -9,6 +9,7 @@ use super::desired;
 use super::target_rollout::TargetRollout;
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::finding::{self, Finding};
+use crate::git;
 use crate::health::ReadinessProbe;
 use crate::model::DependsOnCondition;
 use crate::observe::TargetReader;
@@ -17,7 +18,7 @@ use crate::preflight::readiness::{self, ServingInstance};
 use crate::preflight::{self, Surroundings, proxies};
 use crate::proxy::{RolloutShape, converge};
 use crate::release::RolloutKind;
-use crate::report::{Event, InitialInstance, Warning};
+use crate::report::{Event, ImageChange, InitialInstance, Warning};
 use crate::targets::Target;
 use crate::targets::is_member;
 
@@ -36,6 +37,11 @@ impl<'a> ComposeRun<'a> {
 
     pub fn announce(&self, rollout: &TargetRollout, notes: &[Finding]) {
         let reader = rollout.reader;
+        self.report.event(Event::Images {
+            project: self.project().name.clone(),
+            by: git::user_and_host(),
+            images: reader.target.services().into_iter().map(|service| self.image_change(service)).collect(),
+        });
         self.report.event(Event::Deploying {
             target: rollout.name().into(),
             proxies: reader.proxies.iter().map(|p| p.name()).collect(),
@@ -52,6 +58,17 @@ impl<'a> ComposeRun<'a> {
         rollout.warnings().iter().for_each(|warning| self.report.warn(warning));
         notes.iter().for_each(|risk| self.report.warn(&Warning::ExpectedLoss(risk.to_string())));
         self.report_back_to_file(reader.target);
+    }
+
+    fn image_change(&self, service: &str) -> ImageChange {
+        let containers = self.prepared.containers.iter();
+        let running = containers.filter(|c| is_member(self.project(), c, &[service]) && c.is_running());
+        let from = running.map(|c| (c.config.image.clone(), c.image_id.clone()));
+        // A restored release has a tag of compose-zd as its image.
+        let recorded = self.restored.get(service).map(|release| release.image.as_str());
+        let to = recorded.unwrap_or(&self.project().services[service].image);
+        let id = self.prepared.desired.images.get(service).map_or("", |image| image.id.as_str());
+        ImageChange::new(service, from, (to, id))
     }
 
     /// Reports a return to the file's image: an image of `--image` is not in the file, so a plain deploy drops it.
@@ -145,7 +162,11 @@ impl<'a> ComposeRun<'a> {
             .map(|(_, service)| service.to_string())
             .collect();
         if !changed.is_empty() {
-            self.report.event(Event::LeftAlone(changed.into_iter().collect::<Vec<_>>().into()));
+            let event = Event::LeftAlone(changed.into_iter().collect::<Vec<_>>().into());
+            if self.context.args.witness.strict {
+                self.report.warn(&Warning::LeftAlone(event.to_string()));
+            }
+            self.report.event(event);
         }
         Ok(())
     }

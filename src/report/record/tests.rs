@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use super::super::event::{Answer, InitialInstance, StepEvent, former};
+use super::super::event::{Answer, ImageChange, InitialInstance, StepEvent, former};
 use super::super::plan::{PlannedCommand, PlannedStep};
 use super::*;
 use crate::report::probes::{ProbeOutcome, ProbeReport, Sample, SwitchWindow, WitnessSummary};
@@ -32,6 +32,11 @@ fn every() -> Vec<Event> {
             target: text(),
             proxies: names(),
             instances: vec![InitialInstance { name: text(), new: true, running: true, in_rotation: false }],
+        },
+        Event::Images {
+            project: text(),
+            by: text(),
+            images: vec![ImageChange { service: text(), from: names(), to: text() }],
         },
         Event::Prepared(text().into()),
         Event::WouldPrepare(text().into()),

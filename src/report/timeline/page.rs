@@ -48,20 +48,47 @@ fn contents(timeline: &Timeline) -> String {
         true => String::new(),
         false => legend(timeline) + &draw(timeline) + &table(timeline),
     };
-    let started = format!("{} · {}", timeline.started, label(timeline.end));
     let warnings = timeline.warnings.iter().map(|warning| format!("warning: {warning}"));
-    paragraphs(class, timeline.results.iter().cloned())
+    paragraphs("images", timeline.images.iter().cloned())
+        + &paragraphs(class, timeline.results.iter().cloned())
+        + &details(&timeline.details)
+        + &paragraphs("quiet", timeline.hint.iter().map(|hint| format!("hint: {hint}")))
         + &paragraphs("witness", timeline.witness.iter().cloned())
-        + &paragraphs("quiet", [started])
+        + &paragraphs("quiet", [circumstances(timeline)])
         + &drawn
         + &paragraphs("quiet", warnings)
 }
 
-fn paragraphs(class: &str, texts: impl IntoIterator<Item = String>) -> String {
-    texts.into_iter().map(|text| format!("<p class=\"{class}\">{}</p>\n", escape(&text))).collect()
+/// `root@build · 30 November 2026, 17:34 UTC · 9.6 s after 12 s of preparation`
+fn circumstances(timeline: &Timeline) -> String {
+    let preparation = (timeline.preparation >= Duration::from_secs(1))
+        .then(|| format!(" after {} of preparation", label(timeline.preparation)));
+    let took = label(timeline.end) + &preparation.unwrap_or_default();
+    let parts = [timeline.by.as_str(), &timeline.started, &took];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" · ")
 }
 
-/// Colours that occur in the drawing.
+fn details(lines: &[String]) -> String {
+    if lines.is_empty() { String::new() } else { format!("<pre>{}</pre>\n", escape(&lines.join("\n"))) }
+}
+
+fn paragraphs(class: &str, texts: impl IntoIterator<Item = String>) -> String {
+    texts.into_iter().map(|text| format!("<p class=\"{class}\">{}</p>\n", with_code(&text))).collect()
+}
+
+/// Escaped text in which the parts between backticks are code.
+fn with_code(text: &str) -> String {
+    let parts: Vec<String> = text.split('`').map(escape).collect();
+    let is_closed = parts.len() % 2 == 1;
+    let part = |(n, part): (usize, &String)| match n % 2 {
+        1 if is_closed => format!("<code>{part}</code>"),
+        1 => format!("`{part}"),
+        _ => part.clone(),
+    };
+    parts.iter().enumerate().map(part).collect()
+}
+
+/// Colours and marks that occur in the drawing.
 fn legend(timeline: &Timeline) -> String {
     let has = |track: &InstanceTrack, phase| track.phases.iter().any(|(_, p)| *p == phase);
     let is_drawn = |phase: &&InstancePhase| {
@@ -69,7 +96,12 @@ fn legend(timeline: &Timeline) -> String {
     };
     let item =
         |phase: &InstancePhase| format!(r#"<span><i class="{}"></i>{phase}</span>"#, css_class(*phase));
-    let items: Vec<String> = InstancePhase::VARIANTS.iter().filter(is_drawn).map(item).collect();
+    let has_sample = |lost: bool| timeline.samples.iter().any(|sample| sample.lost == lost);
+    let answered =
+        has_sample(false).then(|| r#"<span><i class="dot"></i>answered request</span>"#.to_string());
+    let lost = has_sample(true).then(|| r#"<span><i class="lost">×</i>lost request</span>"#.to_string());
+    let items = InstancePhase::VARIANTS.iter().filter(is_drawn).map(item).chain(answered).chain(lost);
+    let items: Vec<String> = items.collect();
     format!("<p class=\"key\">{}</p>\n", items.join(" "))
 }
 

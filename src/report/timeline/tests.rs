@@ -1,4 +1,4 @@
-use super::super::event::{Answer, InitialInstance};
+use super::super::event::{Answer, ImageChange, InitialInstance};
 use super::*;
 use crate::report::probes::{ProbeOutcome, ProbeReport, WitnessSummary};
 
@@ -58,6 +58,41 @@ fn a_bar_lasts_from_one_phase_to_the_next() {
 }
 
 #[test]
+fn the_page_names_project_images_user_and_day() {
+    let images = vec![ImageChange::new("app", [("shop:42".into(), "a".into())], ("shop:43", "b"))];
+    let begin = Event::Images { project: "shop".into(), by: "ann@build".into(), images };
+    let timeline = Timeline::from_records(&records([vec![begin], deploy()].concat()));
+    assert_eq!(
+        (timeline.title.as_str(), &timeline.images[..]),
+        ("shop / app", &["`app`: shop:42 → shop:43".to_string()][..])
+    );
+    assert_eq!(timeline.by, "ann@build");
+    assert_eq!(day_and_time("2026-11-03T07:05:09.123Z"), "3 November 2026, 07:05 UTC");
+    assert_eq!(day_and_time("soon"), "soon");
+}
+
+#[test]
+fn the_chart_begins_with_the_rollout() {
+    let mut events = vec![Event::Building(names("app").into()), Event::Building(names("app").into())];
+    events.extend(deploy());
+    let timeline = Timeline::from_records(&records(events));
+    assert_eq!((timeline.preparation.as_secs(), timeline.end.as_secs()), (2, 7));
+    assert_eq!(timeline.markers, [Marker { at: Duration::from_secs(4), label: "switch" }]);
+}
+
+#[test]
+fn images_of_one_name_are_told_apart_by_their_ids() {
+    let change =
+        |to_id| ImageChange::new("app", [("shop".into(), "sha256:0123456789abcdef".into())], ("shop", to_id));
+    assert_eq!(
+        change("sha256:fedcba9876543210").to_string(),
+        "`app`: shop (0123456789ab) → shop (fedcba987654)"
+    );
+    assert_eq!(change("sha256:0123456789abcdef").to_string(), "`app`: shop");
+    assert_eq!(ImageChange::new("app", [], ("shop", "")).to_string(), "`app`: shop");
+}
+
+#[test]
 fn the_page_has_no_external_resources_and_no_scripts() {
     let page = page(&records(deploy()));
     for bad in ["<script", "http://", "https://", "@import", "url(", " src=", "<link", "onload"] {
@@ -86,7 +121,19 @@ fn a_failure_is_shown_as_the_result() {
     let mut events = deploy();
     events.pop();
     events.push(Event::RollingBack);
-    events.push(Event::Error { exit: 3, message: "`app`: no".into(), details: Vec::new(), hint: None });
+    events.push(Event::Error {
+        exit: 3,
+        message: "`app`: no".into(),
+        details: vec!["last lines of app-2:".into(), "  <no> database".into()],
+        hint: Some("see".into()),
+    });
+    let page = page(&records(events.clone()));
+    assert!(
+        page.contains("<pre>last lines of app-2:\n  &#60;no&#62; database</pre>")
+            && page.contains("hint: see"),
+        "{page}"
+    );
+    assert!(page.contains("<p class=\"failed\"><code>app</code>: no</p>"), "{page}");
     let timeline = Timeline::from_records(&records(events));
     assert!(timeline.failed);
     assert_eq!(timeline.results, ["`app`: no"]);

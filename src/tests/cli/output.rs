@@ -83,6 +83,29 @@ fn json_output_of_wrong_usage_has_a_summary() {
 }
 
 #[test]
+fn a_deploy_without_changes_lists_what_it_left_out() {
+    let fake = FakeDocker::new();
+    let health = format!("x-zd: {{health: {{path: /up, port: {}}}}}", fake.port);
+    let services = format!("{{app: {{image: 'app:1', {health}}}, worker: {{image: 'worker:1'}}}}");
+    fake.write("config.yaml", &format!("name: p\nservices: {services}\n"));
+    fake.write("hashes", "app wanted\nworker wanted\n");
+    fake.container("containers/old", "app-1", "running", "wanted");
+    fake.container("containers/worker", "worker-1", "running", "other");
+    let worker = fs::read_to_string(fake.path("containers/worker")).unwrap();
+    fake.write("containers/worker", &worker.replace("service\": \"app\"", "service\": \"worker\""));
+    let run = fake.run("deploy app --strict --no-witness --output json").success();
+    assert_matches_schema(&schema(&fake), &run);
+    let summary = &json_lines(&stdout(&run))[0];
+    assert_eq!(
+        (&summary["left_alone"][0], &summary["warnings"][0]["kind"]),
+        (&"worker".into(), &"left_alone".into())
+    );
+    let text = stderr(&fake.run("deploy app").success());
+    assert!(text.contains("not deployed: `worker` (`compose-zd deploy worker`)"), "{text}");
+    assert_eq!(fake.changes(), "");
+}
+
+#[test]
 fn a_deploy_runs_the_commands_of_the_dry_run() {
     let fake = FakeDocker::new();
     let dry = fake.run("deploy app --dry-run --output json").success();
@@ -124,7 +147,10 @@ fn a_timeline_is_written_and_can_be_drawn_again_from_history() {
     let page = fs::read_to_string(fake.path("deploy.html")).unwrap();
     assert!(page.contains("class=\"chart\"") && page.contains("app-2"), "{page}");
     let again = stdout(&fake.run("history --timeline 1").success());
-    assert!(again.contains("class=\"chart\"") && again.contains("`app` is deployed as release 1"), "{again}");
+    assert!(
+        again.contains("class=\"chart\"") && again.contains("<code>app</code> is deployed as release 1"),
+        "{again}"
+    );
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn status_and_history_show_what_a_deploy_lost() {
     let url = server_failing_briefly();
     fake.run(&format!("deploy app --witness-rate 100 --witness-url {url}")).success();
     let (history, status) = (stdout_of(&fake, "history"), stdout_of(&fake, "status"));
-    assert!(history.contains("1 (serves)") && history.contains("deployed with losses"), "{history}");
+    assert!(history.contains("*app: app:1") && history.contains("deployed with losses"), "{history}");
     assert!(status.contains("release 1: while it was deployed, the witness lost "), "{status}");
     let json = stdout_of(&fake, "history --output json");
     assert!(json.contains(r#""result":"deployed""#) && !json.contains(r#""lost":0"#), "{json}");
@@ -85,7 +85,7 @@ fn a_failed_rollback_is_shown_as_not_serving() {
     let (history, status) = (stdout_of(&fake, "history"), stdout_of(&fake, "status"));
     for output in [&history, &status] {
         assert!(output.contains("release 2 failed, and the previous release does not serve"), "{output}");
-        assert!(!output.contains("(serves)") && !output.contains("killed"), "{output}");
+        assert!(!output.contains("*app") && !output.contains("killed"), "{output}");
     }
     let row = status.lines().find(|line| line.starts_with("app ")).expect(&status);
     assert_eq!(row.split_whitespace().nth(1), Some("unknown"), "{status}");
@@ -112,7 +112,7 @@ fn a_url_that_never_answered_is_reported_and_refused_with_strict() {
     assert_eq!(fake.changes(), "");
     let run = fake.run(&format!("deploy app --witness-url {}", closed_port_url())).success();
     says(&run, &["did not answer before the switch", "→ refused"]);
-    assert!(!stderr(&run).contains(" sent, "), "{}", stderr(&run));
+    assert!(!stderr(&run).contains(" lost, "), "{}", stderr(&run));
 }
 
 #[test]

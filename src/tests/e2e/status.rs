@@ -32,10 +32,10 @@ fn status_and_history_show_instances_and_releases() {
     project.deploy("app --health-path / --health-deadline 2s").exits(3);
     let history = stdout_of(&project, "history");
     let lines: Vec<&str> = history.lines().collect();
-    assert!(lines[1].starts_with("3 (history only)") && lines[1].contains("failed"), "{history}");
-    assert!(lines[2].starts_with("2 (serves)") && lines[2].contains("deployed"), "{history}");
+    assert!(lines[1].starts_with("3 ") && lines[1].contains("failed"), "{history}");
+    assert!(lines[2].starts_with("2 ") && lines[2].contains("*app"), "{history}");
     assert!(lines[3].starts_with('1') && lines[3].contains("imported"), "{history}");
-    assert_eq!(lines[4], "`compose-zd rollback` restores release 1");
+    assert_eq!(lines[4..], ["* serves now", "`compose-zd rollback` restores release 1"]);
     assert_eq!(project.containers(), before);
 }
 

@@ -81,7 +81,7 @@ fn a_rollback_by_swarm_fails_the_deploy(nodes: &SwarmNodes) {
     stack.rollback("--to 1").exits(0).says("back on release 1");
     stack.wait_for_versions("whoami", &["1"; 3]);
     let listed = run(&stack, "history").exits(0).stdout.clone();
-    for line in ["rolled back to 1", "failed", "(serves)"] {
+    for line in ["rolled back to 1", "failed", "* serves now"] {
         assert!(listed.contains(line), "{listed}");
     }
 }
@@ -299,6 +299,6 @@ fn a_service_without_a_file_is_imported_updated_and_rolled_back() {
 /// Number of the serving release, by `history`.
 fn serving(stack: &TestStack) -> String {
     let listed = run(stack, "history").exits(0).stdout.clone();
-    let line = listed.lines().find(|l| l.contains("(serves)")).expect("one that serves");
+    let line = listed.lines().find(|l| l.contains('*')).expect("one that serves");
     line.split(' ').next().expect("a number").into()
 }
