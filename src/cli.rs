@@ -210,6 +210,12 @@ pub enum Command {
     /// Print the metadata of a docker plugin
     #[command(name = "docker-cli-plugin-metadata", hide = true)]
     Metadata,
+    /// Watch over the rollout of this command line
+    #[command(name = "__watchdog", hide = true)]
+    Watchdog {
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
     /// Do the work of a helper container
     #[command(name = "__helper", hide = true)]
     Helper {

@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::context::{Context, Invocation};
 use crate::engine::compose::prepare::Prepared;
+use crate::engine::compose::watchdog::Watchdog;
 use crate::engine::compose::{ComposeRun, Outcome};
 use crate::engine::swarm;
 use crate::error::{Error, Exit};
@@ -112,6 +113,7 @@ fn put_in_place(context: &mut Context, mut request: Request) -> Result<()> {
     if context.engine == EngineKind::Swarm {
         return swarm::put_in_place(context, request);
     }
+    let _watchdog = Watchdog::start(context);
     let prepared = Prepared::new(context, &mut request)?;
     let run = ComposeRun::new(context, &request, &prepared);
     let readers = run.readers()?;

@@ -200,21 +200,31 @@ fn busy_error(other: &LockOwner, limit: Duration) -> Error {
         .hint("`--wait` waits for that run; with `--latest` only the newest of several waiting runs deploys")
 }
 
+/// Owner of a project's lock, alive or dead.
+pub fn recorded_owner(docker: &Docker, backend: LockBackend, project: &str) -> Result<Option<LockOwner>> {
+    LockContext::reader(docker, backend, project).recorded_owner()
+}
+
 /// Owner of a project's lock, if the owner is alive.
 pub fn current_owner(docker: &Docker, backend: LockBackend, project: &str) -> Result<Option<LockOwner>> {
-    let context = LockContext {
-        docker: docker.clone(),
-        names: LockNames::new(backend, project),
-        owner: LockOwner::default(),
-    };
-    let owner = context.owner_of(&context.names.lock())?;
-    Ok(match owner {
+    let context = LockContext::reader(docker, backend, project);
+    Ok(match context.recorded_owner()? {
         Some(owner) if !context.seems_dead(&owner)? => Some(owner),
         _ => None,
     })
 }
 
 impl LockContext {
+    /// Context that owns nothing.
+    fn reader(docker: &Docker, backend: LockBackend, project: &str) -> LockContext {
+        let (docker, names) = (docker.clone(), LockNames::new(backend, project));
+        LockContext { docker, names, owner: LockOwner::default() }
+    }
+
+    fn recorded_owner(&self) -> Result<Option<LockOwner>> {
+        self.owner_of(&self.names.lock())
+    }
+
     /// Takes the lock, or returns its owner.
     fn attempt(
         &self,

@@ -48,8 +48,9 @@ use cli::{Cli, Command};
 use commands::completions::{self, CompletionRequest};
 use commands::{help, notify};
 use context::Invocation;
+use engine::compose::watchdog;
 use error::Error;
-use model::ReceiverList;
+use model::{ReceiverList, UpdateLayer};
 use model::args::{CheckArgs, HistoryArgs, OutputFormat, RolloutArgs, StatusArgs};
 use plugin::program;
 use report::record::SCHEMA_TEXT;
@@ -116,6 +117,7 @@ fn run(cli: &Cli, report: Report, receivers: &OnceLock<ReceiverList>) -> anyhow:
         | Command::Rollback(_)
         | Command::Recover(_)
         | Command::Status(_)
+        | Command::Watchdog { .. }
         | Command::Helper { .. } => StopSignal::listen(move |effect| report.stop_requested(effect))?,
         _ => StopSignal::default(),
     };
@@ -144,12 +146,29 @@ fn run(cli: &Cli, report: Report, receivers: &OnceLock<ReceiverList>) -> anyhow:
             report.print_page(SCHEMA_TEXT);
             Ok(())
         }
+        Command::Watchdog { arguments } => watch(arguments.clone(), report, &stop),
         Command::Helper { job } => commands::helper::helper(job, report, &stop),
         Command::Metadata => {
             report.print_line(&plugin::metadata(env!("ZD_VERSION")));
             Ok(())
         }
     }
+}
+
+/// Watches over the rollout of another process with this command line.
+fn watch(arguments: Vec<OsString>, report: Report, stop: &StopSignal) -> anyhow::Result<()> {
+    let cli = read(arguments).map_err(|error| Error::usage(error.to_string()))?;
+    // The watched run itself notifies.
+    let receivers = OnceLock::new();
+    let call = Invocation { compose: &cli.compose, report, stop, receivers: &receivers };
+    let none = UpdateLayer::default();
+    let (services, args, update) = match &cli.command {
+        Command::Deploy(args) => (&args.services[..], &args.rollout, &args.update),
+        Command::Rollback(args) => (&args.services[..], &args.rollout, &none),
+        Command::Recover(args) => (&[][..], &args.rollout, &none),
+        _ => return Ok(()),
+    };
+    watchdog::watch(call, services, args, args.settings(update))
 }
 
 /// Options of the report for a command.

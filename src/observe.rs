@@ -318,7 +318,8 @@ impl TargetReader<'_> {
         })
     }
 
-    fn is_ready(&self, service: &str, container: &Container) -> Result<bool> {
+    /// True if an instance answers its readiness probe.
+    pub fn is_ready(&self, service: &str, container: &Container) -> Result<bool> {
         let service = &self.project.services[service];
         let probe = probe(service, container, &self.proxies)?;
         let prober = Prober::new(self.docker, service.settings.timing.timeout)?;

@@ -258,6 +258,26 @@ pub fn run_shell(
     result.map(Result::ok).map_err(|error| cannot_start("sh", &error))
 }
 
+/// Input of a process that was started beside this one. It ends with this process, however that ends.
+pub type ProcessInput = PipeWriter;
+
+/// Starts a program beside this process, which may outlive this one. It prints nothing, and is no command of this run.
+///
+/// # Errors
+/// The program cannot be started.
+pub fn start_detached(words: &[OsString]) -> io::Result<ProcessInput> {
+    let (input, writer) = io::pipe()?;
+    // Nobody waits for it.
+    duct::cmd(&words[0], &words[1..]).stdin_file(input).stdout_null().stderr_null().start()?;
+    Ok(writer)
+}
+
+/// Leaves the session of the terminal, whose end would end this process too.
+pub fn leave_session() {
+    // A process that leads a group already has left the group of the terminal.
+    let _ = rustix::process::setsid();
+}
+
 /// Error of a program that cannot be started.
 pub fn cannot_start(program: &str, error: &io::Error) -> Error {
     Error::unchanged(format!("cannot start `{program}`: {error}"))

@@ -8,6 +8,7 @@ pub mod prepare;
 mod probe_urls;
 mod recovery;
 mod target_rollout;
+pub mod watchdog;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;

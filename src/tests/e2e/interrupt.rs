@@ -4,7 +4,8 @@
 //! every proxy, `scripts/chaos` at every line of the output.
 
 use crate::cli_runner::CommandResult;
-use crate::test_project::TestProject;
+use crate::promises;
+use crate::test_project::{ANSWER_LIMIT, TestProject, WAIT_LIMIT, wait_until};
 
 /// Logs the promise to test, and sets the settings of the next version.
 fn update_to(project: &TestProject, promise: &str, settings: &str) {
@@ -117,4 +118,30 @@ fn a_hook_that_never_ends_is_stopped_at_its_limit_or_at_an_interrupt() {
     let result = project.deploy("app --health-deadline 2s");
     result.exits(3).says("the post_start hook of app-").says("no answer within 2s");
     assert_eq!(project.containers(), before);
+}
+
+/// Compose gives a container a new address, and HAProxy resolves a static `server` line only at its start.
+#[test]
+fn compose_up_after_a_kill_serves_at_once_behind_a_proxy_with_a_fixed_address() {
+    let project = promises::haproxy_static_server("killup");
+    project.up("");
+    for (n, line) in ["created app-", "in rotation: app-"].into_iter().enumerate() {
+        let version = (n + 2).to_string();
+        update_to(
+            &project,
+            &format!("killed at `{line}`, then `docker compose up`"),
+            &format!("VERSION={version}"),
+        );
+        let mut deploy = project.start_deploy("app");
+        deploy.wait_for(line);
+        deploy.kill();
+        project.compose("up -d");
+        wait_until("the new version serves", WAIT_LIMIT, || {
+            project
+                .get_within(ANSWER_LIMIT, &project.host(), "/")
+                .is_some_and(|reply| reply.status == 200 && reply.version == version)
+        });
+        project.start("recover").wait().exits(0);
+        project.expect_release("app", 1, &version);
+    }
 }

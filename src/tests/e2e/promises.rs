@@ -205,7 +205,7 @@ fn haproxy_2_6(name: &str) -> TestProject {
 }
 
 /// A static `server` line, which HAProxy resolves once at its start, so HAProxy starts after the app.
-fn haproxy_static_server(name: &str) -> TestProject {
+pub fn haproxy_static_server(name: &str) -> TestProject {
     let project = TestProject::haproxy(name);
     let configuration = project.read("haproxy.cfg");
     let template = "server-template app 8 app:3000 check inter 500ms resolvers docker init-addr none";

@@ -44,7 +44,7 @@ pub const NO_MONITOR: [(&str, &str); 2] =
     [("COMPOSE_ZD_UPDATE_MONITOR", "0s"), ("COMPOSE_ZD_ROLLBACK_MONITOR", "0s")];
 
 /// Limit for one of several answers: a request to a container that Compose has just removed is never answered.
-const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
 /// Waits until a condition holds. The pauses grow, because fifty queries a second for half a minute would keep an engine busier
 /// than the awaited work.
