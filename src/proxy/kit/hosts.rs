@@ -135,79 +135,75 @@ pub fn watcher_mark(service: &PinnedService) -> String {
 }
 
 /// Script that watches the pins of a service until they are gone, as root in the container. A killed compose-zd leaves
-/// pins, and Compose then gives the service other addresses. The watcher:
-/// - finishes a reload that a change of the pins needs,
-/// - keeps only pins of running instances, and removes the pins if none of their instances runs any more,
-/// - after 15 minutes removes pins that fix nothing.
-///
-/// Docker's DNS lists the running instances. A name with a dot at its end is not looked up in the hosts file.
-/// The watcher starts before the first pin. Without pins it ends after two minutes. Of two watchers the first one stays.
+/// pins, and Compose then gives the service other addresses.
 pub fn watcher_script(service: &PinnedService, titles: Titles) -> String {
     let names: Vec<String> = service.names.iter().map(|name| format!("{name}.")).collect();
-    let Titles { master, worker, reload_signal } = titles;
-    format!(
-        "# {mark}
-end={end}
-names={names}
-{WRITE}
-live() {{ for n in $names; do
-  if command -v nslookup >/dev/null; then nslookup $n 2>/dev/null | sed -n '3,$s/^Address[ 0-9]*: *//p'
-  else getent ahosts $n; fi
-done | while read -r a rest; do echo $a; done | sort -u; }}
-pins() {{ sed -n \"s| .*$end||p\" /etc/hosts | grep -v '^#' | sort -u; }}
-processes() {{ master= oldest= 
-for p in /proc/[0-9]*; do
-  title=; read -r title < $p/cmdline
-  case $title in
-    {master}) master=${{p#/proc/}} ;;
-    {worker}) read -r s < $p/stat || continue; set -- ${{s##*) }}
-      [ -n \"$oldest\" ] && [ ${{20}} -ge $oldest ] || oldest=${{20}} ;;
-  esac
-done 2>/dev/null; }}
-reload() {{ processes; [ -n \"$oldest\" ] && [ $oldest -gt $1 ] && return; [ -z \"$master\" ] || kill -{reload_signal} $master; return 1; }}
-for p in /proc/[0-9]*; do
-  title=; read -r title < $p/cmdline
-  case $title in *\"# {mark}\") [ ${{p#/proc/}} -ge $$ ] || exit 0 ;; esac
-done 2>/dev/null
-base=$(live) was_pinned= due=0 late=0 lost=0 n=0 left=120
-while sleep 1; do
-  {TICKS}
-  n=$((n+1)) all=$(live)
-  if grep -q \"$end\" /etc/hosts; then
-    was_pinned=1 left=120 here= gone=
-    since=$(sed -n \"s|^# since \\([0-9]*\\) .*$end|\\1|p\" /etc/hosts)
-    for a in $(pins); do case \"
-$all
-\" in *\"
-$a
-\"*) here=\"$here $a\" ;; *) gone=1 ;; esac; done
-    processes
-    if [ ${{since:-0}} -gt 0 ] && [ -n \"$oldest\" ] && [ $oldest -le $since ]; then late=$((late+1)); else late=0; fi
-    [ $late -lt 3 ] || {{ reload $since; late=1; }}
-    [ -n \"$all\" ] || continue
-    [ -n \"$gone\" ] && lost=$((lost+1)) || lost=0
-    if [ -z \"$here\" ]; then write; base=$all due=$now left=60
-    elif [ $lost -ge 5 ]; then
-      set -- \"# since $now was  # {owner}\"
-      for a in $here; do for m in $names; do set -- \"$@\" \"$a ${{m%.}} # {owner}\"; done; done
-      write \"$@\"
-    elif [ $n -ge 900 ] && [ $late = 0 ] && [ \"$(pins)\" = \"$all\" ]; then write; exit; fi
-  else
-    [ -z \"$was_pinned\" ] || [ $due -gt 0 ] || [ $left -le 60 ] || exit
-    left=$((left-1))
-    [ $left -gt 0 ] || exit
-    same=; for a in $base; do case \"
-$all
-\" in *\"
-$a
-\"*) same=1 ;; esac; done
-    [ -n \"$same\" ] || [ -z \"$all\" ] || {{ base=$all due=$now left=60; }}
-  fi
-  [ $due = 0 ] || {{ [ -n \"$all\" ] && reload $due && due=0; }}
-done",
-        mark = watcher_mark(service),
-        end = shell::word(&service.pattern()),
-        names = shell::word(&names.join(" ")),
-        owner = service.mark(),
-    )
+    let variables = [
+        ("mark", watcher_mark(service)),
+        ("owner", service.mark()),
+        ("end", service.pattern()),
+        ("names", names.join(" ")),
+        ("master_title", titles.master.into()),
+        ("worker_title", titles.worker.into()),
+        ("reload_signal", titles.reload_signal.into()),
+    ];
+    let variables = variables.map(|(name, value)| format!("{name}={}\n", shell::word(&value)));
+    format!("# {}\n{}{WRITE}\n{WATCHER}", watcher_mark(service), variables.concat())
+}
+
+/// Source of the watcher.
+const WATCHER: &str = include_str!("watcher.sh");
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn service() -> PinnedService {
+        let names = ["app", "web.internal"].map(String::from).into();
+        PinnedService { project: "p".into(), service: "app.x".into(), names }
+    }
+
+    #[test]
+    fn a_pin_of_another_service_is_not_read() {
+        let lines = ["10.0.0.1 app # compose-zd p/app.x2", "10.0.0.2 app # compose-zd p/app", "10.0.0.3 app"];
+        assert_eq!(Pins::parse(lines.into_iter(), &service()), None);
+        let own = ["# since 7 was 10.0.0.1,::1 # compose-zd p/app.x", "10.0.0.4 app # compose-zd p/app.x"];
+        let expected = Pins {
+            since: 7,
+            was: ["10.0.0.1", "::1"].map(|a| a.parse().unwrap()).into(),
+            now: ["10.0.0.4".parse().unwrap()].into(),
+        };
+        assert_eq!(Pins::parse(own.into_iter().chain(lines), &service()), Some(expected));
+    }
+
+    #[test]
+    fn processes_that_started_after_the_change_have_the_pins() {
+        let pins = |since| Pins { since, ..Pins::default() };
+        let table = [
+            (0, &[5, 6][..], Loaded::Now),
+            (9, &[5, 9], Loaded::Before),
+            (9, &[5, 10], Loaded::Mixed),
+            (9, &[10, 11], Loaded::Now),
+            (9, &[], Loaded::Before),
+        ];
+        for (since, started, expected) in table {
+            assert_eq!(pins(since).loaded(started), expected, "{since} {started:?}");
+        }
+    }
+
+    #[test]
+    fn the_scripts_are_valid() {
+        let titles = Titles { master: "m: master*", worker: "m: worker", reload_signal: "HUP" };
+        let addresses = ["10.0.0.4".parse().unwrap()].into();
+        for script in [
+            watcher_script(&service(), titles),
+            pin_script(&service(), &addresses, &addresses, true),
+            unpin_script(&service()),
+        ] {
+            let checked = Command::new("sh").args(["-n", "-c", &script]).output().expect("a shell");
+            assert!(checked.status.success(), "{script}{}", String::from_utf8_lossy(&checked.stderr));
+        }
+    }
 }

@@ -5,11 +5,8 @@ use crate::proxy::kit::hosts::Titles;
 use crate::proxy::kit::sockets;
 use crate::shell;
 
-pub const TITLES: Titles = Titles {
-    master: "\"nginx: master process\"*",
-    worker: "\"nginx: worker process\"",
-    reload_signal: "HUP",
-};
+pub const TITLES: Titles =
+    Titles { master: "nginx: master process*", worker: "nginx: worker process", reload_signal: "HUP" };
 
 /// Part of a script that finds the master process, and nginx's program and flags in its title: `$master`, `$nginx` and
 /// `$flags`. `read` skips the NUL at the end of a title.
