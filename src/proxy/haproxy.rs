@@ -1,14 +1,14 @@
-//! HAProxy. Its servers are slots that the runtime API drains before an instance starts, and then switches;
-//! HAProxy is never reloaded. DNS fills the slots of a `server-template`; fixed `server` lines get their
-//! addresses from compose-zd. HAProxy's own counters are the requests in flight.
+//! HAProxy. Its runtime API drains the free slots of a `server-template` before an instance starts, adds servers for new
+//! instances, and switches; HAProxy is never reloaded. Its own counters are the requests in flight.
 
+mod added_servers;
 pub mod config;
+mod dead_man;
 mod frontend;
 mod health_override;
 mod retired;
 pub mod server;
 mod socket;
-mod static_servers;
 mod variables;
 mod words;
 
@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::kit::connections;
 use super::public_route::PublicRoute;
 use super::{
-    Abilities, Adapter, Audit, Backend, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Place,
+    Abilities, Adapter, Audit, Backend, Change, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Place,
     Planned, Proxy, ProxyContainer, ProxyState, Query, RolloutShape, Rotation, RouteInfo, boxed,
 };
 use crate::docker::inspect::Container;
@@ -25,9 +25,9 @@ use crate::docker::{CommandResult, Exec};
 use crate::error::{Error, Rule};
 use crate::finding::Finding;
 use crate::shell;
+use added_servers::is_added;
 use config::{HaproxyConfig, ServerLine, stands_for};
 use server::Server;
-use static_servers::is_added;
 
 const CONFIG: &str = "/usr/local/etc/haproxy/haproxy.cfg";
 
@@ -43,8 +43,7 @@ output=$(printf '%s\\n' \"$output\" | grep -vE '^ *$|IP changed|no need to chang
 const SOCKET_FIX: &str = "add `stats socket /tmp/haproxy.sock mode 660 level admin` to the `global` section of its configuration, and restart it";
 const TEMPLATE_FIX: &str = "use `server-template app 8 app:3000 check resolvers docker init-addr none` and a section \
     `resolvers docker` with `nameserver dns 127.0.0.11:53`; `--proxy-kind none` deploys without gate and drain";
-const SLOTS_FIX: &str = "raise the number of its `server-template` to at least twice the instances, or lower \
-    `update_config.parallelism`";
+const SLOTS_FIX: &str = "use a `server-template` with twice the instances and `resolvers`";
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Haproxy {
@@ -149,6 +148,12 @@ impl Haproxy {
         self.lines_of(names).filter(|line| !line.is_template())
     }
 
+    /// HAProxy can add servers to a backend.
+    fn can_add(&self, backend: &str) -> bool {
+        let is_new = self.config.version.is_none_or(|version| version >= config::ADDS_SERVERS_SINCE);
+        is_new && !self.config.has_static_balance(backend)
+    }
+
     fn public_routes_to(&self, names: &[String]) -> Vec<PublicRoute> {
         frontend::public_routes(&self.config.frontends, &self.backends_of(names))
     }
@@ -189,7 +194,9 @@ impl Haproxy {
                 t.backend,
                 t.host
             );
-            Finding::loss("haproxy-no-resolvers", message, TEMPLATE_FIX)
+            let is_loss = !self.can_add(&t.backend);
+            let finding = if is_loss { Finding::loss } else { Finding::note };
+            finding("haproxy-no-resolvers", message, TEMPLATE_FIX)
         };
         affected.map(risk).collect()
     }
@@ -293,9 +300,9 @@ impl Proxy for Haproxy {
 
     fn audit(&self, shape: &RolloutShape, planned: Option<&Planned>) -> Audit {
         let advice = self.advice(&shape.backends);
-        let room =
-            || planned.map_or(Ok(()), |planned| self.foresee(shape, planned.present)).map(|()| Vec::new());
-        Audit { advice, ..Audit::default() }.and(|| self.check(&shape.backends)).and(room)
+        let room = || planned.map_or(Ok(Vec::new()), |planned| self.foresee(shape, planned.present));
+        let audit = Audit { advice, ..Audit::default() };
+        audit.and(|| self.check(&shape.backends)).and(|| self.check_lines(shape)).and(room)
     }
 
     fn abilities(&self) -> Abilities {
@@ -306,7 +313,7 @@ impl Proxy for Haproxy {
 
     fn queries(&self, goal: &Goal) -> Vec<Query> {
         match goal {
-            Goal::Patched(_) => vec![self.socket_command(&format!("{STATE}; show info")).into()],
+            Goal::Patched(_) => vec![self.question().into()],
             _ => vec![self.question().into(), self.place.connections_to(&goal.endpoints())],
         }
     }
@@ -317,8 +324,11 @@ impl Proxy for Haproxy {
             if goal.needs_state() { self.read(answers, &goal.endpoints())? } else { ProxyState::default() };
         let next = match goal {
             Goal::Observed(_) => Next::Done,
-            Goal::Patched(shape) => self.check_room(&output, shape).map(|()| Next::Done)?,
-            Goal::Gated(rotation) => self.gate(&output, rotation).map_or(Next::Done, Next::run),
+            Goal::Patched(shape) => {
+                self.check_room(&output, shape)?;
+                self.prepare(&output, shape)
+            }
+            Goal::Gated(rotation) => self.gate(&output, rotation),
             Goal::Rotation(rotation) => Next::run_or_wait(self.route(&output, rotation)),
             Goal::HandedBack(discovery) => self.hand_back(&output, discovery),
         };
@@ -368,9 +378,10 @@ impl Haproxy {
         self.backends_without_check(backends).into_iter().map(note).collect()
     }
 
-    /// Checks that each template has slots for the old and the new instances at the same time.
-    fn foresee(&self, shape: &RolloutShape, present: usize) -> Result<(), Error> {
-        for template in shape.names().flat_map(|n| self.templates_of(n)) {
+    /// Checks that each template has slots for the old and the new instances at the same time, where HAProxy cannot
+    /// add servers.
+    fn foresee(&self, shape: &RolloutShape, present: usize) -> Result<Vec<Finding>, Error> {
+        for template in self.crowded_templates(shape) {
             let slots = template.size();
             let needed = present + shape.starting;
             if slots < needed {
@@ -381,14 +392,25 @@ impl Haproxy {
                 return Err(self.refused(&"haproxy-room", why, SLOTS_FIX));
             }
         }
-        static_servers::check_lines(self, shape)
+        Ok(Vec::new())
     }
 
-    /// Checks that each template has a free slot for every instance that starts.
+    /// Templates in whose backends HAProxy cannot add servers.
+    fn crowded_templates<'a>(&'a self, shape: &'a RolloutShape) -> impl Iterator<Item = &'a ServerLine> {
+        shape.names().flat_map(|n| self.templates_of(n)).filter(|line| !self.can_add(&line.backend))
+    }
+
+    /// Checks what the configuration allows.
+    fn check_lines(&self, shape: &RolloutShape) -> Result<Vec<Finding>, Error> {
+        added_servers::check_lines(self, shape)?;
+        added_servers::check_ability(self, shape)?;
+        Ok(added_servers::instances_beyond_lines(self, shape))
+    }
+
+    /// Checks that each template has a free slot for every instance that starts, where HAProxy cannot add servers.
     fn check_room(&self, output: &CommandResult, shape: &RolloutShape) -> Result<(), Error> {
         let slots = Server::parse(&output.stdout).ok_or_else(|| self.no_answer(output))?;
-        static_servers::check(self, output, shape)?;
-        for template in shape.names().flat_map(|n| self.templates_of(n)) {
+        for template in self.crowded_templates(shape) {
             let free = slots.iter().filter(|s| template.contains(s) && s.is_free()).count();
             if free < shape.starting {
                 let (backend, host, starting) = (&template.backend, &template.host, shape.starting);
@@ -401,9 +423,27 @@ impl Haproxy {
         Ok(())
     }
 
-    /// Drains every free slot of the service, so that an instance that gets one is out of rotation.
-    fn gate(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec> {
-        let slots = self.slots_for(output, &rotation.outside)?;
+    /// Starts the watch before the first container is created, because a killed run may leave that container.
+    fn prepare(&self, output: &CommandResult, shape: &RolloutShape) -> Next {
+        let names: Vec<String> = shape.names().flatten().cloned().collect();
+        let watch = self.watch(&shape.project, &names);
+        let is_watched = self.is_watched(&output.stdout, &shape.project, &names);
+        watch.filter(|_| !is_watched).map_or(Next::Done, Next::finish)
+    }
+
+    /// Starts the watch, and drains every free slot of the service, so that an instance that gets one is out of
+    /// rotation.
+    fn gate(&self, output: &CommandResult, rotation: &Rotation) -> Next {
+        let commands = self.gating_commands(output, rotation);
+        let names: Vec<String> = rotation.all().iter().flat_map(|e| e.names.clone()).collect();
+        let watch = self.watch(dead_man::project_of(&rotation.all()), &names);
+        let is_whole = fit_in_one_line(&commands).len() == commands.join("; ").len();
+        let changes = watch.into_iter().chain(self.command(&commands)).map(Change::from).collect();
+        if is_whole { Next::Finish(changes) } else { Next::Run(changes) }
+    }
+
+    fn gating_commands(&self, output: &CommandResult, rotation: &Rotation) -> Vec<String> {
+        let slots = self.slots_for(output, &rotation.outside).unwrap_or_default();
         // An instance that has started may have got the address, and so the slot, of one that keeps crashing.
         let is_new = |s: &Server| s.is_of(&rotation.outside) && !s.is_of(&rotation.inside);
         // The slot of a recently stopped instance: DNS still lists its address, which the next instance may
@@ -413,13 +453,14 @@ impl Haproxy {
         let is_vacant = |s: &Server| self.is_vacant(s, &live, &rotation.others);
         let is_gated = |s: &Server| s.is_free() || is_vacant(s) || is_new(s) || is_stale(s);
         let undrained = slots.iter().filter(|s| is_gated(s) && !s.is_out());
-        self.command(&undrained.map(|s| self.config.drain(s)).collect::<Vec<_>>())
+        undrained.map(|s| self.config.drain(s)).collect()
     }
 
-    /// First admits the instances inside that HAProxy reaches. Drains those outside only when all inside get
-    /// requests.
+    /// Gives the instances inside servers, and admits those that HAProxy reaches. Drains the instances outside only
+    /// when all inside get requests.
     fn route(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec> {
-        let slots = self.slots_for(output, &rotation.all())?;
+        let mut slots = self.slots_for(output, &rotation.all())?;
+        slots.retain(|s| added_servers::is_own(s, &rotation.all()));
         let slots_of =
             |set: &[Endpoint]| slots.iter().filter(|s| s.is_of(set)).cloned().collect::<Vec<Server>>();
         let inside = slots_of(&rotation.inside);
@@ -427,38 +468,37 @@ impl Haproxy {
             let exited = rotation.exited_endpoints();
             return self.command(&self.urgent_switch(&inside, &slots_of(&rotation.outside), &exited));
         }
-        let can_admit = |s: &&Server| s.is_out() && !self.is_probe_server(s) && self.is_reached(s, &slots);
-        let mut admit: Vec<String> =
-            inside.iter().filter(can_admit).flat_map(|s| self.admit(s, &slots)).collect();
-        admit.extend(self.assign_servers(&slots, rotation));
-        if !admit.is_empty() {
-            return self.command(&admit);
-        }
-        let checks = self.early_checks(&slots, rotation);
-        if !checks.is_empty() {
-            return Some(self.socket_command(&fit_in_one_line(&checks)));
-        }
+        let can_admit = |s: &Server| s.is_out() && self.is_reached(s, &slots);
+        let mut commands: Vec<String> =
+            inside.iter().filter(|s| can_admit(s)).flat_map(|s| self.admit(s)).collect();
+        let (required, optional) = self.assign_servers(&slots, rotation);
+        commands.extend(required);
         // A preexisting instance whose check fails may never serve, so nothing waits for it.
         let is_failing = |s: &Server| s.is_down() && !s.is_out();
         let is_preexisting = |e: &Endpoint, s: &Server| rotation.preexisting.contains(&e.id) && s.holds(e);
-        let is_settled = |e: &Endpoint, s: &Server| s.serves(e) || (is_preexisting(e, s) && is_failing(s));
-        let serves = |e: &Endpoint, b: &str| inside.iter().any(|s| s.backend == b && is_settled(e, s));
-        if !rotation.inside.iter().all(|e| self.backends_of(&e.names).iter().all(|b| serves(e, b))) {
-            return None;
+        let serves = |e: &Endpoint, s: &Server| s.serves(e) || (s.holds(e) && can_admit(s));
+        let is_settled = |e: &Endpoint, s: &Server| serves(e, s) || (is_preexisting(e, s) && is_failing(s));
+        let is_in = |e: &Endpoint, b: &str| inside.iter().any(|s| s.backend == b && is_settled(e, s));
+        if rotation.inside.iter().all(|e| self.backends_of(&e.names).iter().all(|b| is_in(e, b))) {
+            let outside = slots_of(&rotation.outside);
+            commands.extend(outside.iter().filter(|s| !s.is_out()).map(|s| self.config.drain(s)));
         }
-        let drain = slots_of(&rotation.outside).into_iter().filter(|s| !s.is_out());
-        self.command(&drain.map(|s| self.config.drain(&s)).collect::<Vec<_>>())
+        if commands.is_empty() && !optional.is_empty() {
+            return Some(self.socket_command(&fit_in_one_line(&optional)));
+        }
+        self.command(&commands)
     }
 
     fn question(&self) -> Exec {
         let script = socket::script(self.socket().unwrap_or(""), STATE);
         let (head, rest) = script.split_once('\n').unwrap_or_default();
-        self.place.sh(format!("{head}\n{}{rest}", retired::PROCESS_SCRIPT))
+        self.place.sh(format!("{head}\n{}{}{rest}", retired::PROCESS_SCRIPT, dead_man::MARKS_SCRIPT))
     }
 
     fn read(&self, answers: &[CommandResult], endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
         let output = &answers.first().cloned().unwrap_or_default();
-        let slots = self.slots_for(output, endpoints).ok_or_else(|| self.no_answer(output))?;
+        let mut slots = self.slots_for(output, endpoints).ok_or_else(|| self.no_answer(output))?;
+        slots.retain(|s| added_servers::is_own(s, endpoints));
         let slots_of = |e: &Endpoint| slots.iter().filter(|s| s.holds(e)).collect::<Vec<_>>();
         let routed = |e: &&Endpoint| slots_of(e).iter().any(|s| !s.is_out());
         let failing = |e: &&Endpoint| !slots_of(e).iter().any(|s| s.is_routed());
@@ -493,12 +533,14 @@ impl Haproxy {
         let Some(mut slots) = self.slots_for(output, &discovery.endpoints) else {
             return Next::Wait;
         };
-        slots.retain(|s| !static_servers::belongs_to_other_rollout(s, discovery));
-        let (commands, is_pending) = self.converge_static_servers(&slots, discovery);
+        slots.retain(|s| !added_servers::belongs_to_other_rollout(s, discovery));
+        let (commands, is_pending) = self.converge_servers(&slots, discovery);
         match (self.command(&commands), is_pending) {
             (Some(exec), _) => Next::run(exec),
             (None, true) => Next::Wait,
-            (None, false) => Next::Done,
+            (None, false) => {
+                self.end_of_watch(&output.stdout, &discovery.endpoints).map_or(Next::Done, Next::finish)
+            }
         }
     }
 }

@@ -37,6 +37,11 @@ pub struct HaproxyConfig {
 struct BackendTraits {
     is_sticky: bool,
     redispatches: bool,
+    /// The `balance` algorithm is `static-rr`.
+    is_static: bool,
+    /// The `balance` algorithm hashes a property of the request, by a map unless `hash-type` is `consistent`.
+    is_hashed: bool,
+    is_consistent: bool,
 }
 
 /// `server NAME HOST:PORT …` or `server-template PREFIX COUNT NAME:PORT …`.
@@ -101,6 +106,9 @@ pub fn stands_for(host: &str, names: &[String]) -> bool {
 const OTHER_SECTIONS: &str = "acme cache crt-store fcgi-app frontend global http-errors log-forward log-profile mailers \
     namespace_list peers program resolvers ring traces userlist";
 
+/// Algorithms of `balance` that hash a property of the request.
+const HASHES: [&str; 6] = ["source", "uri", "url_param", "hdr", "rdp-cookie", "hash"];
+
 /// Settings that a section inherits.
 #[derive(Clone, Default)]
 struct SectionDefaults {
@@ -160,16 +168,6 @@ impl HaproxyConfig {
         self.lines.iter().filter(|line| !line.is_template())
     }
 
-    /// Template of a server.
-    pub fn template(&self, server: &Server) -> Option<&ServerLine> {
-        self.templates().find(|template| template.contains(server))
-    }
-
-    /// The backend has fixed servers.
-    pub fn has_static_server(&self, backend: &str) -> bool {
-        self.static_servers().any(|line| line.backend == backend)
-    }
-
     /// The backend has sticky clients, which a drained server still gets.
     pub fn is_sticky(&self, backend: &str) -> bool {
         self.backends.get(backend).is_some_and(|b| b.is_sticky)
@@ -178,6 +176,11 @@ impl HaproxyConfig {
     /// The backend retries a failed connection on another server.
     pub fn redispatches(&self, backend: &str) -> bool {
         self.backends.get(backend).is_some_and(|b| b.redispatches)
+    }
+
+    /// The `balance` algorithm of the backend has a fixed map of servers.
+    pub fn has_static_balance(&self, backend: &str) -> bool {
+        self.backends.get(backend).is_some_and(|b| b.is_static || (b.is_hashed && !b.is_consistent))
     }
 
     /// Command that takes a server out of rotation. A drained server still gets the clients that a cookie or a
@@ -232,7 +235,13 @@ impl ConfigReader {
             ["default-server", ref options @ ..] => {
                 self.current.options.extend(options.iter().map(ToString::to_string));
             }
-            ["cookie" | "stick" | "persist", ..] | ["balance", "source", ..] => traits.is_sticky = true,
+            ["cookie" | "stick" | "persist", ..] => traits.is_sticky = true,
+            ["balance", algorithm, ..] => {
+                traits.is_sticky |= algorithm == "source";
+                traits.is_static = algorithm == "static-rr";
+                traits.is_hashed = HASHES.iter().any(|hash| algorithm.split('(').next() == Some(hash));
+            }
+            ["hash-type", method, ..] => traits.is_consistent = method == "consistent",
             ["option", "redispatch", ..] => traits.redispatches = true,
             ["no", "option", "redispatch", ..] => traits.redispatches = false,
             ["server-template", prefix, numbers, address, ref options @ ..] => {

@@ -68,6 +68,11 @@ fn commands(exec: Option<Exec>) -> String {
     line.trim_end_matches('\'').to_string()
 }
 
+/// Commands of a gate, without its watch.
+fn gating(next: Next) -> String {
+    next.changes().iter().map(|change| commands(change.exec().cloned())).collect::<Vec<_>>().concat()
+}
+
 fn rotation() -> Rotation {
     Rotation {
         inside: vec![endpoint("new", "172.21.0.5")],
@@ -92,14 +97,14 @@ fn gating_drains_the_free_slots_that_are_not_drained() {
         &output(RECORDED),
         &Rotation { inside: vec![], outside: vec![endpoint("next", "::1")], ..Rotation::default() },
     );
-    assert_eq!(commands(exec), "set server web/app2 state drain");
+    assert_eq!(gating(exec), "set server web/app2 state drain");
 }
 
 #[test]
 fn routing_drains_only_after_all_instances_inside_get_requests() {
     let haproxy = haproxy(CONFIGURATION);
     let first = haproxy.route(&output(RECORDED), &rotation());
-    assert_eq!(commands(first), "set server web/app3 state ready");
+    assert_eq!(commands(first), "set server web/app3 state ready; set server web/app1 state drain");
     let admitted = RECORDED.replace("app3 172.21.0.5 2 8", "app3 172.21.0.5 2 0");
     let second = haproxy.route(&output(&admitted), &rotation());
     assert_eq!(commands(second), "set server web/app1 state drain");
@@ -142,9 +147,10 @@ fn the_diagnosis_lists_failing_checks() {
 #[test]
 fn an_unreachable_instance_is_not_admitted_and_none_is_drained() {
     let down = RECORDED.replace("app3 172.21.0.5 2 8 1 1 2 15 3", "app3 172.21.0.5 0 8 1 1 2 8 2");
-    assert_eq!(haproxy(CONFIGURATION).route(&output(&down), &rotation()), None);
+    assert_eq!(commands(haproxy(CONFIGURATION).route(&output(&down), &rotation())), ADDED);
     let unseen = RECORDED.replace("172.21.0.5", "172.21.0.77");
-    assert_eq!(haproxy(CONFIGURATION).route(&output(&unseen), &rotation()), None);
+    let moved = "set server web/app3 state drain; set server web/app3 addr 172.21.0.5 port 3000";
+    assert_eq!(commands(haproxy(CONFIGURATION).route(&output(&unseen), &rotation())), moved);
 }
 
 #[test]
@@ -175,7 +181,7 @@ fn an_instance_that_started_at_a_crashed_ones_address_is_drained() {
         ..Rotation::default()
     };
     let gate = haproxy(CONFIGURATION).gate(&output(RECORDED), &rotation);
-    assert_eq!(commands(gate), "set server web/app1 state drain; set server web/app2 state drain");
+    assert_eq!(gating(gate), "set server web/app1 state drain; set server web/app2 state drain");
 }
 
 #[test]
@@ -184,7 +190,7 @@ fn a_preexisting_instance_whose_check_fails_is_not_waited_for() {
     let preexisting = Rotation { preexisting: ["new".to_string()].into(), ..rotation() };
     let haproxy = haproxy(CONFIGURATION);
     assert_eq!(commands(haproxy.route(&output(&unhealthy), &preexisting)), "set server web/app1 state drain");
-    assert_eq!(commands(haproxy.route(&output(&unhealthy), &rotation())), "");
+    assert_eq!(commands(haproxy.route(&output(&unhealthy), &rotation())), ADDED, "a new one gets a server");
 }
 
 /// The endpoints after the old instance has stopped.
@@ -208,11 +214,11 @@ fn a_flag_is_cleared_once_haproxy_knows_that_the_instance_is_gone() {
 
 #[test]
 fn a_deploy_leaves_free_slots_for_the_next() {
-    let two = CONFIGURATION.replace("app 4 app", "app 2 app");
+    let two = format!("{}@version HAProxy 2.4.1\n", CONFIGURATION.replace("app 4 app", "app 2 app"));
     let state =
         RECORDED.replace("app3 172.21.0.5 2 8", "app2 172.21.0.5 2 0").replace("app2 - 0 32", "x - 0 32");
     let crowded = state.replace("172.21.0.2 2 0", "172.21.0.2 0 0");
-    assert_eq!(step(&haproxy(&two), &crowded, &stopped()).as_deref(), Some("wait"));
+    assert_eq!(step(&haproxy(&two), &crowded, &stopped()).as_deref(), Some("wait"), "it cannot add servers");
     let free = crowded.replace("172.21.0.2 0 0", "- 0 32");
     assert_eq!(step(&haproxy(&two), &free, &stopped()), None);
 }
@@ -227,11 +233,11 @@ fn the_slot_of_a_just_stopped_instance_is_drained_before_another_gets_its_addres
         ..Rotation::default()
     };
     let gate = haproxy(CONFIGURATION).gate(&output(&down), &rotation);
-    assert_eq!(commands(gate), "set server web/app1 state drain");
+    assert_eq!(gating(gate), "set server web/app1 state drain");
 }
 
-/// State before the first check of the new instance's slot, with the given row of its probe server.
-fn with_probe_server(words: &str) -> String {
+/// State before the first check of the new instance's slot, with the given row of an added server.
+fn with_twin(words: &str) -> String {
     let unknown = RECORDED.replace("app3 172.21.0.5 2 8 1 1 2 15 3", "app3 172.21.0.5 2 8 1 1 2 1 0");
     let row =
         |words: &str| format!("3 web 9 compose-zd-new 172.21.0.5 {words} 1 6 0 0 0 - 3000 - 0 0 - - 0\n");
@@ -239,54 +245,71 @@ fn with_probe_server(words: &str) -> String {
     unknown.replace("4 other 1", &format!("{row}4 other 1"))
 }
 
+const ADDED: &str = "add server web/compose-zd-new 172.21.0.5:3000 check downinter 25ms rise 1; \
+    enable health web/compose-zd-new; set server web/compose-zd-new state drain";
+
+const RETIRED: &str = "set server web/compose-zd-new state maint; del server web/compose-zd-new";
+
 #[test]
-fn a_probe_server_replaces_the_wait_for_haproxys_own_check() {
+fn an_added_server_replaces_the_wait_for_dns_and_for_haproxys_own_check() {
     let with_version =
         |version: &str| haproxy(&format!("{CONFIGURATION}@version HAProxy version {version}\n"));
-    let step = |version: &str, probe: &str| {
-        commands(with_version(version).route(&output(&with_probe_server(probe)), &rotation()))
-    };
-    assert_eq!(
-        step("2.6.12-1+deb12u3", ""),
-        "add server web/compose-zd-new 172.21.0.5:3000 check inter 25ms fastinter 25ms downinter 25ms rise 1 fall 1; \
-         set server web/compose-zd-new state drain; enable health web/compose-zd-new"
-    );
-    assert_eq!(step("3.2.1", "2 8 1 1 0 1 0"), "", "no result yet");
-    assert_eq!(step("3.2.1", "0 8 1 1 0 8 2"), "", "the check fails");
-    assert_eq!(
-        step("3.2.1", "2 8 1 1 0 15 3"),
-        "set server web/app3 health up; set server web/app3 state ready; set server web/compose-zd-new state maint; \
-         del server web/compose-zd-new"
-    );
-    assert_eq!(step("2.4.0", ""), "");
-    // Its own check began before the instance listened, and will fail.
-    let in_progress = with_probe_server("2 8 1 1 0 15 3").replace("2 8 1 1 2 1 0 4 6", "2 8 1 1 2 7 0 1 7");
-    assert_ne!(in_progress, with_probe_server("2 8 1 1 0 15 3"));
-    let with = |options: &str| {
-        let configuration = CONFIGURATION.replace("app:3000 check", &format!("app:3000 check {options}"));
-        haproxy(&format!("{configuration}@version HAProxy version 3.2.1\n"))
-    };
-    let tolerant = commands(with("fall 2").route(&output(&in_progress), &rotation()));
-    assert!(
-        tolerant.starts_with("set server web/app3 health up; set server web/app3 state ready"),
-        "{tolerant}"
-    );
-    assert_eq!(commands(with("fall 1").route(&output(&in_progress), &rotation())), "");
-    // The result of the slot's previous instance.
-    let stale = with_probe_server("").replace("2 8 1 1 2 1 0", "2 8 1 1 2 7 2");
-    let add = commands(with_version("3.2.1").route(&output(&stale), &rotation()));
-    assert!(add.starts_with("add server web/compose-zd-new "), "{add}");
-    assert_eq!(commands(haproxy(CONFIGURATION).route(&output(&with_probe_server("")), &rotation())), "");
+    let step =
+        |version: &str, state: &str| commands(with_version(version).route(&output(state), &rotation()));
+    let without_slot = RECORDED.replace("app3 172.21.0.5 2 8", "app3 - 0 40");
+    assert_eq!(step("2.6.12-1+deb12u3", &without_slot), ADDED, "DNS has not filled a slot yet");
+    assert_eq!(step("3.2.1", &with_twin("")), ADDED, "the slot was not checked yet");
+    assert_eq!(step("2.4.0", &without_slot), "");
+    assert_eq!(step("3.2.1", &with_twin("2 8 1 1 0 1 0")), "", "no result yet");
+    assert_eq!(step("3.2.1", &with_twin("0 8 1 1 0 8 2")), "", "the check fails");
+    let both = "set server web/app3 health up; set server web/app3 state ready; \
+                set server web/compose-zd-new state ready; set server web/app1 state drain";
+    assert_eq!(step("3.2.1", &with_twin("2 8 1 1 0 15 3")), both);
 }
 
 #[test]
-fn a_probe_server_is_deleted() {
-    let state = with_probe_server("2 8 1 1 0 15 3").replace("- 0 40", "- 0 32");
-    let step = |state: &str| {
-        step(&haproxy(CONFIGURATION), state, &[endpoint("old", "172.21.0.2"), endpoint("new", "172.21.0.5")])
+fn a_check_in_progress_may_fail_and_take_a_slot_down() {
+    let in_progress = with_twin("2 0 1 1 0 15 3").replace("2 8 1 1 2 1 0 4 6", "2 8 1 1 2 7 0 1 7");
+    assert_ne!(in_progress, with_twin("2 0 1 1 0 15 3"));
+    let with = |options: &str| {
+        let configuration = CONFIGURATION.replace("app:3000 check", &format!("app:3000 check {options}"));
+        commands(haproxy(&configuration).route(&output(&in_progress), &rotation()))
     };
-    let deletes = "set server web/compose-zd-new state maint; del server web/compose-zd-new";
-    assert_eq!(step(&state).as_deref(), Some(deletes), "only a server in maintenance can be deleted");
+    let admits =
+        "set server web/app3 health up; set server web/app3 state ready; set server web/app1 state drain";
+    assert_eq!(with("fall 2"), admits);
+    assert_eq!(with("fall 1"), "set server web/app1 state drain", "the added server serves");
+}
+
+#[test]
+fn a_slot_that_dns_has_filled_replaces_the_added_server() {
+    let serving = with_twin("2 0 1 1 0 15 3").replace("- 0 40", "- 0 32");
+    let endpoints = [endpoint("old", "172.21.0.2"), endpoint("new", "172.21.0.5")];
+    let step = |state: &str| step(&haproxy(CONFIGURATION), state, &endpoints);
+    let admit = "set server web/app3 health up; set server web/app3 state ready";
+    assert_eq!(step(&serving).as_deref(), Some(admit));
+    let admitted = serving.replace("app3 172.21.0.5 2 8 1 1 2 1 0", "app3 172.21.0.5 2 0 1 1 2 15 3");
+    assert_eq!(step(&admitted).as_deref(), Some(RETIRED));
+    let out = admitted.replace("compose-zd-new 172.21.0.5 2 0", "compose-zd-new 172.21.0.5 2 1");
+    assert_eq!(step(&out).as_deref(), Some("del server web/compose-zd-new"));
+}
+
+#[test]
+fn the_slot_of_a_stopped_instance_gets_the_next_before_dns_fills_another() {
+    let serving = with_twin("2 0 1 1 0 15 3").replace("app3 172.21.0.5 2 8", "app3 - 0 40");
+    let stale = serving.replace("app1 172.21.0.2 2 0", "app1 172.21.0.2 0 8");
+    let step = |state: &str| step(&haproxy(CONFIGURATION), state, &stopped());
+    let moved = step(&stale).unwrap();
+    assert!(
+        moved.starts_with("set server web/app1 state drain; set server web/app1 addr 172.21.0.5 port 3000"),
+        "{moved}"
+    );
+    let full = stale.replace("- 0 40", "172.21.0.9 2 0").replace("- 0 32", "172.21.0.9 2 0");
+    let others = BTreeSet::from(["172.21.0.2", "172.21.0.9"].map(|a| a.parse().unwrap()));
+    let discovery = Discovery { others, ..discovery(&stopped()) };
+    let next = haproxy(CONFIGURATION)
+        .hand_back(&output(&full.replace("172.21.0.2 0 8", "172.21.0.2 0 0")), &discovery);
+    assert_eq!(next, Next::Done, "an instance beyond the slots keeps its added server");
 }
 
 const LINES: &str = "
@@ -326,12 +349,13 @@ fn an_added_server_has_the_options_of_its_line() {
     let step = |state: &str| commands(haproxy.route(&output(state), &rotation));
     assert_eq!(
         step(FIXED),
-        "add server web/compose-zd-new 172.21.0.5:3000 inter 500ms check; enable health web/compose-zd-new; \
-         set server web/compose-zd-new state drain"
+        "add server web/compose-zd-new 172.21.0.5:3000 inter 500ms check downinter 25ms rise 1; \
+         enable health web/compose-zd-new; set server web/compose-zd-new state drain"
     );
     assert_eq!(step(&with_added("172.21.0.2 2 0 3", "172.21.0.5 0 8 0")), "");
     let passed = with_added("172.21.0.2 2 0 3", "172.21.0.5 2 8 3");
-    assert_eq!(step(&passed), "set server web/compose-zd-new state ready");
+    let switch = "set server web/compose-zd-new state ready; set server web/one state drain";
+    assert_eq!(step(&passed), switch);
     let admitted = with_added("172.21.0.2 2 0 3", "172.21.0.5 2 0 3");
     assert_eq!(step(&admitted), "set server web/one state drain");
 }
@@ -345,7 +369,7 @@ fn a_fixed_line_that_lost_its_instance_gets_the_next() {
     let before = Rotation { inside: vec![], outside: vec![future], ..Rotation::default() };
     let vacant = with_added("172.21.0.9 0 0 2", "");
     assert_eq!(
-        commands(haproxy.gate(&output(&vacant), &before)),
+        gating(haproxy.gate(&output(&vacant), &before)),
         "set server web/one state drain",
         "its address may become that of an instance that starts"
     );
@@ -367,7 +391,7 @@ fn a_fixed_line_with_another_running_container_is_not_vacant() {
     let others: BTreeSet<IpAddr> = ["172.21.0.9".parse().unwrap()].into();
     let before = Rotation { others: others.clone(), ..before };
     let only_new = Rotation { others: others.clone(), ..only_new };
-    assert_eq!(commands(haproxy.gate(&occupied, &before)), "");
+    assert_eq!(gating(haproxy.gate(&occupied, &before)), "");
     let route = commands(haproxy.route(&occupied, &only_new));
     assert!(route.starts_with("add server web/compose-zd-new 172.21.0.5:3000 "), "{route}");
     let endpoints = [endpoint("new", "172.21.0.5")];
@@ -399,9 +423,10 @@ fn a_fixed_line_replaces_the_added_server() {
         step("172.21.0.2 0 8 2", serving).as_deref(),
         Some("set server web/one state drain; set server web/one addr 172.21.0.5 port 3000")
     );
-    assert_eq!(step("172.21.0.5 0 8 2", serving).as_deref(), Some("wait"));
+    let early = "set server web/one health up; set server web/one state ready";
+    assert_eq!(step("172.21.0.5 0 8 2", serving).as_deref(), Some(early));
     assert_eq!(step("172.21.0.5 2 8 3", serving).as_deref(), Some("set server web/one state ready"));
-    assert_eq!(step(serving, serving).as_deref(), Some("set server web/compose-zd-new state maint"));
+    assert_eq!(step(serving, serving).as_deref(), Some(RETIRED));
     let out = step(serving, "172.21.0.5 0 1 0");
     assert_eq!(out.as_deref(), Some("del server web/compose-zd-new"));
     assert_eq!(step(serving, ""), None);
@@ -418,10 +443,7 @@ fn a_server_added_for_another_service_of_the_backend_stays() {
             .hand_back(&output(&state), &Discovery { existing: existing.to_vec(), ..discovery(&endpoints) }),
         Next::Done
     );
-    assert_eq!(
-        step(&haproxy, &state, &endpoints).as_deref(),
-        Some("set server web/compose-zd-new state maint")
-    );
+    assert_eq!(step(&haproxy, &state, &endpoints).as_deref(), Some(RETIRED));
 }
 
 #[test]
@@ -434,7 +456,7 @@ fn a_template_does_not_have_the_servers_of_a_longer_prefix() {
         .replace("4 other 1", "3 web 5 app21 - 0 32 1 1 12 1 0 0 14 0 0 0 api 3000 - 0 0 - - 0\n4 other 1");
     let future = Rotation { inside: vec![], outside: vec![endpoint("next", "::1")], ..Rotation::default() };
     let exec = haproxy(&two).gate(&output(&state), &future);
-    assert_eq!(commands(exec), "set server web/app2 state drain");
+    assert_eq!(gating(exec), "set server web/app2 state drain");
 }
 
 #[test]
@@ -468,7 +490,9 @@ fn it_needs_a_free_slot_for_each_instance_that_starts() {
             services: vec![("app".into(), vec!["app".into()])],
             ..RolloutShape::default()
         };
-        haproxy(CONFIGURATION).check_room(&output(state), &shape).map_err(|e| e.to_string())
+        let old = haproxy(&format!("{CONFIGURATION}@version HAProxy version 2.4.0\n"));
+        assert_eq!(haproxy(CONFIGURATION).check_room(&output(RECORDED), &shape), Ok(()), "it adds servers");
+        old.check_room(&output(state), &shape).map_err(|e| e.to_string())
     };
     assert_eq!(prepare(RECORDED, 2), Ok(()));
     let full = prepare(RECORDED, 3).unwrap_err();
@@ -490,7 +514,7 @@ fn a_line_that_names_one_container_is_refused() {
             ..RolloutShape::default()
         };
         let line = format!("backend b\n server one {host}:3000 check\n");
-        static_servers::check_lines(&haproxy(&line), &shape).map_err(|error| error.message)
+        added_servers::check_lines(&haproxy(&line), &shape).map_err(|error| error.message)
     };
     for host in ["p-app-1", "p-app-12"] {
         assert!(check(host).unwrap_err().contains(&format!("backend `b` names `{host}`")), "{host}");
@@ -498,6 +522,37 @@ fn a_line_that_names_one_container_is_refused() {
     for host in ["app", "web-1"] {
         assert_eq!(check(host), Ok(()), "{host}");
     }
+}
+
+#[test]
+fn a_fixed_line_needs_a_haproxy_that_adds_servers() {
+    let check = |settings: &str, version: &str, starting| {
+        let shape = RolloutShape {
+            starting,
+            services: vec![("app".into(), vec!["app".into()])],
+            ..RolloutShape::default()
+        };
+        let text = format!("{settings}\n server one app:3000\n@version HAProxy version {version}\n");
+        haproxy(&text).check_lines(&shape).map_err(|error| error.rule.copied())
+    };
+    assert_eq!(check("backend b", "2.4.1", 1), Err(Some("haproxy-too-old")));
+    for refused in ["static-rr", "source", "uri whole", "hdr(Host)"] {
+        assert_eq!(
+            check(&format!("backend b\n balance {refused}"), "3.2.1", 1),
+            Err(Some("haproxy-balance")),
+            "{refused}"
+        );
+    }
+    for good in ["balance leastconn", "balance source\n hash-type consistent", "balance first"] {
+        assert_eq!(check(&format!("backend b\n {good}"), "2.6.12", 1), Ok(Vec::new()), "{good}");
+    }
+    let inherited = "defaults\n balance source\nbackend b";
+    assert_eq!(check(inherited, "3.2.1", 1), Err(Some("haproxy-balance")));
+    let beyond = check("backend b", "3.2.1", 3).unwrap();
+    assert!(
+        beyond[0].to_string().contains("has 1 servers in its configuration for 3 instances"),
+        "{beyond:?}"
+    );
 }
 
 #[test]
@@ -662,7 +717,7 @@ fn an_option_that_the_runtime_api_would_misread_is_refused() {
         let names = vec!["app".to_string()];
         let shape =
             RolloutShape { starting: 1, services: vec![("app".into(), names)], ..RolloutShape::default() };
-        haproxy.foresee(&shape, 1).err().and_then(|error| error.rule.copied())
+        haproxy.check_lines(&shape).err().and_then(|error| error.rule.copied())
     };
     assert_eq!(refused("check inter 1s"), None);
     assert_eq!(refused("check cookie \"a;b\""), None, "added servers do not get this option");
@@ -687,7 +742,7 @@ fn a_sticky_backend_whose_sessions_maintenance_cuts_is_refused() {
     let options: Vec<String> =
         "check on-marked-down shutdown-sessions inter 1s".split(' ').map(String::from).collect();
     assert_eq!(
-        static_servers::addable_options(&options),
+        added_servers::addable_options(&options),
         ["check", "inter", "1s"],
         "an added server leaves by maintenance"
     );

@@ -195,7 +195,8 @@ impl CommandResult {
             let (before, _) = text.split_once(what).expect("a number");
             before.rsplit(' ').next().and_then(|n| n.parse().ok()).expect("a number")
         };
-        let one = |(_, output): (&str, &str)| (number(output, " sent"), number(output, " lost"));
+        // `0 of 58 lost`
+        let one = |(_, output): (&str, &str)| (number(output, " lost"), number(output, " of "));
         let sum = output.map(one).reduce(|a, b| (a.0 + b.0, a.1 + b.1));
         sum.unwrap_or_else(|| panic!("there was no witness: {}", self.stderr))
     }

@@ -1,16 +1,18 @@
-//! HAProxy: the requirements on its configuration, and static `server` lines.
+//! HAProxy: the requirements on its configuration, static `server` lines, and `docker compose up` after a killed deploy.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::time::Duration;
 
-use crate::promises::haproxy_flags;
+use crate::promises::{haproxy_flags, haproxy_plain};
 use crate::test_project::{TestProject, WAIT_LIMIT, free_port, wait_until};
 
 #[test]
 fn a_lacking_haproxy_configuration_is_reported_before_any_change() {
     let project = TestProject::haproxy("halacks");
     let good = project.read("haproxy.cfg");
-    project.up("--scale app=2");
+    project.up("");
     let refuses = |output: &str, fix: &str| {
         let before = project.containers();
         project.set_variables("VERSION=2");
@@ -18,13 +20,18 @@ fn a_lacking_haproxy_configuration_is_reported_before_any_change() {
         assert_eq!(project.containers(), before);
         project.set_variables("VERSION=1");
     };
-    let full = "has 1 free slots for `app`, and 2 instances are to start";
+    let template = "server-template app 8 app:3000 check inter 500ms resolvers docker init-addr none";
     for (from, to, output) in [
         ("stats socket", "# stats socket", "has no `stats socket`"),
         ("level admin", "level operator", "is not `level admin`"),
-        ("app 8 app:3000", "app 3 app:3000", full),
+        (
+            "roundrobin",
+            "source",
+            "the `balance` algorithm of backend `app` does not let HAProxy add a server",
+        ),
     ] {
-        project.write("haproxy.cfg", &good.replace(from, to));
+        let configuration = good.replace(template, "server one app:3000").replace(from, to);
+        project.write("haproxy.cfg", &configuration);
         project.compose("restart -t 0 proxy");
         project.wait_until_all_answer();
         refuses(output, "hint: ");
@@ -120,4 +127,55 @@ fn a_request_in_a_retired_worker_is_awaited() {
         .says("app-1 still had 1 request in flight")
         .never_says("no request in flight: app-1");
     project.expect_release("app", 1, "2");
+}
+
+/// The killed run leaves drained slots and added servers; Compose then gives the instances other addresses.
+fn compose_up_after_a_kill_answers(project: &TestProject) {
+    for (kill_at, version) in [("started app-", "1"), ("in rotation: ", "2"), ("stopped app-", "2")] {
+        project.log(&format!("--- killed at {kill_at:?}, then `docker compose up` of version {version}"));
+        project.set_variables("VERSION=1");
+        project.up("");
+        project.wait_until_all_answer();
+        project.set_variables("VERSION=2");
+        let mut deploy = project.start_deploy("app");
+        deploy.wait_for(kill_at);
+        deploy.kill();
+        project.set_variables(&format!("VERSION={version}"));
+        project.compose("up -d --scale app=1");
+        let answers = || {
+            let reply = project.get_within(Duration::from_secs(1), &project.host(), "/");
+            reply.is_some_and(|reply| reply.status == 200)
+        };
+        wait_until("the site answers after `docker compose up`", WAIT_LIMIT, || (0..10).all(|_| answers()));
+        project.start("recover").wait();
+        assert_eq!(haproxy_flags(project), "", "left in HAProxy");
+        project.compose("down -t 0");
+    }
+}
+
+#[test]
+fn compose_up_after_a_killed_deploy_answers_behind_a_template() {
+    compose_up_after_a_kill_answers(&TestProject::haproxy("haupslots"));
+}
+
+#[test]
+fn compose_up_after_a_killed_deploy_answers_behind_a_plain_line() {
+    compose_up_after_a_kill_answers(&haproxy_plain("haupline"));
+}
+
+#[test]
+fn more_instances_than_server_lines_all_get_requests() {
+    let project = haproxy_plain("hamany");
+    project.compose("up -d --scale app=3");
+    wait_until("the line answers", WAIT_LIMIT, || project.get("/").is_some_and(|reply| reply.status == 200));
+    let load = project.start_load("");
+    for version in ["2", "3"] {
+        project.set_variables(&format!("VERSION={version}"));
+        project.deploy("app").exits(0).says("1 servers in its configuration for 3 instances");
+        project.expect_release("app", 3, version);
+        let instances: BTreeSet<String> =
+            (0..30).filter_map(|_| project.get("/")).map(|reply| reply.instance).collect();
+        assert_eq!(instances.len(), 3, "{instances:?}");
+    }
+    load.stop().all_from(&["1", "2", "3"]);
 }

@@ -123,7 +123,7 @@ fn a_hook_that_never_ends_is_stopped_at_its_limit_or_at_an_interrupt() {
 /// Compose gives a container a new address, and HAProxy resolves a static `server` line only at its start.
 #[test]
 fn compose_up_after_a_kill_serves_at_once_behind_a_proxy_with_a_fixed_address() {
-    let project = promises::haproxy_static_server("killup");
+    let project = promises::haproxy_plain("killup");
     project.up("");
     for (n, line) in ["created app-", "in rotation: app-"].into_iter().enumerate() {
         let version = (n + 2).to_string();

@@ -177,12 +177,7 @@ behind!(
 );
 behind!(
     haproxy_line,
-    ProxySetup {
-        project: haproxy_static_server,
-        count: 1,
-        first: FirstRelease::Nothing,
-        left: haproxy_flags
-    }
+    ProxySetup { project: haproxy_plain, count: 1, first: FirstRelease::Nothing, left: haproxy_flags }
 );
 behind!(
     dockercloud,
@@ -204,16 +199,9 @@ fn haproxy_2_6(name: &str) -> TestProject {
     project
 }
 
-/// A static `server` line, which HAProxy resolves once at its start, so HAProxy starts after the app.
-pub fn haproxy_static_server(name: &str) -> TestProject {
-    let project = TestProject::haproxy(name);
-    let configuration = project.read("haproxy.cfg");
-    let template = "server-template app 8 app:3000 check inter 500ms resolvers docker init-addr none";
-    assert!(configuration.contains(template));
-    let line = "server one app:3000 check inter 500ms";
-    project.write("haproxy.cfg", &configuration.replace(template, line));
-    project.write_override("services: { proxy: { depends_on: [app] } }");
-    project
+/// A plain `server` line.
+pub fn haproxy_plain(name: &str) -> TestProject {
+    TestProject::from_fixture(name, "haproxy-plain", &["haproxy.cfg"])
 }
 
 pub fn dockercloud(name: &str) -> TestProject {
