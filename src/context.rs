@@ -12,7 +12,7 @@ use crate::configuration::{Configuration, connect, resolve_config};
 use crate::docker::Docker;
 use crate::error::Error;
 use crate::model::args::{ComposeArgs, DeployArgs, RolloutArgs, StateArgs, SwarmArgs};
-use crate::model::{EngineKind, FlagLayers, ReceiverList, ResolvedProject};
+use crate::model::{EngineKind, FlagLayers, Project, Receiver, ReceiverList, ResolvedProject};
 use crate::release::journal::Journal;
 use crate::release::state_location::StateLocation;
 use crate::release::store;
@@ -137,6 +137,13 @@ fn recorded_name(docker: &Docker, compose: &ComposeArgs, state_dir: Option<&Path
     })
 }
 
+/// Receivers of the result by the configuration of the current release, if the Compose file is unreadable.
+fn recorded_receivers(journal: &Journal) -> Option<Vec<Receiver>> {
+    let number = journal.history.current()?.number;
+    let project = Project::read(&journal.config(number).ok()?, "the release", &FlagLayers::default()).ok()?;
+    Some(project.notify)
+}
+
 /// Context of a deploy, rollback or recovery.
 pub struct Context<'a> {
     pub compose: &'a ComposeArgs,
@@ -190,9 +197,11 @@ impl<'a> Context<'a> {
         let Invocation { compose, report, stop, receivers } = call;
         let ProjectHandle { docker, engine, journal, state_dir, file } = project;
         let folder = compose.folder();
-        if let Some(Configuration { project, .. }) = file.as_ref().filter(|_| !args.dry_run) {
-            let (project, all) = (project.name.clone(), project.notify.clone());
+        if !args.dry_run {
+            let recorded = || recorded_receivers(&journal).unwrap_or_default();
+            let all = file.as_ref().map_or_else(recorded, |file| file.project.notify.clone());
             // Only the first file counts; a run reads one.
+            let project = journal.project.clone();
             let _ = receivers.set(ReceiverList { project, folder: folder.clone(), all });
         }
         Ok(Context { compose, args, flags, report, stop, docker, engine, journal, state_dir, folder, file })

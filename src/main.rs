@@ -101,7 +101,8 @@ fn usage_error(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     let text = error.to_string();
     let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
     let lines = || rest.lines().map(str::trim).filter(|line| !line.is_empty());
-    let tip = lines().find_map(|line| line.strip_prefix("tip: "));
+    let tips = || lines().filter_map(|line| line.strip_prefix("tip: "));
+    let tip = tips().find(|tip| tip.contains("similar"));
     let hint = tip.or_else(|| lines().find(|line| line.starts_with("Usage: "))).unwrap_or("try `--help`");
     let report = Report::new(options);
     let error = Error::usage(first.trim_start_matches("error: ")).hint(hint);

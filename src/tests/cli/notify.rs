@@ -37,6 +37,10 @@ fn a_command_gets_the_summary_of_a_deploy_and_of_a_failure() {
     let success = notified(&fake).unwrap();
     let number = &success["deployed"][0]["release"];
     assert_eq!(success["text"], format!("p: app is deployed as release {number}"));
+    fs::remove_file(fake.path("notified.json")).unwrap();
+    fake.fail("compose config", "yaml: line 3: did not find expected key");
+    fake.run("rollback app").code(2);
+    assert_eq!(notified(&fake).unwrap()["exit"], 2, "by the recorded configuration");
 }
 
 #[test]

@@ -80,6 +80,7 @@ fn json_output_of_wrong_usage_has_a_summary() {
     }
     let error = &json_lines(&stderr(&fake.run("status --nothing --output json").code(2)))[0];
     assert_eq!(error["message"], "unexpected argument '--nothing' found");
+    assert!(error["hint"].as_str().unwrap().starts_with("Usage: "), "{error}");
 }
 
 #[test]
