@@ -7,9 +7,10 @@ mod tests;
 pub use chapter::{man_page, plain};
 
 /// Chapters of the manual, in reading order. The first line of a chapter is its title.
-pub const TOPICS: [(&str, &str); 25] = [
+pub const TOPICS: [(&str, &str); 26] = [
     ("install", include_str!("manual/install.md")),
     ("no-proxy", include_str!("manual/no-proxy.md")),
+    ("port", include_str!("manual/port.md")),
     ("settings", include_str!("manual/settings.md")),
     ("services", include_str!("manual/services.md")),
     ("update", include_str!("manual/update.md")),

@@ -2,6 +2,7 @@
 
 pub mod args;
 mod compose;
+mod data_store;
 mod location;
 mod notify;
 mod pairs;

@@ -13,6 +13,7 @@ use crate::health::{self, ProbeTarget, Prober, ReadinessProbe};
 use crate::model::{Project, Service};
 use crate::observed::{Generation, Instance, InstanceKey, InstanceState, Observed};
 use crate::proxy::converge::Pursuit;
+use crate::proxy::port::{self, PublishedPort};
 use crate::proxy::{self, Backend, Goal, InFlight, Proxy};
 use crate::targets::{Target, backend, is_member};
 use crate::wait::{self, StopSignal, WaitResult};
@@ -315,6 +316,7 @@ impl TargetReader<'_> {
             routed: routed.map_or(runs, |ids| ids.contains(&container.id)),
             ready,
             age: container.age().filter(|_| runs),
+            is_bridge: container.is_bridge(),
         })
     }
 
@@ -341,7 +343,38 @@ pub fn detect(docker: &Docker, project: &Project, containers: &[Container]) -> R
     let one = |proxy: Box<dyn Proxy>| {
         if proxy.container().is_none_or(is_near) { with_config(docker, proxy) } else { Ok(proxy.into()) }
     };
-    proxy::detect(containers).into_iter().map(one).collect()
+    let mut proxies = proxy::detect(containers).into_iter().map(one).collect::<Result<Vec<_>>>()?;
+    proxies.extend(published_ports(docker, project, containers, &proxies));
+    Ok(proxies)
+}
+
+/// Published ports of services to which no proxy routes, where a stand-in can serve meanwhile.
+fn published_ports(
+    docker: &Docker,
+    project: &Project,
+    containers: &[Container],
+    proxies: &[Arc<dyn Proxy>],
+) -> Vec<Arc<dyn Proxy>> {
+    let members = |service: &Service| {
+        let name = service.name.clone();
+        containers.iter().filter(move |c| is_member(project, c, &[&name]))
+    };
+    let is_routed = |service: &Service| {
+        let coming = backend(project, service);
+        let mut backends = members(service).map(Backend::from).chain([coming.clone()]);
+        proxy::route_setting(&coming).is_some() || backends.any(|b| proxies.iter().any(|p| p.routes_to(&b)))
+    };
+    let is_alone = |service: &Service| {
+        let is_declared = service.settings.proxy.kind.is_some();
+        let is_proxy = || proxy::is_proxy_image(&service.image) || project.pair(&service.name).is_some();
+        is_declared || !(is_proxy() || is_routed(service))
+    };
+    let alone = project.services.values().filter(|s| port::can_have_stand_in(s) && is_alone(s));
+    let proxy = |service: &Service| -> Arc<dyn Proxy> {
+        let firewall = port::machine::firewall(docker, members(service).filter(|c| c.is_running()));
+        Arc::new(PublishedPort::new(project, service, firewall))
+    };
+    alone.map(proxy).collect()
 }
 
 fn is_named(container: &Container, name: &str) -> bool {
@@ -373,7 +406,10 @@ pub fn proxies_of(
         _ => {}
     }
     let backends = backends(project, target, containers);
-    let is_in_front = |p: &&Arc<dyn Proxy>| p.is_running() && backends.iter().any(|b| p.routes_to(b));
+    let is_port = settings.kind.as_deref() == Some(port::KIND);
+    let is_in_front = |p: &&Arc<dyn Proxy>| {
+        p.is_running() && (!is_port || p.place().is_port()) && backends.iter().any(|b| p.routes_to(b))
+    };
     Ok(all.iter().filter(is_in_front).cloned().collect())
 }
 

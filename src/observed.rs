@@ -46,6 +46,8 @@ pub struct Instance {
     pub ready: bool,
     /// Time since its container started; `None` for one that does not run.
     pub age: Option<Duration>,
+    /// A temporary endpoint, which serves while the only instance of the service is replaced.
+    pub is_bridge: bool,
 }
 
 impl Instance {
@@ -93,8 +95,9 @@ impl Observed {
     /// maximum. A crashed instance (`fallen`) counts, and one that was stopped by hand does not. A running one
     /// counts even if its proxy has lost it, as nginx-proxy does after a pause.
     pub fn size(&self, service: &str, fallen: usize) -> usize {
-        let of = |generation| self.of(service).filter(|i| i.generation == generation).count();
-        let running = self.of(service).filter(|i| i.state == InstanceState::Running).count();
+        let owners = || self.of(service).filter(|i| !i.is_bridge);
+        let of = |generation| owners().filter(|i| i.generation == generation).count();
+        let running = owners().filter(|i| i.state == InstanceState::Running).count();
         (running + fallen).min(of(Generation::Old).max(of(Generation::New)))
     }
 
@@ -107,7 +110,9 @@ impl Observed {
     /// stopped ones. Young instances count as serving in the place of removed ones, because nothing else can
     /// return.
     pub fn before_switch(&self, monitor: Duration) -> Observed {
-        let is_old = |i: &&Instance| i.generation == Generation::Old && i.state != InstanceState::Created;
+        let is_old = |i: &&Instance| {
+            i.generation == Generation::Old && i.state != InstanceState::Created && !i.is_bridge
+        };
         let any_runs = self.instances.iter().filter(is_old).any(|i| i.state == InstanceState::Running);
         let young = self.instances.iter().filter(|i| i.is_young(monitor)).count();
         let mut stopped = if any_runs { 0 } else { young };
@@ -149,6 +154,7 @@ mod tests {
             routed: "on".contains(kind),
             ready: true,
             age: None,
+            is_bridge: false,
         };
         Observed { instances: instances.chars().map(one).collect(), proxied: true }
             .size("app", instances.matches('f').count())
@@ -181,6 +187,7 @@ mod tests {
             routed: "ny".contains(kind),
             ready: true,
             age: Some(if kind == 'y' { second } else { second * 60 }),
+            is_bridge: false,
         };
         let all = Observed { instances: instances.chars().map(one).collect(), proxied: true };
         let before = all.before_switch(second * 5);

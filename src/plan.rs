@@ -1,6 +1,8 @@
 //! Planner: turns the desired and the observed state into a list of steps. Pure. It accepts every observed state,
 //! so recovery after a kill is to observe and plan again.
 
+mod bridge;
+
 use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
@@ -56,6 +58,8 @@ pub enum Strategy {
     Scale(DesiredService),
     /// Two services are the sides of one app.
     Pair([DesiredService; 2]),
+    /// The only instance of a service is replaced while a bridge serves.
+    Bridge(DesiredService),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -64,6 +68,12 @@ pub enum Step {
     Create {
         service: String,
         fresh: Vec<InstanceKey>,
+        total: usize,
+    },
+    /// Create the bridge, without starting it; `total` includes the existing instances.
+    CreateBridge {
+        service: String,
+        key: InstanceKey,
         total: usize,
     },
     /// Keep these out of rotation before they start.
@@ -92,7 +102,7 @@ impl Step {
     /// Name in `--output json`.
     pub fn verb(&self) -> &'static str {
         match self {
-            Step::Create { .. } => "create",
+            Step::Create { .. } | Step::CreateBridge { .. } => "create",
             Step::Gate(_) => "gate",
             Step::Start(_) => "start",
             Step::Ready(_) => "wait_ready",
@@ -123,6 +133,7 @@ impl Step {
             | Step::Idle(keys)
             | Step::Stop(keys)
             | Step::Remove(keys) => keys,
+            Step::CreateBridge { key, .. } => std::slice::from_ref(key),
             Step::Delay(_) | Step::Monitor(_) | Step::HandBack => &[],
         }
     }
@@ -132,6 +143,7 @@ impl Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
     Missing,
+    Bridge,
     NotYetReady,
     Admit,
     Replaced,
@@ -145,6 +157,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Cause::Missing => "the new release does not exist yet",
+            Cause::Bridge => "serves while the only instance is replaced",
             Cause::NotYetReady => "not yet ready",
             Cause::Admit => "ready",
             Cause::Replaced => "replaced",
@@ -316,6 +329,7 @@ impl Step {
         };
         match self {
             Step::Create { fresh, .. } => format!("create {}", list(fresh)),
+            Step::CreateBridge { key, .. } => format!("create the stand-in {}", name(key)),
             Step::Gate(keys) => format!("gate {}", list(keys)),
             Step::Start(keys) => format!("start {}", list(keys)),
             Step::Ready(keys) => format!("wait until ready: {}", list(keys)),
@@ -355,6 +369,7 @@ pub fn plan(strategy: &Strategy, observed: &Observed) -> Result<Plan, Unplannabl
     match strategy {
         Strategy::Scale(desired) => builder.replace(desired)?,
         Strategy::Pair(sides) => builder.pair(sides)?,
+        Strategy::Bridge(desired) => builder.replace_owner(desired)?,
     }
     Ok(builder.finish())
 }
@@ -366,6 +381,10 @@ pub fn plan(strategy: &Strategy, observed: &Observed) -> Result<Plan, Unplannabl
 /// cannot return, so the rotation does not shrink.
 pub fn undo(start: &Observed, now: &Observed, policy: &PlanPolicy) -> Plan {
     let mut builder = PlanBuilder::new(now);
+    if now.instances.iter().any(|i| i.is_bridge) {
+        builder.undo_bridge(start);
+        return builder.finish();
+    }
     let mut back: Vec<InstanceKey> = keys(now.instances.iter().filter(|i| i.can_return(start)));
     let missing = missing(start, now);
     let is_added = |i: &&Instance| start.get(&i.key).is_none_or(|before| is_different(before, i));

@@ -48,7 +48,7 @@ pub struct Surroundings<'a> {
 pub fn targets(project: &Project, targets: &[Target], proxies: &[Arc<dyn Proxy>]) -> Result<(), Error> {
     targets.iter().try_for_each(|target| {
         let down = proxies::down(project, target, proxies).map(Finding::nothing_changed);
-        finding::require(file::findings(project, target).into_iter().chain(down)).map(|_| ())
+        finding::require(file::findings(project, target, proxies).into_iter().chain(down)).map(|_| ())
     })
 }
 

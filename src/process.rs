@@ -278,6 +278,27 @@ pub fn leave_session() {
     let _ = rustix::process::setsid();
 }
 
+/// Starts this program with other words, as a process that outlives this one. Its output is dropped. It carries no mark of
+/// this run, because a later run must not wait for it.
+///
+/// # Errors
+/// The program cannot be started.
+pub fn start_self_detached(words: &[String]) -> Result<(), Error> {
+    let program = "/proc/self/exe";
+    let command = duct::cmd(program, words).dir("/").stdin_null().stdout_null().stderr_null();
+    let command = command.before_spawn(|command| {
+        // As a plugin of docker, the program would read its words in another way.
+        command.arg0(env!("CARGO_PKG_NAME"));
+        Ok(())
+    });
+    start(command).map(drop).map_err(|error| cannot_start(program, &error))
+}
+
+/// Start of a process in clock ticks since the boot; `None` if it has ended.
+pub fn start_of(pid: u32) -> Option<String> {
+    start_time(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
 /// Error of a program that cannot be started.
 pub fn cannot_start(program: &str, error: &io::Error) -> Error {
     Error::unchanged(format!("cannot start `{program}`: {error}"))

@@ -12,13 +12,14 @@ pub mod haproxy;
 pub mod kit;
 pub mod nginx;
 pub mod nginx_proxy;
+pub mod port;
 pub mod public_route;
 mod tcp_migrate;
 pub mod traefik;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -27,7 +28,7 @@ use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
 use crate::error::Error;
 use crate::finding::Finding;
-pub use effects::{Change, Namespace, Query};
+pub use effects::{Action, Change, Namespace, Query};
 use kit::connections::{self, Connection, Judge, Verdict};
 use public_route::PublicRoute;
 
@@ -49,6 +50,10 @@ pub struct Endpoint {
     pub labels: BTreeMap<String, String>,
     /// True if the container runs and its healthcheck reports `unhealthy` or `starting`.
     pub unhealthy: bool,
+    /// First process, by its number on the engine's machine; 0 if the container does not run.
+    pub pid: u32,
+    /// Ports of the container, each with an address of the host that leads to it.
+    pub published: Vec<(u16, SocketAddr)>,
 }
 
 /// Desired rotation of a proxy: the instances to which it must send new requests, and the instances to which it must not.
@@ -92,6 +97,8 @@ pub fn endpoints<'c>(proxy: &dyn Proxy, containers: impl Iterator<Item = &'c Con
         port: proxy.route_to(&Backend::from(c)).port,
         labels: c.config.labels.clone(),
         unhealthy: c.is_unhealthy(),
+        pid: c.state.pid,
+        published: c.published().collect(),
     };
     routed.map(endpoint).collect()
 }
@@ -462,6 +469,8 @@ pub enum Place<'a> {
     Port {
         title: &'a str,
         service: &'a str,
+        /// Reason why this run cannot lead the port to another container.
+        obstacle: Option<&'a str>,
     },
 }
 
@@ -471,8 +480,12 @@ impl<'a> Place<'a> {
         match self {
             Place::Container(place) => place.name(),
             Place::HostProcess { title, pid } => format!("{title} (process {pid})"),
-            Place::Port { title, service } => format!("{title} of `{service}`"),
+            Place::Port { title, service, .. } => format!("{title} of `{service}`"),
         }
+    }
+
+    pub fn is_port(self) -> bool {
+        matches!(self, Place::Port { .. })
     }
 
     pub fn container(self) -> Option<&'a Container> {
@@ -563,6 +576,11 @@ pub trait Proxy: Send + Sync {
 
     fn is_running(&self) -> bool {
         self.container().is_none_or(Container::is_running)
+    }
+
+    /// Address at which the engine's machine reaches a port of the proxy.
+    fn published_address(&self, port: u16) -> Option<SocketAddr> {
+        self.container()?.published_address(port)
     }
 
     /// True if the proxy's discovery routes to this backend.
@@ -676,7 +694,7 @@ pub fn declared(kind: &str, container: &Container) -> Result<Box<dyn Proxy>, Err
 /// Error for a proxy kind without an adapter.
 pub fn unknown_kind(kind: &str) -> Error {
     let kinds: Vec<String> =
-        ADAPTERS.iter().map(|a| a.kind).chain(["none"]).map(|k| format!("`{k}`")).collect();
+        ADAPTERS.iter().map(|a| a.kind).chain([port::KIND, "none"]).map(|k| format!("`{k}`")).collect();
     Error::usage(format!("`x-zd.proxy.kind`: unknown proxy kind `{kind}`"))
         .hint(format!("set `x-zd.proxy.kind` (or `--proxy-kind`) to {}", kinds.join(" or ")))
 }
@@ -704,7 +722,7 @@ mod tests {
     #[test]
     fn a_place_outside_containers_has_a_name_and_no_container() {
         let process = Place::HostProcess { title: "nginx", pid: 7 };
-        let port = Place::Port { title: "port", service: "app" };
+        let port = Place::Port { title: "port", service: "app", obstacle: None };
         assert_eq!([process.name(), port.name()], ["nginx (process 7)", "port of `app`"]);
         assert!(process.container().is_none() && port.container().is_none());
     }

@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use crate::docker::inspect::Container;
 use crate::docker::{Docker, Exec};
 use crate::error::{Error, Exit};
 use crate::health::monitor::{Monitor, MonitorFailure};
-use crate::model::{LifecycleHook, Project, Service};
+use crate::model::{LifecycleHook, Project, ResolvedProject, Service};
 use crate::observed::{InstanceKey, Observed};
 use crate::plan::{Plan, Step};
 use crate::proxy::converge::{Keeper, Pursuit};
@@ -34,6 +35,8 @@ use crate::witness::Witness;
 pub struct RolloutContext<'a> {
     pub docker: &'a Docker,
     pub project: &'a Project,
+    /// The project as Compose resolved it, and its folder.
+    pub snapshot: (&'a ResolvedProject, &'a Path),
     pub proxies: &'a [Arc<dyn Proxy>],
     pub report: Report,
     /// Name of the target, for people.
@@ -247,7 +250,11 @@ impl<'a> Rollout<'a> {
         let (out, stay): (Vec<InstanceKey>, Vec<InstanceKey>) =
             self.inside.iter().cloned().partition(|k| has_failed(&k));
         let back = served.iter().filter(runs).filter(|k| !stay.contains(k) && !has_failed(k));
-        let inside: Vec<InstanceKey> = stay.iter().chain(back).cloned().collect();
+        let mut inside: Vec<InstanceKey> = stay.iter().chain(back).cloned().collect();
+        if inside.is_empty() {
+            let bridges = self.containers.iter().filter(|(_, c)| c.is_bridge()).map(|(key, _)| key);
+            inside.extend(bridges.filter(runs).cloned());
+        }
         if out.is_empty() || inside.is_empty() {
             return;
         }
@@ -350,7 +357,10 @@ impl<'a> Rollout<'a> {
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
-        if matches!(step, Step::Create { .. } | Step::Route { .. } | Step::Stop(_)) {
+        if matches!(
+            step,
+            Step::Create { .. } | Step::CreateBridge { .. } | Step::Route { .. } | Step::Stop(_)
+        ) {
             self.check_witness()?;
         }
         if matches!(step, Step::Gate(_) | Step::Route { .. } | Step::HandBack) {
@@ -361,6 +371,7 @@ impl<'a> Rollout<'a> {
         }
         match step {
             Step::Create { service, fresh, total } => self.create(service, fresh, *total),
+            Step::CreateBridge { service, key, total } => self.create_bridge(service, key, *total),
             Step::Gate(keys) => self.gate(keys),
             Step::Start(keys) => self.start(keys),
             Step::Ready(keys) => self.ready(keys),

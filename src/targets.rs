@@ -31,8 +31,8 @@ impl Target {
     }
 }
 
-/// Targets to deploy, dependencies first: the named services, else every service with a route and every service of
-/// a flag. The name of one side selects the whole pair.
+/// Targets to deploy, dependencies first: the named services, else every service with a route (without any: with a
+/// published port) and every service of a flag. The name of one side selects the whole pair.
 ///
 /// # Errors
 /// An unknown name, a flag for a service that is not deployed, or nothing to deploy.
@@ -119,14 +119,24 @@ pub fn stopped_proxy<'p>(
     places.into_iter().find(|(_, c)| is_own(c) && !c.is_running())
 }
 
+/// Services with a route. If none has one: those whose published port can be led to a stand-in, without a volume that
+/// two instances would share.
 fn routed_services(project: &Project, proxies: &[Arc<dyn Proxy>]) -> Vec<String> {
-    let is_proxied = |b: &Backend| proxies.iter().any(|p| p.routes_to(b));
+    let leads_to =
+        |b: &Backend, is_port: bool| proxies.iter().any(|p| p.place().is_port() == is_port && p.routes_to(b));
+    let is_proxied = |b: &Backend| leads_to(b, false);
     let routed = |s: &&Service| {
         let backend = backend(project, s);
         // A proxy may have a route to itself, for its dashboard.
         (proxy::route_setting(&backend).is_some() && !proxy::is_proxy_image(&s.image)) || is_proxied(&backend)
     };
-    project.services.values().filter(routed).map(|s| s.name.clone()).collect()
+    let names = |services: Vec<&Service>| services.into_iter().map(|s| s.name.clone()).collect();
+    let routed: Vec<&Service> = project.services.values().filter(routed).collect();
+    if !routed.is_empty() {
+        return names(routed);
+    }
+    let published = |s: &&Service| !s.holds_volume() && leads_to(&backend(project, s), true);
+    names(project.services.values().filter(published).collect())
 }
 
 /// True if a container belongs to one of these services.

@@ -1,11 +1,14 @@
 //! `__helper`: work of a helper container, for compose-zd itself. The helper image has no other program.
 
+mod guard;
+
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::Subcommand;
 
 use crate::proxy::kit::sock_diag;
+use crate::proxy::port::firewall::Firewall;
 use crate::report::Report;
 use crate::wait::{self, StopSignal};
 
@@ -16,6 +19,19 @@ pub enum HelperJob {
     Sleep { seconds: u64 },
     /// Print the open connections of the network, with their traffic
     Connections,
+    /// Remove the rules of a published port once the process behind them has ended
+    GuardPort {
+        /// Start of the comment of each rule
+        #[arg(long)]
+        owner: String,
+        /// Process on this machine
+        #[arg(long)]
+        pid: u32,
+        /// Program for the rules of IPv4
+        v4: String,
+        /// Program for the rules of IPv6
+        v6: Option<String>,
+    },
 }
 
 /// Does the work.
@@ -33,6 +49,9 @@ pub fn helper(job: &HelperJob, report: Report, stop: &StopSignal) -> Result<()> 
                 .iter()
                 .for_each(|connection| report.print_line(&connection.to_string()));
             Ok(())
+        }
+        HelperJob::GuardPort { owner, pid, v4, v6 } => {
+            guard::port(&Firewall { v4: v4.clone(), v6: v6.clone() }, owner, *pid)
         }
     }
 }

@@ -250,6 +250,7 @@ mod tests {
             routed: true,
             ready: true,
             age: None,
+            is_bridge: false,
         };
         let snapshot = TargetSnapshot {
             observed: Observed { instances: vec![one.clone()], proxied: true },

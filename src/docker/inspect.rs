@@ -8,6 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
+/// Label of a stand-in.
+pub const BRIDGE: &str = "compose-zd.stand-in";
+
 /// Label with the hash of the configuration from which Compose created a container.
 pub const CONFIG_HASH: &str = "com.docker.compose.config-hash";
 
@@ -150,6 +153,13 @@ struct PortBinding {
 }
 
 impl PortBinding {
+    /// Address of the host, possibly an unspecified one.
+    fn host_address(&self) -> Option<SocketAddr> {
+        let ip =
+            if self.host_ip.is_empty() { Ipv4Addr::UNSPECIFIED.into() } else { self.host_ip.parse().ok()? };
+        Some(SocketAddr::new(ip, self.host_port.parse().ok().filter(|port| *port > 0)?))
+    }
+
     /// Address at which this machine reaches the port; a port that is open to all is reached by loopback.
     fn address(&self) -> Option<SocketAddr> {
         let ip = match self.host_ip.as_str() {
@@ -170,6 +180,7 @@ pub struct Network {
     pub ip_address: String,
     #[serde(rename = "GlobalIPv6Address")]
     pub global_ipv6_address: String,
+    gateway: String,
     aliases: Vec<String>,
     /// Names since engine 25: they include the host's name and the short id, which engines before 26 list as aliases.
     #[serde(rename = "DNSNames")]
@@ -270,6 +281,11 @@ impl Container {
     pub fn env(&self, key: &str) -> Option<&str> {
         let pairs = self.config.env.iter().filter_map(|e| e.split_once('='));
         pairs.filter(|(k, v)| *k == key && !v.is_empty()).map(|(_, v)| v).next_back()
+    }
+
+    /// True for a stand-in, which serves while the only instance of its service is replaced.
+    pub fn is_bridge(&self) -> bool {
+        self.label(BRIDGE).is_some()
     }
 
     /// Marks the container as stopped: it no longer has an address.
@@ -430,6 +446,20 @@ impl Container {
         }
         let bindings = self.network_settings.ports.get(&format!("{port}/tcp"));
         bindings.into_iter().flatten().find_map(PortBinding::address)
+    }
+
+    /// TCP ports, each with an address of the host that leads to it; none while the container does not run.
+    pub fn published(&self) -> impl Iterator<Item = (u16, SocketAddr)> {
+        let port = |name: &str| name.strip_suffix("/tcp")?.parse().ok();
+        let bindings = self.network_settings.ports.iter();
+        let bindings = bindings.filter_map(move |(name, bindings)| Some((port(name)?, bindings)));
+        bindings
+            .flat_map(|(port, bindings)| bindings.iter().filter_map(move |b| Some((port, b.host_address()?))))
+    }
+
+    /// Addresses of the host on the networks of the container.
+    pub fn gateways(&self) -> impl Iterator<Item = IpAddr> {
+        self.network_settings.networks.values().filter_map(|network| network.gateway.parse().ok())
     }
 
     /// TCP ports that the image or the service exposes, lowest first.

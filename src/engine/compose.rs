@@ -299,6 +299,7 @@ impl<'a> ComposeRun<'a> {
         RolloutContext {
             docker: self.docker(),
             project: self.project(),
+            snapshot: (&self.request.config.snapshot, &self.request.config.folder),
             proxies: &reader.proxies,
             report: self.report,
             target: reader.target.name(),

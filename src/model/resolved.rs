@@ -1,6 +1,8 @@
 //! The resolved project as input for Compose, with other images or with services of another release. Written as JSON,
 //! which is YAML: a string that looks like a number or a date stays a string.
 
+use std::net::IpAddr;
+
 use serde_yaml::{Mapping, Value};
 
 use super::ConfigError;
@@ -88,6 +90,30 @@ impl ResolvedProject {
         service.insert("environment".into(), environment.into());
     }
 
+    /// The project with a stand-in of a service: without the fixed ports of the host, and with a label. The engine
+    /// publishes its container ports, with these addresses of the host, where it likes. It never starts again.
+    pub fn with_stand_in(
+        &self,
+        name: &str,
+        ports: &[(Option<IpAddr>, u16)],
+        label: (&str, &str),
+    ) -> ResolvedProject {
+        let mut project = self.clone();
+        let Some(service) = project.service_mut(name) else { return project };
+        let port = |(ip, target): &(Option<IpAddr>, u16)| {
+            let mut port = Mapping::new();
+            port.insert("target".into(), (*target).into());
+            port.insert("protocol".into(), "tcp".into());
+            ip.iter().for_each(|ip| _ = port.insert("host_ip".into(), ip.to_string().into()));
+            Value::Mapping(port)
+        };
+        service.insert("ports".into(), ports.iter().map(port).collect::<Vec<_>>().into());
+        service.insert("restart".into(), "no".into());
+        let labels = service.entry("labels".into()).or_insert_with(|| Mapping::new().into());
+        labels.as_mapping_mut().map(|labels| labels.insert(label.0.into(), label.1.into()));
+        project
+    }
+
     /// Both snapshots define the service in the same way.
     pub fn has_same_service(&self, service: &str, other: &ResolvedProject) -> bool {
         !self.service(service).is_null() && self.service(service) == other.service(service)
@@ -162,6 +188,24 @@ mod tests {
         snapshot.set_image("unknown", "x");
         assert_eq!(snapshot.image("app"), Some("a:2"));
         assert!(!snapshot.text().contains("build") && !snapshot.text().contains("unknown"));
+    }
+
+    #[test]
+    fn a_stand_in_has_no_fixed_port_and_never_starts_again() {
+        let ports = "[{target: 3000, published: '8080', protocol: tcp}, {target: 53, published: '53', protocol: udp}]";
+        let project = read(&format!(
+            "services: {{app: {{image: a, ports: {ports}, restart: always, labels: {{a: b}}}}}}"
+        ));
+        let ports = [(None, 3000), (Some("127.0.0.1".parse().unwrap()), 9090)];
+        let stand_in = project.with_stand_in("app", &ports, ("stand-in", "p/app"));
+        let app = stand_in.service("app");
+        let published = "[{target: 3000, protocol: tcp}, {target: 9090, protocol: tcp, host_ip: 127.0.0.1}]";
+        assert_eq!(app["ports"], serde_yaml::from_str::<Value>(published).unwrap());
+        assert_eq!(
+            (app["restart"].as_str(), app["labels"]["stand-in"].as_str()),
+            (Some("no"), Some("p/app"))
+        );
+        assert_eq!((app["labels"]["a"].as_str(), app["image"].as_str()), (Some("b"), Some("a")));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Planner against every small world: each observed state, and each prefix of each plan.
 
+#[path = "bridge_tests.rs"]
+mod bridge_tests;
 #[path = "rules.rs"]
 mod rules;
 
@@ -9,7 +11,16 @@ use crate::observed::InstanceState::{Broken, Created, Exited, Running};
 
 fn instance(key: &str, generation: Generation, state: InstanceState, routed: bool, ready: bool) -> Instance {
     let (service, _) = key.rsplit_once(['-', '+']).unwrap();
-    Instance { key: key.into(), service: service.into(), generation, state, routed, ready, age: None }
+    Instance {
+        key: key.into(),
+        service: service.into(),
+        generation,
+        state,
+        routed,
+        ready,
+        age: None,
+        is_bridge: false,
+    }
 }
 
 fn old(key: &str) -> Instance {
@@ -240,6 +251,12 @@ impl Simulated {
             Step::Create { fresh, total, service } => {
                 let made = fresh.iter().map(|k| instance(k, New, Created, false, false));
                 self.now.instances.extend(made);
+                let count = self.now.of(service).count();
+                return check(*total == count, format!("total {total} of {count}"));
+            }
+            Step::CreateBridge { key, total, service } => {
+                let bridge = instance(key, Old, Created, false, false);
+                self.now.instances.push(Instance { is_bridge: true, ..bridge });
                 let count = self.now.of(service).count();
                 return check(*total == count, format!("total {total} of {count}"));
             }

@@ -1,23 +1,25 @@
 //! Findings by the Compose file alone: keys that keep a new instance from running, alone or beside the old one.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::Error;
 use crate::finding::Finding;
 use crate::model::{Project, Service};
 use crate::plan::Unplannable;
-use crate::proxy;
+use crate::proxy::{self, Backend, Place, Proxy, port};
 use crate::report::{Report, Warning};
-use crate::targets::Target;
+use crate::targets::{Target, backend};
 
 /// Refusals of a target.
-pub fn findings(project: &Project, target: &Target) -> Vec<Finding> {
+pub fn findings(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Vec<Finding> {
     let is_pair = matches!(target, Target::Pair(_));
     let of_service = |name: &str| {
         let service = &project.services[name];
         // The sides of a pair have their own names and ports.
         let mut found = obstacles(service);
         found.retain(|obstacle| !is_pair || obstacle.rule == NETWORK_MODE);
+        resolve_fixed_ports(&mut found, proxies, &backend(project, service));
         found.extend(no_instances(service));
         found.extend(unknown_kind(service));
         found.extend(per_replica(service));
@@ -29,6 +31,7 @@ pub fn findings(project: &Project, target: &Target) -> Vec<Finding> {
 
 const NETWORK_MODE: &str = "network-mode";
 const CONTAINER_NAME: &str = "container-name";
+const FIXED_PORT: &str = "fixed-host-port";
 
 /// Obstacles to a second instance.
 pub fn obstacles(service: &Service) -> Vec<Finding> {
@@ -47,7 +50,7 @@ pub fn obstacles(service: &Service) -> Vec<Finding> {
         let hint = format!(
             "remove `{port}:…` from `services.{name}.ports` and let the proxy use the container port (`expose`)"
         );
-        found.push(Finding::usage("fixed-host-port", message, hint));
+        found.push(Finding::usage(FIXED_PORT, message, hint));
     }
     if let Some(mode) = service.network_mode.as_ref().filter(|mode| *mode != "bridge") {
         let message = format!(
@@ -63,6 +66,27 @@ pub fn obstacles(service: &Service) -> Vec<Finding> {
         found.push(Finding::usage("fixed-address", message, hint));
     }
     found
+}
+
+/// Removes the findings on fixed ports if a stand-in can serve meanwhile, or adds to their hints why none can.
+fn resolve_fixed_ports(found: &mut Vec<Finding>, proxies: &[Arc<dyn Proxy>], service: &Backend) {
+    let places = proxies.iter().filter(|p| p.routes_to(service)).map(|p| p.place());
+    let obstacle = places.into_iter().find_map(|place| match place {
+        Place::Port { obstacle, .. } => Some(obstacle),
+        _ => None,
+    });
+    match obstacle {
+        Some(None) => found.retain(|finding| finding.rule != FIXED_PORT),
+        Some(Some(reason)) => found.iter_mut().filter(|finding| finding.rule == FIXED_PORT).for_each(|finding| {
+            let hint = format!(
+                "run compose-zd as root on the machine of the engine, where a stand-in serves meanwhile ({reason}); or add a \
+                 proxy with `compose-zd init`, or {}",
+                finding.hint
+            );
+            finding.hint = hint;
+        }),
+        None => {}
+    }
 }
 
 /// Obstacle to a pair whose sides both serve. They are replaced one after the other, so `container_name` of a side
@@ -90,8 +114,9 @@ fn per_replica(service: &Service) -> Option<Finding> {
 }
 
 fn unknown_kind(service: &Service) -> Option<Finding> {
-    let is_known =
-        |kind: &&str| *kind == "none" || proxy::ADAPTERS.iter().any(|adapter| adapter.kind == *kind);
+    let is_known = |kind: &&str| {
+        ["none", port::KIND].contains(kind) || proxy::ADAPTERS.iter().any(|adapter| adapter.kind == *kind)
+    };
     let kind = service.settings.proxy.kind.as_deref().filter(|kind| !is_known(kind))?;
     Some(Finding { rule: "unknown-proxy-kind", ..proxy::unknown_kind(kind).into() })
 }

@@ -196,7 +196,7 @@ fn shared_volume(s: &ServiceContext) -> Option<Finding> {
     let path = paths.first().filter(|_| are_side_by_side)?;
     let message =
         format!("old and new instances of `{}` write to {path} at the same time during a deploy", s.name());
-    if let Some(database) = database(s) {
+    if let Some(database) = s.service.data_store() {
         let fix = format!(
             "leave `{}` out of deploys, or set `{}: stop-first` and accept the downtime",
             s.name(),
@@ -211,41 +211,6 @@ fn shared_volume(s: &ServiceContext) -> Option<Finding> {
 }
 
 const SHARED_VOLUME: &str = "shared-volume";
-
-/// The database of a service, detected from its image, paths or environment.
-fn database(s: &ServiceContext) -> Option<&'static str> {
-    let image = s.service.image.rsplit('/').next()?.split([':', '@']).next()?;
-    let by_image = [
-        ("postgres", "PostgreSQL"),
-        ("postgis", "PostgreSQL"),
-        ("timescaledb", "PostgreSQL"),
-        ("mysql", "MySQL"),
-        ("mariadb", "MariaDB"),
-        ("mongo", "MongoDB"),
-        ("redis", "Redis"),
-        ("valkey", "Valkey"),
-        ("influxdb", "InfluxDB"),
-        ("elasticsearch", "Elasticsearch"),
-        ("opensearch", "OpenSearch"),
-        ("rabbitmq", "RabbitMQ"),
-        ("clickhouse-server", "ClickHouse"),
-    ];
-    let by_path = [
-        ("/var/lib/postgresql", "PostgreSQL"),
-        ("/var/lib/mysql", "MySQL"),
-        ("/data/db", "MongoDB"),
-        ("sqlite", "SQLite"),
-    ];
-    let from_image = by_image.iter().find(|(name, _)| *name == image).map(|(_, kind)| *kind);
-    let in_path = |part: &str| s.service.shared_paths().iter().any(|p| p.contains(part));
-    let from_path = || by_path.iter().find(|(part, _)| in_path(part)).map(|(_, kind)| *kind);
-    let is_file = |value: &String| {
-        let value = value.to_lowercase();
-        value.starts_with("sqlite:") || value.ends_with(".sqlite3") || value.ends_with(".sqlite")
-    };
-    let sqlite = || s.service.environment.values().any(is_file).then_some("SQLite");
-    from_image.or_else(from_path).or_else(sqlite)
-}
 
 /// A worker with a volume is replaced stop-first; a service with clients should not be.
 fn stop_first(s: &ServiceContext) -> Option<Finding> {

@@ -32,6 +32,12 @@ pub enum Query {
         of: Namespace,
         to: Vec<SocketAddr>,
     },
+    /// Open connections of clients to these ports, from the network namespace of a process of an instance on this machine.
+    /// The answer has a line for each, as that to [`Query::Sockets`].
+    Accepted {
+        pid: u32,
+        ports: Vec<u16>,
+    },
 }
 
 /// Network namespace of a proxy.
@@ -85,6 +91,8 @@ pub enum Action {
     },
     /// Command on this machine.
     Host(Vec<String>),
+    /// This program with these words, as a process that outlives the run.
+    Detached(Vec<String>),
 }
 
 /// Change of a running proxy.
@@ -132,6 +140,10 @@ pub fn answer(docker: &Docker, query: &Query) -> Result<CommandResult> {
         Query::HostFile(path) => Ok(text_of(path)),
         Query::Host(argv) => run_here(argv),
         Query::Sockets { of, to } => open_connections::answer(docker, of, to, false),
+        Query::Accepted { pid, ports } => {
+            let clients = open_connections::accepted(*pid, ports);
+            Ok(succeeded(clients.iter().map(|c| format!("{c}\n")).collect()))
+        }
     }
 }
 
@@ -162,6 +174,7 @@ pub fn run(docker: &Docker, action: &Action) -> Result<CommandResult> {
         Action::Remove(container) => docker.remove_helper(container).map(done),
         Action::WriteLines { path, owner, lines } => Ok(write_lines(path, owner, lines).map(done)?),
         Action::Host(argv) => run_here(argv),
+        Action::Detached(words) => Ok(process::start_self_detached(words).map(done)?),
     }
 }
 

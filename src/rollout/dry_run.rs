@@ -25,7 +25,7 @@ impl Rollout<'_> {
         self.context.docker.only_lists()
     }
 
-    fn note(&self, text: String) {
+    pub(super) fn note(&self, text: String) {
         self.notes.borrow_mut().push(text);
     }
 
@@ -71,12 +71,13 @@ impl Rollout<'_> {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
+    use std::path::Path;
 
     use super::*;
     use crate::docker::Docker;
     use crate::docker::inspect::Container;
     use crate::health::monitor::Monitor;
-    use crate::model::{ComposeFlags, FlagLayers, Project};
+    use crate::model::{ComposeFlags, FlagLayers, Project, ResolvedProject};
     use crate::observed::Observed;
     use crate::report::{Report, ReportOptions};
     use crate::rollout::RolloutContext;
@@ -97,10 +98,12 @@ mod tests {
         let docker =
             Docker::for_test("false".into(), ComposeFlags::default()).listing(CommandList::default());
         let yaml = "name: p\nservices: {app: {image: a}}";
+        let snapshot = ResolvedProject::parse(yaml).unwrap();
         let project = Project::read(yaml, "compose.yaml", &FlagLayers::default()).unwrap();
         let context = RolloutContext {
             docker: &docker,
             project: &project,
+            snapshot: (&snapshot, Path::new("/")),
             proxies: &[],
             report: Report::new(ReportOptions::default()),
             target: "app",

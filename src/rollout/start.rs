@@ -5,13 +5,13 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::Rollout;
-use crate::docker::InitContainer;
-use crate::docker::inspect::Container;
+use crate::docker::inspect::{BRIDGE, Container};
+use crate::docker::{Docker, InitContainer};
 use crate::error::Error;
 use crate::health::{self, Candidate, ReadinessFailure, ReadinessWait};
 use crate::observe;
 use crate::observed::InstanceKey;
-use crate::proxy::Goal;
+use crate::proxy::{Goal, port};
 use crate::report::event::Answer;
 use crate::report::{Event, Warning};
 use crate::wait::{self, WaitResult};
@@ -29,8 +29,32 @@ const INIT_POLL: Duration = Duration::from_millis(500);
 const CREATE_RETRIES: usize = 3;
 
 impl<'a> Rollout<'a> {
+    /// Creates a stand-in, with all that Compose gives to an instance except the fixed ports.
+    pub(super) fn create_bridge(&mut self, service: &str, key: &InstanceKey, total: usize) -> Result<()> {
+        let ((snapshot, folder), project) = (self.context.snapshot, self.context.project);
+        let ports = port::forwards(&project.services[service]);
+        let ports: Vec<_> = ports.iter().map(|forward| (forward.ip, forward.target)).collect();
+        let owner = format!("{}/{service}", project.name);
+        let snapshot = snapshot.with_stand_in(service, &ports, (BRIDGE, &owner));
+        let docker = self.context.docker.with_project_text(&snapshot.text(), &project.name, folder);
+        if self.is_dry_run() {
+            self.note("the stand-in has random host ports in place of the fixed ones".into());
+        }
+        self.create_by(&docker, service, std::slice::from_ref(key), total)
+    }
+
     pub(super) fn create(&mut self, service: &str, fresh: &[InstanceKey], total: usize) -> Result<()> {
-        let mut result = self.context.docker.create(service, total);
+        self.create_by(self.context.docker, service, fresh, total)
+    }
+
+    fn create_by(
+        &mut self,
+        docker: &Docker,
+        service: &str,
+        fresh: &[InstanceKey],
+        total: usize,
+    ) -> Result<()> {
+        let mut result = docker.create(service, total);
         if self.is_dry_run() {
             return result;
         }
@@ -39,7 +63,7 @@ impl<'a> Rollout<'a> {
         let is_paused = self.containers.values().any(|c| c.state.status == "paused");
         let mut retries = if is_paused { CREATE_RETRIES } else { 0 };
         while result.is_err() && created_instances.len() < fresh.len() && retries > 0 {
-            result = self.context.docker.create(service, total);
+            result = docker.create(service, total);
             created_instances = self.created_containers(service)?;
             retries -= 1;
         }

@@ -71,7 +71,7 @@ impl ProjectFacts<'_> {
         report: &mut AuditReport,
     ) -> Result<TargetAudit> {
         let services = target.services();
-        let mut found = file::findings(self.project, target);
+        let mut found = file::findings(self.project, target, &self.proxies);
         // Before the first start the proxy is down, too, which is no error.
         if services.iter().any(|s| self.running_count(s) > 0) {
             found.extend(proxies::down(self.project, target, &self.proxies));
@@ -92,7 +92,7 @@ impl ProjectFacts<'_> {
             None => found.extend(weak_probes(&reader)),
         }
         found.extend(self.serving_findings(&reader, &proxies)?);
-        let plan = self.plan(target, !proxies.is_none());
+        let plan = self.plan(target, &proxies);
         let starting = match &plan {
             Ok(plan) => plan.extra_instances(),
             Err(_) => self.largest_number(target),
@@ -228,14 +228,15 @@ impl ProjectFacts<'_> {
     }
 
     /// Plan of a deploy that replaces all instances. The running sides of a pair count as active.
-    fn plan(&self, target: &Target, proxied: bool) -> Result<Plan, Vec<Finding>> {
+    fn plan(&self, target: &Target, proxies: &TargetProxies) -> Result<Plan, Vec<Finding>> {
+        let (proxied, is_bridged) = (!proxies.is_none(), proxies.running.iter().any(|p| p.place().is_port()));
         let sides = target.services();
         let running: Vec<&str> = sides.iter().copied().filter(|s| self.running_count(s) > 0).collect();
         let both_serve = running.len() == 2;
         if let Some(obstacle) = file::active_sides(self.project, target).filter(|_| both_serve) {
             return Err(vec![obstacle]);
         }
-        let strategy = desired::strategy(self.project, target, both_serve, &|name| {
+        let strategy = desired::strategy(self.project, target, (both_serve, is_bridged), &|name| {
             let service = &self.project.services[name];
             desired::desired_service(service, &service.update, self.desired_number(name), proxied)
         });
@@ -345,5 +346,6 @@ fn serving_instance(service: &str, number: usize) -> Instance {
         routed: true,
         ready: true,
         age: None,
+        is_bridge: false,
     }
 }

@@ -61,7 +61,8 @@ fn rollable_target(project: &Project, service: &Service, proxies: &[Arc<dyn Prox
     let routed = proxies.iter().any(|p| p.routes_to(&backend(project, service)));
     let name = service.name.clone();
     let target = targets::from_names(project, &[name]).ok()?.pop().filter(|_| routed)?;
-    preflight::file::findings(project, &target).is_empty().then_some(target)
+    // Without the proxies, a fixed port is an obstacle: a dependent gets no stand-in.
+    preflight::file::findings(project, &target, &[]).is_empty().then_some(target)
 }
 
 /// True if any instance of these targets will be replaced.

@@ -50,14 +50,18 @@ pub fn desired_service(service: &Service, update: &Update, replicas: usize, prox
     }
 }
 
-/// Strategy of a target; `both_serve` is true for a pair whose sides are replaced one after the other.
+/// Strategy of a target; `both_serve` is true for a pair whose sides are replaced one after the other, and `is_bridged` for
+/// a service whose fixed port a stand-in takes meanwhile.
 pub fn strategy(
     project: &Project,
     target: &Target,
-    both_serve: bool,
+    (both_serve, is_bridged): (bool, bool),
     desired: &dyn Fn(&str) -> DesiredService,
 ) -> Strategy {
-    let Target::Pair(pair) = target else { return Strategy::Scale(desired(target.name())) };
+    let Target::Pair(pair) = target else {
+        let desired = desired(target.name());
+        return if is_bridged { Strategy::Bridge(desired) } else { Strategy::Scale(desired) };
+    };
     let side = |name: &String| {
         let mut side = desired(name);
         // A fixed host port is free only once the old instance has stopped.
@@ -95,7 +99,8 @@ impl ComposeRun<'_> {
         if both_serve {
             finding::require(file::active_sides(self.project(), target))?;
         }
-        Ok(strategy(self.project(), target, both_serve, &desired))
+        let is_bridged = reader.proxies.iter().any(|p| p.place().is_port());
+        Ok(strategy(self.project(), target, (both_serve, is_bridged), &desired))
     }
 
     /// Desired state of one service. Its number of instances is `--scale`, else the file's, else as many as run

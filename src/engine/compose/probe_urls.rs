@@ -86,7 +86,8 @@ impl ComposeRun<'_> {
         });
         let is_supported = |e: &&PublicRoute| cfg!(feature = "tls") || !e.tls;
         let to_url = |e: &PublicRoute| {
-            e.witness_url(proxy.container()?, settings.host.as_deref(), settings.path.as_deref())
+            let address = proxy.published_address(e.port)?;
+            e.witness_url_at(address, settings.host.as_deref(), settings.path.as_deref())
         };
         routes.iter().flatten().filter(is_supported).filter_map(to_url).collect()
     }

@@ -111,7 +111,7 @@ impl<'a> TargetRollout<'a> {
     /// Desired number of instances, by service.
     pub fn replicas(&self) -> Vec<(&str, usize)> {
         let desired = match &self.strategy {
-            Strategy::Scale(desired) => std::slice::from_ref(desired),
+            Strategy::Scale(desired) | Strategy::Bridge(desired) => std::slice::from_ref(desired),
             Strategy::Pair(desired) => &desired[..],
         };
         desired.iter().map(|g| (g.service.as_str(), g.replicas)).collect()
@@ -135,7 +135,7 @@ impl<'a> TargetRollout<'a> {
         let is_made = |key: &InstanceKey| !self.start.instances.iter().any(|i| i.key == *key);
         let is_new = |(key, c): &(&InstanceKey, &Container)| {
             let is_its = c.compose().is_some_and(|(_, name)| name == service);
-            is_its && (is_made(key) || self.reader.desired.matches(service, c))
+            is_its && !c.is_bridge() && (is_made(key) || self.reader.desired.matches(service, c))
         };
         let (_, container) = self.rollout.containers().iter().find(is_new)?;
         container.label(CONFIG_HASH).map(String::from)
@@ -150,7 +150,12 @@ impl<'a> TargetRollout<'a> {
     pub fn preview(&self) -> Result<Vec<PlannedStep>> {
         let mut bound = self.rollout.containers().clone();
         for (step, _) in self.plan.steps() {
-            if let Step::Create { service, fresh, .. } = step {
+            let created = match step {
+                Step::Create { service, fresh, .. } => Some((service, fresh.as_slice())),
+                Step::CreateBridge { service, key, .. } => Some((service, std::slice::from_ref(key))),
+                _ => None,
+            };
+            if let Some((service, fresh)) = created {
                 let last = bound
                     .values()
                     .filter(|c| c.compose().is_some_and(|(_, s)| s == service))
@@ -293,7 +298,7 @@ impl<'a> TargetRollout<'a> {
     fn max_failures(&self) -> usize {
         match self.strategy {
             Strategy::Scale(_) => self.terms.update.tolerated_failures(self.slots),
-            Strategy::Pair(_) => 0,
+            Strategy::Pair(_) | Strategy::Bridge(_) => 0,
         }
     }
 
@@ -303,16 +308,16 @@ impl<'a> TargetRollout<'a> {
 
     fn monitor(&self) -> Duration {
         match &self.strategy {
-            Strategy::Scale(desired) => desired.policy.monitor,
+            Strategy::Scale(desired) | Strategy::Bridge(desired) => desired.policy.monitor,
             Strategy::Pair(desired) => desired[0].policy.monitor,
         }
     }
 
     pub fn tolerates(&self, failure: &RolloutFailure) -> bool {
         let failed = self.failed.len() + failure.failed.len();
-        let is_pair = matches!(self.strategy, Strategy::Pair(_));
+        let is_scale = matches!(self.strategy, Strategy::Scale(_));
         self.has_container(&failure.failed)
-            && !is_pair
+            && is_scale
             && self.terms.update.continues_after(failed, self.slots)
     }
 

@@ -178,7 +178,7 @@ fn a_database_is_detected_by_its_image_its_path_or_its_address() {
              target: {path}}}]}}}}"
         );
         let project = Project::read(&yaml, "f", &FlagLayers::default()).unwrap();
-        database(&context(&project.services["app"], ProxyPresence::Drains))
+        project.services["app"].data_store()
     };
     assert_eq!(kind("docker.io/library/postgres:16", "/data", ""), Some("PostgreSQL"));
     assert_eq!(kind("bitnami/redis@sha256:0", "/data", ""), Some("Redis"));

@@ -60,6 +60,13 @@ fn is_any(remote: &SocketAddr, to: &[SocketAddr]) -> bool {
     to.iter().any(|a| a.ip() == remote.ip() && [0, remote.port()].contains(&a.port()))
 }
 
+/// Open connections of clients to these ports of an instance, by a process of it on this machine. Its own connections to
+/// itself do not count.
+pub fn accepted(pid: u32, ports: &[u16]) -> Vec<Connection> {
+    let is_accepted = |c: &Connection| ports.contains(&c.local.port()) && !c.local.ip().is_loopback();
+    of_process(pid).into_iter().filter(is_accepted).collect()
+}
+
 /// Without the right to enter the namespace, its table is still readable.
 fn of_process(pid: u32) -> Vec<Connection> {
     sock_diag::connections_of(pid).unwrap_or_else(|_| sockets::connections(&sockets::table_of(pid)))

@@ -90,6 +90,7 @@ fn endpoint(name: &str, is_running: bool) -> Endpoint {
         port: Some(3000),
         labels: labels.map(|(key, value)| (key.into(), value.into())).into(),
         unhealthy: false,
+        ..Endpoint::default()
     }
 }
 

@@ -1,0 +1,271 @@
+//! Adapter for a published port without any proxy: rules of the machine's firewall lead new connections to a stand-in
+//! while the owner of the port is replaced. Without rules they lead to the owner.
+
+pub mod firewall;
+pub mod machine;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::{
+    Abilities, Action, Audit, Backend, Change, Endpoint, Goal, InFlight, Namespace, Next, Place, Planned,
+    Proxy, ProxyState, Query, RolloutShape, RouteInfo,
+};
+use crate::docker::CommandResult;
+use crate::docker::inspect::BRIDGE;
+use crate::error::Error;
+use crate::model::{Order, Project, Service};
+use crate::proxy::kit::connections::{self, Connection};
+use crate::proxy::public_route::PublicRoute;
+use firewall::{Firewall, Forward, Listings, owner_of};
+
+/// Kind of this adapter in `x-zd.proxy.kind`.
+pub const KIND: &str = "port";
+
+/// Ports of containers that speak TLS.
+const TLS_PORTS: [u16; 2] = [443, 8443];
+
+/// Published port of a service.
+pub struct PublishedPort {
+    title: String,
+    project: String,
+    service: String,
+    /// Start of the comment of each rule.
+    owner: String,
+    forwards: Vec<Forward>,
+    /// The machine's firewall, or the reason why it cannot be used.
+    firewall: Result<Firewall, String>,
+}
+
+impl PublishedPort {
+    pub fn new(project: &Project, service: &Service, firewall: Result<Firewall, String>) -> PublishedPort {
+        let forwards = forwards(service);
+        let ports: Vec<String> = forwards.iter().map(|f| f.published.to_string()).collect();
+        PublishedPort {
+            title: format!("published port {}", ports.join(", ")),
+            project: project.name.clone(),
+            service: service.name.clone(),
+            owner: format!("compose-zd {}/{}", project.name, service.name),
+            forwards,
+            firewall,
+        }
+    }
+
+    /// Error of a change without the right to it. The preflight refuses such a deploy before.
+    fn refusal(&self, reason: &str) -> Error {
+        Error::unchanged(format!(
+            "the {} of `{}` cannot be led to a stand-in: {reason}",
+            self.title, self.service
+        ))
+    }
+
+    fn leads_to(&self, firewall: &Firewall, listings: &Listings, endpoint: &Endpoint) -> bool {
+        is_bridge(endpoint)
+            && runs(endpoint)
+            && firewall.leads_to(listings, &self.forwards, &self.owner, endpoint)
+    }
+
+    fn state(&self, firewall: &Firewall, answers: &Answers, endpoints: &[Endpoint]) -> ProxyState {
+        let bridges: Vec<&Endpoint> =
+            endpoints.iter().filter(|e| self.leads_to(firewall, &answers.listings, e)).collect();
+        let owners = endpoints.iter().filter(|e| !is_bridge(e) && runs(e));
+        let routed = if bridges.is_empty() { owners.collect() } else { bridges.clone() };
+        // Rules for a part of the clients do not count.
+        let changes = firewall.changes(&answers.listings, self.rules(), bridges.first().copied());
+        ProxyState {
+            routed: routed.into_iter().map(|e| e.id.clone()).collect(),
+            config_applied: changes.is_empty(),
+            in_flight: answers.in_flight.clone(),
+            ..ProxyState::default()
+        }
+    }
+
+    fn rules(&self) -> (&str, &[Forward]) {
+        (&self.owner, &self.forwards)
+    }
+
+    fn next(&self, firewall: &Firewall, listings: &Listings, goal: &Goal) -> Next {
+        match goal {
+            Goal::Rotation(rotation) => {
+                let has_owner = rotation.inside.iter().any(|e| !is_bridge(e) && runs(e));
+                let bridge = rotation.inside.iter().find(|e| !has_owner && is_bridge(e) && runs(e));
+                if bridge.is_none() && !has_owner {
+                    Next::Wait
+                } else {
+                    self.lead(firewall, listings, bridge)
+                }
+            }
+            Goal::HandedBack(discovery) => {
+                let all = &discovery.endpoints;
+                let has_owner = all.iter().any(|e| !is_bridge(e) && runs(e));
+                let bridge = all.iter().find(|e| !has_owner && self.leads_to(firewall, listings, e));
+                match self.lead(firewall, listings, bridge) {
+                    Next::Run(changes) => Next::Finish(changes),
+                    next => next,
+                }
+            }
+            Goal::Observed(_) | Goal::Patched(_) | Goal::Gated(_) => Next::Done,
+        }
+    }
+
+    /// Leads new connections to a bridge, or to the owner. A guard that outlives this run removes the rules when the
+    /// bridge ends, so it starts before the first rule.
+    fn lead(&self, firewall: &Firewall, listings: &Listings, bridge: Option<&Endpoint>) -> Next {
+        let mut changes = firewall.changes(listings, self.rules(), bridge);
+        if changes.is_empty() {
+            return Next::Done;
+        }
+        let unguarded = bridge.filter(|to| !Firewall::has_rules(listings, &owner_of(&self.owner, to)));
+        if let Some(bridge) = unguarded {
+            changes.insert(0, self.guard(firewall, bridge));
+        }
+        Next::Run(changes)
+    }
+
+    fn guard(&self, firewall: &Firewall, bridge: &Endpoint) -> Change {
+        let (owner, pid) = (owner_of(&self.owner, bridge), bridge.pid.to_string());
+        let words = ["__helper", "guard-port", "--owner", &owner, "--pid", &pid, &firewall.v4];
+        let words = words.into_iter().chain(firewall.v6.as_deref()).map(String::from);
+        Action::Detached(words.collect()).into()
+    }
+}
+
+fn is_bridge(endpoint: &Endpoint) -> bool {
+    endpoint.labels.contains_key(BRIDGE)
+}
+
+fn runs(endpoint: &Endpoint) -> bool {
+    !endpoint.addresses.is_empty()
+}
+
+/// Parsed answers to the queries.
+struct Answers<'a> {
+    listings: Listings<'a>,
+    in_flight: BTreeMap<String, InFlight>,
+}
+
+impl PublishedPort {
+    fn parse<'a>(
+        &self,
+        firewall: &Firewall,
+        answers: &'a [CommandResult],
+        endpoints: &[Endpoint],
+    ) -> Answers<'a> {
+        let count = firewall.list_commands().len().min(answers.len());
+        let (listings, connections) = answers.split_at(count);
+        let listings: Vec<&str> = listings.iter().map(|answer| answer.stdout.as_str()).collect();
+        let running = endpoints.iter().filter(|e| runs(e));
+        let in_flight =
+            running.zip(connections.chunks(2)).map(|(e, answers)| (e.id.clone(), open_connections(answers)));
+        Answers { listings: Listings::new(&listings), in_flight: in_flight.collect() }
+    }
+}
+
+/// Connections of clients to an instance. Those from this machine, also by the engine's own program, have the kernel's
+/// times of their client's side. All others are only known at the instance, where idle and busy ones look alike.
+fn open_connections(answers: &[CommandResult]) -> InFlight {
+    let mut open = connections::parse(answers.first());
+    let accepted = connections::parse(answers.get(1)).into_iter();
+    let elsewhere: Vec<Connection> =
+        accepted.filter(|accepted| !open.iter().any(|c| c.local == accepted.remote)).collect();
+    open.extend(elsewhere.into_iter().map(|c| Connection { traffic: None, ..c }));
+    InFlight::Connections { exact: 0, open, quiet: Duration::ZERO, has_streams: false }
+}
+
+impl Proxy for PublishedPort {
+    fn place(&self) -> Place<'_> {
+        let obstacle = self.firewall.as_ref().err().map(String::as_str);
+        Place::Port { title: &self.title, service: &self.service, obstacle }
+    }
+
+    fn routes_to(&self, backend: &Backend) -> bool {
+        backend.project == self.project && backend.service == self.service
+    }
+
+    fn route_to(&self, _backend: &Backend) -> RouteInfo {
+        let public = |f: &Forward| PublicRoute::at(f.published, TLS_PORTS.contains(&f.target));
+        RouteInfo {
+            port: self.forwards.first().map(|f| f.target),
+            public: self.forwards.iter().map(public).collect(),
+            ..RouteInfo::default()
+        }
+    }
+
+    fn published_address(&self, port: u16) -> Option<SocketAddr> {
+        self.forwards.iter().find(|f| f.published == port).map(Forward::address)
+    }
+
+    fn audit(&self, _shape: &RolloutShape, _planned: Option<&Planned>) -> Audit {
+        Audit::default()
+    }
+
+    fn abilities(&self) -> Abilities {
+        Abilities::default()
+    }
+
+    fn queries(&self, goal: &Goal) -> Vec<Query> {
+        let Ok(firewall) = &self.firewall else { return Vec::new() };
+        let ports: Vec<u16> = self.forwards.iter().map(|f| f.target).collect();
+        let endpoints = goal.endpoints();
+        let running = endpoints.iter().filter(|e| runs(e));
+        let connections = running.flat_map(|e| {
+            let to = |ip: &IpAddr| ports.iter().map(|port| SocketAddr::new(*ip, *port)).collect::<Vec<_>>();
+            let here = Namespace::Process(std::process::id());
+            [
+                Query::Sockets { of: here, to: e.addresses.iter().flat_map(to).collect() },
+                Query::Accepted { pid: e.pid, ports: ports.clone() },
+            ]
+        });
+        firewall.list_commands().into_iter().map(Query::Host).chain(connections).collect()
+    }
+
+    fn advance(&self, answers: &[CommandResult], goal: &Goal) -> Result<(ProxyState, Next), Error> {
+        // Without the right to change it, the port leads to its owner.
+        let none = Firewall::default();
+        let firewall = match (&self.firewall, goal) {
+            (Ok(firewall), _) => firewall,
+            (Err(_), Goal::Observed(_) | Goal::HandedBack(_)) => &none,
+            (Err(reason), _) => return Err(self.refusal(reason)),
+        };
+        let endpoints = goal.endpoints();
+        let answers = self.parse(firewall, answers, &endpoints);
+        let state = self.state(firewall, &answers, &endpoints);
+        Ok((state, self.next(firewall, &answers.listings, goal)))
+    }
+
+    fn diagnose(&self) -> Query {
+        let command = self.firewall.as_ref().ok().and_then(|f| f.list_commands().into_iter().next());
+        Query::Host(command.unwrap_or_else(|| vec!["true".into()]))
+    }
+}
+
+/// Fixed TCP ports of a service.
+pub fn forwards(service: &Service) -> Vec<Forward> {
+    let forward = |port: &crate::model::Port| {
+        let published = port.published.as_ref()?.parse().ok().filter(|port| *port > 0)?;
+        let ip = port.host_ip.as_ref().and_then(|ip| ip.parse().ok());
+        let ip = ip.filter(|ip: &std::net::IpAddr| !ip.is_unspecified());
+        (port.protocol() == "tcp").then_some(Forward { ip, published, target: port.target })
+    };
+    service.ports.iter().filter_map(forward).collect()
+}
+
+/// True if a stand-in can serve for the published port of a service: fixed TCP ports are the only thing that a second
+/// instance could not have, and two instances may run at the same time.
+pub fn can_have_stand_in(service: &Service) -> bool {
+    let kind = service.settings.proxy.kind.as_deref();
+    let is_wanted = kind == Some(KIND);
+    let is_open =
+        kind.is_none() && service.settings.proxy.container.is_none() && service.data_store().is_none();
+    let fixed = service.fixed_ports().len();
+    (is_wanted || is_open)
+        && fixed > 0
+        && forwards(service).len() == fixed
+        && service.container_name.is_none()
+        && service.network_mode.as_ref().is_none_or(|mode| mode == "bridge")
+        && service.own_addresses().next().is_none()
+        && !service.starts_by_compose
+        && service.replicas().is_none_or(|n| n == 1)
+        && service.update.order != Some(Order::StopFirst)
+}
