@@ -168,7 +168,10 @@ impl Nginx {
         let exec = self.place.sh(hosts::watcher_script(service, scripts::TITLES));
         match self.settings.writer {
             HostsWriter::User | HostsWriter::Root => Exec { options: as_root(&["--detach"]), ..exec },
-            HostsWriter::Sidecar => self.sidecar(exec, &["--detach"]),
+            HostsWriter::Sidecar => {
+                let label = format!("compose-zd.watcher={}/{}", service.project, service.service);
+                self.sidecar(exec, &["--detach", "--label", &label])
+            }
         }
         .into()
     }

@@ -24,7 +24,9 @@ impl Nginx {
             .or_else(|| self.check_run(shape).err());
         match problem {
             Some(error) => Err(error),
-            None if is_planned => Ok(self.closes_idle_clients(shape.tune).into_iter().collect()),
+            None if is_planned && self.is_old() => {
+                Ok(self.closes_idle_clients(shape.tune).into_iter().collect())
+            }
             None => Ok(Vec::new()),
         }
     }
@@ -157,16 +159,20 @@ impl Nginx {
         Some(self.refused(&"nginx-same-run", why, &fix))
     }
 
+    /// True if nginx has no `keepalive_min_timeout`.
+    fn is_old(&self) -> bool {
+        self.settings.version.is_some_and(|version| version < KEEPALIVE_SINCE)
+    }
+
     /// Finding that the reload of a deploy closes idle client connections.
     pub(super) fn closes_idle_clients(&self, tune: bool) -> Option<Finding> {
-        let is_old = self.settings.version.is_some_and(|version| version < KEEPALIVE_SINCE);
         let line = format!("keepalive_min_timeout {}s;", KEEPALIVE_MIN_TIMEOUT.as_secs());
         let add = format!("add `{line}` to `http` in its configuration");
         let (why, fix) = match () {
             () if self.settings.routes.has_keepalive_min_timeout || self.settings.version.is_none() => {
                 return None;
             }
-            () if is_old => {
+            () if self.is_old() => {
                 let fix = format!("use nginx 1.27.4 or later; {add} then");
                 ("its nginx is older than 1.27.4 and has no `keepalive_min_timeout`", fix)
             }
