@@ -194,11 +194,7 @@ impl TargetReader<'_> {
                 ..Backend::from(&self.desired.preview(&self.project.name, service))
             }
         });
-        let drained = |b: Backend| {
-            let settings = &self.project.services[&b.service].settings;
-            Backend { has_drain_command: settings.drain_command.is_some(), ..b }
-        };
-        running.chain(coming).map(drained).collect()
+        running.chain(coming).collect()
     }
 
     /// Services of the target, each with every DNS name of its running and new instances.

@@ -309,9 +309,6 @@ impl Next {
 /// Abilities of a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Abilities {
-    /// True if compose-zd can set the rotation. Otherwise the proxy's own discovery admits and drops instances, and
-    /// compose-zd only watches it. `x-zd.drain.command` then takes an instance out of rotation.
-    pub steers: bool,
     /// True if the changes do not depend on the state. They run before the first query, with no answer, and again
     /// from time to time.
     pub is_blind: bool,
@@ -330,7 +327,6 @@ pub struct Abilities {
 impl Default for Abilities {
     fn default() -> Self {
         Abilities {
-            steers: true,
             is_blind: false,
             gives_addresses: false,
             late_requests: Duration::ZERO,
@@ -419,10 +415,6 @@ pub struct Backend {
     pub exposed: Vec<u16>,
     /// True for a running container, false for a future one.
     pub is_running: bool,
-    /// True if the image or the Compose file defines a healthcheck.
-    pub has_healthcheck: bool,
-    /// True if `x-zd.drain.command` can take the instance out of rotation.
-    pub has_drain_command: bool,
 }
 
 impl Backend {
@@ -446,8 +438,6 @@ impl From<&Container> for Backend {
             addresses: container.addresses().collect(),
             exposed: container.exposed_tcp(),
             is_running: container.is_running(),
-            has_healthcheck: container.healthcheck().is_some(),
-            has_drain_command: false,
         }
     }
 }

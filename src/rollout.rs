@@ -259,10 +259,8 @@ impl<'a> Rollout<'a> {
             return;
         }
         for (proxy, rotation) in self.rotations_with(&inside, &out) {
-            if proxy.abilities().steers {
-                let goal = Goal::Rotation(Rotation { urgent: true, ..rotation });
-                let _ = Pursuit::new(self.context.docker, proxy, goal).step();
-            }
+            let goal = Goal::Rotation(Rotation { urgent: true, ..rotation });
+            let _ = Pursuit::new(self.context.docker, proxy, goal).step();
         }
     }
 

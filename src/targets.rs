@@ -157,11 +157,6 @@ pub fn backend(project: &Project, service: &Service) -> Backend {
         addresses: Vec::new(),
         exposed: Vec::new(),
         is_running: false,
-        has_healthcheck: service
-            .healthcheck()
-            .as_ref()
-            .is_some_and(|t| t.first().is_some_and(|w| w != "NONE")),
-        has_drain_command: service.settings.drain_command.is_some(),
     }
 }
 

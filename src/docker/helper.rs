@@ -74,9 +74,15 @@ impl Docker {
         self.run_user_command(&super::shown_words(&argv[1..]), &command, limit)
     }
 
-    /// Stops and removes a helper container.
+    /// Stops and removes a helper container, unless the engine is removing it already, because it has ended.
     pub fn remove_helper(&self, name: &str) -> Result<()> {
-        self.run_on_all(&["rm", "--force", "--volumes"], &[name.into()])
+        self.check_lease()?;
+        let words = ["rm", "--force", "--volumes", name];
+        let result = self.run(&words)?;
+        let is_gone = ["no such container", "already in progress"]
+            .iter()
+            .any(|text| result.stderr.to_lowercase().contains(text));
+        if is_gone { Ok(()) } else { self.checked_result(&words, result).map(drop) }
     }
 
     /// Sends a signal to the main process of a container.

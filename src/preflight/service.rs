@@ -18,8 +18,6 @@ pub enum ProxyPresence {
     NoProxy,
     /// The proxy takes an instance out of rotation before the instance stops.
     Drains,
-    /// The proxy is only watched: instances may stop with requests in flight.
-    WatchedOnly,
 }
 
 /// Facts on one service.
@@ -89,7 +87,7 @@ impl ServiceContext<'_> {
     fn early_end_finding(&self, rule: &'static str, message: String, fix: String) -> Finding {
         match self.proxy {
             ProxyPresence::Drains => Finding::note(rule, message, fix),
-            ProxyPresence::NoProxy | ProxyPresence::WatchedOnly => Finding::loss(rule, message, fix),
+            ProxyPresence::NoProxy => Finding::loss(rule, message, fix),
         }
     }
 }
@@ -190,7 +188,7 @@ fn shared_volume(s: &ServiceContext) -> Option<Finding> {
     let order = s.service.update.order;
     let are_side_by_side = match s.proxy {
         ProxyPresence::NoProxy => order == Some(Order::StartFirst),
-        ProxyPresence::Drains | ProxyPresence::WatchedOnly => order != Some(Order::StopFirst),
+        ProxyPresence::Drains => order != Some(Order::StopFirst),
     };
     let paths = &s.service.shared_paths();
     let path = paths.first().filter(|_| are_side_by_side)?;

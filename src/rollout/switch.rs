@@ -14,7 +14,7 @@ use crate::docker::inspect::Container;
 use crate::health::monitor::MonitorFailure;
 use crate::observed::InstanceKey;
 use crate::proxy::converge::{self, DrainResult, Pursuit};
-use crate::proxy::{Discovery, Endpoint, Goal, Proxy, Rotation, endpoints};
+use crate::proxy::{Discovery, Goal, Proxy, endpoints};
 use crate::report::{Event, Warning};
 
 impl<'a> Rollout<'a> {
@@ -32,14 +32,8 @@ impl<'a> Rollout<'a> {
         self.others = self.other_addresses()?;
         self.inside = inside.to_vec();
         self.without_dead(|rollout| {
-            rollout.rotations(outside).into_iter().try_for_each(|(proxy, mut rotation)| {
-                if !proxy.abilities().steers {
-                    // A watched proxy keeps an instance until that instance leaves, which cannot be undone; both
-                    // generations serve until then.
-                    rotation.outside.clear();
-                }
-                rollout.converge(proxy, Goal::Rotation(rotation))
-            })
+            let mut rotations = rollout.rotations(outside).into_iter();
+            rotations.try_for_each(|(proxy, rotation)| rollout.converge(proxy, Goal::Rotation(rotation)))
         })?;
         if self.is_dry_run() {
             self.note_confirmations();
@@ -51,21 +45,9 @@ impl<'a> Rollout<'a> {
         for id in self.ids(outside) {
             self.left_rotation_at.entry(id).or_insert(now);
         }
-        let stays =
-            |key: &&InstanceKey| self.context.proxies.iter().any(|p| self.stays_in_rotation(p.as_ref(), key));
-        let (beside, outside): (Vec<&InstanceKey>, Vec<&InstanceKey>) = outside.iter().partition(stays);
-        let inside = self.inside.iter().chain(beside).map(|k| self.name(k)).collect();
-        let outside = outside.into_iter().map(|k| self.name(k)).collect();
+        let (inside, outside) = (self.names(&self.inside), self.names(outside));
         self.context.report.event(Event::Routed { in_rotation: inside, out_of_rotation: outside });
         Ok(())
-    }
-
-    /// True if a watched proxy still sends requests to an instance, until the instance leaves or stops.
-    fn stays_in_rotation(&self, proxy: &dyn Proxy, key: &InstanceKey) -> bool {
-        let container = &self.containers[key];
-        !proxy.abilities().steers
-            && container.is_running()
-            && !endpoints(proxy, [container].into_iter()).is_empty()
     }
 
     /// Runs an action that needs every instance in rotation. A dead instance that no longer counts as failed does
@@ -117,18 +99,6 @@ impl<'a> Rollout<'a> {
         Ok(true)
     }
 
-    /// Rotations without the instances that a watched proxy keeps sending requests to.
-    fn rotations_without_unsteered(&self, outside: &[InstanceKey]) -> Vec<(&'a dyn Proxy, Rotation)> {
-        let leaves = |e: &Endpoint| {
-            let key = outside.iter().find(|k| self.containers[*k].id == e.id);
-            key.is_some_and(|k| self.has_drain_command(k))
-        };
-        let mut rotations = self.rotations(outside);
-        let watched = rotations.iter_mut().filter(|(proxy, _)| !proxy.abilities().steers);
-        watched.for_each(|(_, rotation)| rotation.outside.retain(leaves));
-        rotations
-    }
-
     /// Brings a proxy to a goal, while the instances and the witness are checked.
     pub(super) fn converge(&self, proxy: &'a dyn Proxy, goal: Goal) -> Result<()> {
         if self.is_dry_run() {
@@ -139,10 +109,6 @@ impl<'a> Rollout<'a> {
         pursuit.converge(&self.stop, &|| self.check())?;
         self.keeper.keep(pursuit);
         Ok(())
-    }
-
-    pub(super) fn has_drain_command(&self, key: &InstanceKey) -> bool {
-        self.service(key).settings.drain_command.is_some()
     }
 
     /// Timeout of a command before the stop: a drain and the stop itself may take as long.
@@ -162,47 +128,20 @@ impl<'a> Rollout<'a> {
         }
     }
 
-    /// Lets instances with a drain command leave the watched proxies, and waits until the proxies drop them.
-    fn leave_watched_proxies(&mut self, keys: &[InstanceKey]) -> Result<()> {
-        keys.iter().try_for_each(|key| self.drain_command(key))?;
-        self.retry_without_dead(|rollout| {
-            let rotations = rollout.rotations_without_unsteered(keys).into_iter();
-            let mut leaving = rotations.filter(|(p, r)| !p.abilities().steers && !r.outside.is_empty());
-            leaving.try_for_each(|(proxy, rotation)| rollout.converge(proxy, Goal::Rotation(rotation)))
-        })
-    }
-
-    fn steers_all(&self) -> bool {
-        self.context.proxies.iter().all(|p| p.abilities().steers)
-    }
-
-    /// True if every proxy shows their in-flight requests; a watched one does after they have left.
-    fn is_drain_visible(&self, keys: &[InstanceKey]) -> bool {
-        self.steers_all() || keys.iter().all(|k| self.has_drain_command(k))
-    }
-
     pub(super) fn idle(&mut self, keys: &[InstanceKey]) -> Result<()> {
         let settings = &self.service(&keys[0]).settings;
-        let is_drained = self.is_drain_visible(keys);
-        if is_drained {
-            self.report(Event::Draining, keys);
-        }
-        if self.steers_all() {
-            keys.iter().try_for_each(|key| self.drain_command(key))?
-        } else {
-            self.leave_watched_proxies(keys)?
-        }
+        self.report(Event::Draining, keys);
+        keys.iter().try_for_each(|key| self.drain_command(key))?;
         if self.is_dry_run() {
             self.note_drain(&keys[0]);
             return Ok(());
         }
         let since =
             keys.iter().filter_map(|k| self.left_rotation_at.get(&self.containers[k].id)).min().copied();
-        let since = since.filter(|_| self.steers_all());
         let (requests, unsure) = self.retry_without_dead(|rollout| {
             let (mut requests, mut unsure) = (0, 0);
             let check = || rollout.check().and_then(|()| rollout.check_witness_losses());
-            for (proxy, rotation) in rollout.rotations_without_unsteered(keys) {
+            for (proxy, rotation) in rollout.rotations(keys) {
                 let mut pursuit = Pursuit::new(rollout.context.docker, proxy, Goal::Rotation(rotation));
                 let limit = settings.drain_timeout;
                 let since = since.unwrap_or_else(Instant::now);
@@ -217,8 +156,7 @@ impl<'a> Rollout<'a> {
         })?;
         self.cut_requests += requests;
         match requests + unsure {
-            0 if is_drained => self.report(Event::Drained, keys),
-            0 => {}
+            0 => self.report(Event::Drained, keys),
             _ => self.context.report.warn(&Warning::DrainTimeout {
                 names: self.names(keys),
                 limit: (!self.stop.is_hurried()).then_some(settings.drain_timeout),

@@ -47,14 +47,8 @@ impl TargetProxies {
     }
 
     fn presence(&self) -> ProxyPresence {
-        let mut all = self.running.iter().chain(&self.configured).peekable();
-        if all.peek().is_none() && !self.may_have_another {
-            ProxyPresence::NoProxy
-        } else if all.all(|p| p.abilities().steers) {
-            ProxyPresence::Drains
-        } else {
-            ProxyPresence::WatchedOnly
-        }
+        let has_proxy = !self.running.is_empty() || !self.configured.is_empty() || self.may_have_another;
+        if has_proxy { ProxyPresence::Drains } else { ProxyPresence::NoProxy }
     }
 
     fn is_none(&self) -> bool {

@@ -176,10 +176,8 @@ impl KilledRun<'_> {
             let proxies = observe::proxies_of(docker, project, target, &containers, &proxies)?;
             let reader = TargetReader { docker, project, desired: &desired, target, proxies };
             let (ready, unready) = self.split(&reader, self.members(target, &containers))?;
-            let steered = reader.proxies.iter().filter(|proxy| proxy.abilities().steers);
-            steered
-                .filter(|_| !ready.is_empty())
-                .try_for_each(|proxy| self.set(proxy.as_ref(), [&ready, &unready], &containers))
+            let mut proxies = reader.proxies.iter().filter(|_| !ready.is_empty());
+            proxies.try_for_each(|proxy| self.set(proxy.as_ref(), [&ready, &unready], &containers))
         })
     }
 

@@ -32,8 +32,7 @@ fn broken_rules(keys: &str, presence: ProxyPresence) -> String {
     rules(&findings(&context(&service(keys), presence)))
 }
 
-const PRESENCES: [ProxyPresence; 3] =
-    [ProxyPresence::NoProxy, ProxyPresence::Drains, ProxyPresence::WatchedOnly];
+const PRESENCES: [ProxyPresence; 2] = [ProxyPresence::NoProxy, ProxyPresence::Drains];
 
 #[test]
 fn a_service_without_problems_has_no_finding() {
@@ -78,11 +77,9 @@ fn an_image_that_moves_has_neither_a_version_nor_a_digest() {
 #[test]
 fn a_first_process_without_a_signal_handler_is_found() {
     let shell = "command: [sh, -c, node app.js]";
-    for (presence, by_process) in [
-        (ProxyPresence::NoProxy, "!ignores-stop-signal"),
-        (ProxyPresence::Drains, "ignores-stop-signal"),
-        (ProxyPresence::WatchedOnly, "!ignores-stop-signal"),
-    ] {
+    for (presence, by_process) in
+        [(ProxyPresence::NoProxy, "!ignores-stop-signal"), (ProxyPresence::Drains, "ignores-stop-signal")]
+    {
         let with = |keys: &str, caught: &str| {
             let service = service(keys);
             let status = format!("NSpid:\t7\t1\nSigBlk: 0\nSigIgn: 0\nSigCgt: {caught}\n");
@@ -117,18 +114,18 @@ fn the_command_and_the_stop_signal_of_the_image_count() {
 #[test]
 fn the_grace_period_must_cover_the_drain_timeout_and_the_shutdown_of_the_app() {
     let grace = |keys: &str| PRESENCES.map(|presence| broken_rules(keys, presence));
-    let short = ["!short-grace", "short-grace", "!short-grace"];
+    let short = ["!short-grace", "short-grace"];
     assert_eq!(grace("x-zd: {drain: {timeout: 60s}}, stop_grace_period: 59s"), short);
-    assert_eq!(grace("x-zd: {drain: {timeout: 60s}}, stop_grace_period: 60s"), [""; 3]);
+    assert_eq!(grace("x-zd: {drain: {timeout: 60s}}, stop_grace_period: 60s"), [""; 2]);
     assert_eq!(grace("x-zd: {drain: {timeout: 60s}}"), short, "10s is the default of Docker");
-    assert_eq!(grace("stop_grace_period: 1s"), [""; 3], "no known shutdown timeout");
+    assert_eq!(grace("stop_grace_period: 1s"), [""; 2], "no known shutdown timeout");
     for words in [
         "[gunicorn, --graceful-timeout, '60', a]",
         "[gunicorn, --graceful-timeout=60]",
         "[sh, s, 'uvicorn --shutdown-timeout 1m a']",
     ] {
         assert_eq!(grace(&format!("stop_grace_period: 30s, command: {words}")), short, "{words}");
-        assert_eq!(grace(&format!("stop_grace_period: 60s, command: {words}")), [""; 3], "{words}");
+        assert_eq!(grace(&format!("stop_grace_period: 60s, command: {words}")), [""; 2], "{words}");
     }
     let hint =
         findings(&context(&service("x-zd: {drain: {timeout: 1m}}"), ProxyPresence::Drains))[0].hint.clone();
@@ -195,7 +192,6 @@ fn a_stop_first_service_with_clients_is_a_loss() {
         (ProxyPresence::NoProxy, true, "!stops-first"),
         (ProxyPresence::NoProxy, false, ""),
         (ProxyPresence::Drains, true, ""),
-        (ProxyPresence::WatchedOnly, true, ""),
     ] {
         let service = service(volume);
         let found = findings(&ServiceContext { has_clients, ..context(&service, presence) });
@@ -226,10 +222,7 @@ fn a_service_with_requests_and_without_a_proxy_is_found_unless_it_has_an_obstacl
         for obstacle in ["ports: [{target: 80, published: '8080'}]", "network_mode: host"] {
             assert_eq!(with(obstacle, ProxyPresence::NoProxy, true), "");
         }
-        assert_eq!(
-            [with("", ProxyPresence::Drains, true), with("", ProxyPresence::WatchedOnly, true)],
-            [""; 2]
-        );
+        assert_eq!(with("", ProxyPresence::Drains, true), "");
     }
 }
 

@@ -11,7 +11,8 @@
 //! | `check`, `advice`, `foresee` | [`Proxy::audit`] |
 //! | `losses` | the same |
 //! | `doubt`, `route_files` | the same |
-//! | `steers`, `needs_reading`, `discovery_timeout`, `late_request_grace`, `gives_addresses` | [`Proxy::abilities`] |
+//! | `steers` | every adapter sets the rotation |
+//! | `needs_reading`, `discovery_timeout`, `late_request_grace`, `gives_addresses` | [`Proxy::abilities`] |
 //! | `inspect`, `prepare` | [`Goal::Patched`] |
 //! | `question`, `read` | [`Goal::Observed`], and the state of every other goal |
 //! | `holds`, `gate` | [`Goal::Gated`] |
