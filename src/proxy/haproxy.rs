@@ -3,7 +3,6 @@
 
 mod added_servers;
 pub mod config;
-mod dead_man;
 mod frontend;
 mod health_override;
 mod retired;
@@ -17,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::kit::connections;
 use super::public_route::PublicRoute;
 use super::{
-    Abilities, Adapter, Audit, Backend, Change, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Place,
+    Abilities, Adapter, Audit, Backend, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Place,
     Planned, Proxy, ProxyContainer, ProxyState, Query, RolloutShape, Rotation, RouteInfo, boxed,
 };
 use crate::docker::inspect::Container;
@@ -301,8 +300,11 @@ impl Proxy for Haproxy {
     fn audit(&self, shape: &RolloutShape, planned: Option<&Planned>) -> Audit {
         let advice = self.advice(&shape.backends);
         let room = || planned.map_or(Ok(Vec::new()), |planned| self.foresee(shape, planned.present));
-        let audit = Audit { advice, ..Audit::default() };
-        audit.and(|| self.check(&shape.backends)).and(|| self.check_lines(shape)).and(room)
+        Audit { advice, ..Audit::default() }.and(|| self.check(&shape.backends)).and(room)
+    }
+
+    fn losses(&self, _answers: &[CommandResult], shape: &RolloutShape) -> Vec<Finding> {
+        added_servers::instances_beyond_lines(self, shape)
     }
 
     fn abilities(&self) -> Abilities {
@@ -313,7 +315,7 @@ impl Proxy for Haproxy {
 
     fn queries(&self, goal: &Goal) -> Vec<Query> {
         match goal {
-            Goal::Patched(_) => vec![self.question().into()],
+            Goal::Patched(_) => vec![self.socket_command(STATE).into()],
             _ => vec![self.question().into(), self.place.connections_to(&goal.endpoints())],
         }
     }
@@ -325,8 +327,8 @@ impl Proxy for Haproxy {
         let next = match goal {
             Goal::Observed(_) => Next::Done,
             Goal::Patched(shape) => {
-                self.check_room(&output, shape)?;
-                self.prepare(&output, shape)
+                self.check_lines(shape)?;
+                self.check_room(&output, shape).map(|()| Next::Done)?
             }
             Goal::Gated(rotation) => self.gate(&output, rotation),
             Goal::Rotation(rotation) => Next::run_or_wait(self.route(&output, rotation)),
@@ -381,6 +383,7 @@ impl Haproxy {
     /// Checks that each template has slots for the old and the new instances at the same time, where HAProxy cannot
     /// add servers.
     fn foresee(&self, shape: &RolloutShape, present: usize) -> Result<Vec<Finding>, Error> {
+        self.check_lines(shape)?;
         for template in self.crowded_templates(shape) {
             let slots = template.size();
             let needed = present + shape.starting;
@@ -392,7 +395,7 @@ impl Haproxy {
                 return Err(self.refused(&"haproxy-room", why, SLOTS_FIX));
             }
         }
-        Ok(Vec::new())
+        Ok(added_servers::instances_beyond_lines(self, shape))
     }
 
     /// Templates in whose backends HAProxy cannot add servers.
@@ -400,11 +403,10 @@ impl Haproxy {
         shape.names().flat_map(|n| self.templates_of(n)).filter(|line| !self.can_add(&line.backend))
     }
 
-    /// Checks what the configuration allows.
-    fn check_lines(&self, shape: &RolloutShape) -> Result<Vec<Finding>, Error> {
+    /// Checks that HAProxy can add servers beside the lines, and like them.
+    fn check_lines(&self, shape: &RolloutShape) -> Result<(), Error> {
         added_servers::check_lines(self, shape)?;
-        added_servers::check_ability(self, shape)?;
-        Ok(added_servers::instances_beyond_lines(self, shape))
+        added_servers::check_ability(self, shape)
     }
 
     /// Checks that each template has a free slot for every instance that starts, where HAProxy cannot add servers.
@@ -423,23 +425,15 @@ impl Haproxy {
         Ok(())
     }
 
-    /// Starts the watch before the first container is created, because a killed run may leave that container.
-    fn prepare(&self, output: &CommandResult, shape: &RolloutShape) -> Next {
-        let names: Vec<String> = shape.names().flatten().cloned().collect();
-        let watch = self.watch(&shape.project, &names);
-        let is_watched = self.is_watched(&output.stdout, &shape.project, &names);
-        watch.filter(|_| !is_watched).map_or(Next::Done, Next::finish)
-    }
-
-    /// Starts the watch, and drains every free slot of the service, so that an instance that gets one is out of
-    /// rotation.
+    /// Drains every free slot of the service, so that an instance that gets one is out of rotation.
     fn gate(&self, output: &CommandResult, rotation: &Rotation) -> Next {
         let commands = self.gating_commands(output, rotation);
-        let names: Vec<String> = rotation.all().iter().flat_map(|e| e.names.clone()).collect();
-        let watch = self.watch(dead_man::project_of(&rotation.all()), &names);
         let is_whole = fit_in_one_line(&commands).len() == commands.join("; ").len();
-        let changes = watch.into_iter().chain(self.command(&commands)).map(Change::from).collect();
-        if is_whole { Next::Finish(changes) } else { Next::Run(changes) }
+        match self.command(&commands) {
+            None => Next::Done,
+            Some(exec) if is_whole => Next::finish(exec),
+            Some(exec) => Next::run(exec),
+        }
     }
 
     fn gating_commands(&self, output: &CommandResult, rotation: &Rotation) -> Vec<String> {
@@ -492,7 +486,7 @@ impl Haproxy {
     fn question(&self) -> Exec {
         let script = socket::script(self.socket().unwrap_or(""), STATE);
         let (head, rest) = script.split_once('\n').unwrap_or_default();
-        self.place.sh(format!("{head}\n{}{}{rest}", retired::PROCESS_SCRIPT, dead_man::MARKS_SCRIPT))
+        self.place.sh(format!("{head}\n{}{rest}", retired::PROCESS_SCRIPT))
     }
 
     fn read(&self, answers: &[CommandResult], endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
@@ -538,9 +532,7 @@ impl Haproxy {
         match (self.command(&commands), is_pending) {
             (Some(exec), _) => Next::run(exec),
             (None, true) => Next::Wait,
-            (None, false) => {
-                self.end_of_watch(&output.stdout, &discovery.endpoints).map_or(Next::Done, Next::finish)
-            }
+            (None, false) => Next::Done,
         }
     }
 }

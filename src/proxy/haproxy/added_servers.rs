@@ -15,7 +15,7 @@ use crate::proxy::{Discovery, Endpoint, Proxy, RolloutShape, Rotation};
 const FAST_FIRST_CHECK: &str = "downinter 25ms rise 1";
 
 /// Prefix of the names of added servers.
-pub const ADDED: &str = "compose-zd-";
+const ADDED: &str = "compose-zd-";
 
 const BALANCE_FIX: &str = "use `balance roundrobin` or `leastconn`, or add `hash-type consistent`; `--proxy-kind none` deploys \
     without gate and drain";

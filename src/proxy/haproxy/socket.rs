@@ -2,18 +2,12 @@
 
 use crate::shell;
 
-/// Script that sends commands to the runtime API.
+/// Script that sends commands to the runtime API by a program of the image: socat since late 2025, perl in
+/// Debian's, or python. Each program has a timeout, for an HAProxy that hangs.
 ///
 /// The script quotes the commands and the socket as one shell word each: commands contain the options of a
 /// user's `server` line.
 pub fn script(socket: &str, commands: &str) -> String {
-    let first = commands.lines().next().unwrap_or_default();
-    format!("# haproxy: {first}\nc={}\n{}send\n", shell::word(commands), functions(socket))
-}
-
-/// Shell function `send`, which sends the commands in `$c` by a program of the image: socat since late 2025, perl in
-/// Debian's, or python. Each program has a timeout, for an HAProxy that hangs.
-pub fn functions(socket: &str) -> String {
     let (is_unix, address) = parse_address(socket);
     let (socat, perl, python) = if is_unix {
         (
@@ -33,8 +27,11 @@ pub fn functions(socket: &str) -> String {
     } else {
         "elif command -v nc >/dev/null; then printf '%s\\n' \"$c\" | nc -w 20 127.0.0.1 \"$p\"\n  "
     };
+    let first = commands.lines().next().unwrap_or_default();
     format!(
-        "p={address}
+        "# haproxy: {first}
+c={commands}
+p={address}
 send() {{
   if command -v socat >/dev/null; then printf '%s\\n' \"$c\" | socat -t 5 -T 20 stdio \"{socat}\"
   elif command -v perl >/dev/null; then
@@ -46,7 +43,9 @@ for d in iter(lambda:s.recv(65536),b\"\"):sys.stdout.write(d.decode())' \"$c\" \
   {netcat}else echo 'the container has neither socat, perl nor python3' >&2; return 1
   fi
 }}
+send
 ",
+        commands = shell::word(commands),
         address = shell::word(address)
     )
 }

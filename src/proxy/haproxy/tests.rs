@@ -68,7 +68,7 @@ fn commands(exec: Option<Exec>) -> String {
     line.trim_end_matches('\'').to_string()
 }
 
-/// Commands of a gate, without its watch.
+/// Commands of a gate.
 fn gating(next: Next) -> String {
     next.changes().iter().map(|change| commands(change.exec().cloned())).collect::<Vec<_>>().concat()
 }
@@ -533,7 +533,8 @@ fn a_fixed_line_needs_a_haproxy_that_adds_servers() {
             ..RolloutShape::default()
         };
         let text = format!("{settings}\n server one app:3000\n@version HAProxy version {version}\n");
-        haproxy(&text).check_lines(&shape).map_err(|error| error.rule.copied())
+        let haproxy = haproxy(&text);
+        haproxy.check_lines(&shape).map(|()| haproxy.losses(&[], &shape)).map_err(|error| error.rule.copied())
     };
     assert_eq!(check("backend b", "2.4.1", 1), Err(Some("haproxy-too-old")));
     for refused in ["static-rr", "source", "uri whole", "hdr(Host)"] {

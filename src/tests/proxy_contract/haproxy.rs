@@ -13,7 +13,6 @@ const NO_ADDRESS: u32 = 32;
 
 pub struct Slots {
     proxy: Haproxy,
-    is_watched: bool,
     /// Instance and drain flag of each slot.
     slots: [(Option<&'static str>, bool); 4],
 }
@@ -21,7 +20,7 @@ pub struct Slots {
 pub fn simulation() -> Slots {
     let mut proxy = Haproxy::new(&container(&[]));
     proxy.learn(&output(CONFIGURATION));
-    Slots { proxy, is_watched: false, slots: [(None, false); 4] }
+    Slots { proxy, slots: [(None, false); 4] }
 }
 
 impl Simulation for Slots {
@@ -43,18 +42,11 @@ impl Simulation for Slots {
             }
         };
         let rows: String = self.slots.iter().enumerate().map(row).collect();
-        let mark = if self.is_watched { "@mark .compose-zd-p.web\n" } else { "" };
-        output(format!("{mark}1\n{HEADER}\n{rows}\n# pxname,svname,qcur,qmax,scur,smax\n"))
+        output(format!("1\n{HEADER}\n{rows}\n# pxname,svname,qcur,qmax,scur,smax\n"))
     }
 
     fn run(&mut self, action: &Action) {
         let Action::Exec(exec) = action else { panic!("{action:?}") };
-        if let "# watch for the end of compose-zd" | "# end the watch" =
-            script(exec).lines().next().expect("a line")
-        {
-            self.is_watched = script(exec).starts_with("# watch");
-            return;
-        }
         let commands = script(exec).lines().find_map(|l| l.strip_prefix("c='")).expect("commands");
         for command in commands.trim_end_matches('\'').split("; ") {
             let words: Vec<&str> = command.split(' ').collect();
