@@ -23,7 +23,7 @@ use crate::model::args::ComposeArgs;
 use crate::model::{COMPOSE_FILES, EngineKind, FlagLayers, Project, override_name};
 use crate::observe;
 use crate::plugin::program;
-use crate::proxy::Proxy;
+use crate::proxy::{Place, Proxy, RolloutShape};
 use crate::report::{Report, Warning};
 use crate::{shell, targets};
 use facts::ProjectFacts;
@@ -42,6 +42,9 @@ pub struct InitArgs {
     /// Path of health probes, for the proxy and for deploys [default: path of the healthcheck]
     #[arg(long, value_name = "PATH", value_parser = url_path)]
     pub health_path: Option<String>,
+    /// Add HAProxy although a deploy needs no proxy
+    #[arg(long, conflicts_with = "no_proxy")]
+    pub proxy: bool,
     /// Add no proxy
     #[arg(long, conflicts_with_all = ["service", "publish", "health_path"])]
     pub no_proxy: bool,
@@ -235,6 +238,8 @@ struct InitContext {
     facts: ProjectFacts,
     /// Descriptions of proxies on the networks of the project.
     present_proxies: Vec<String>,
+    /// Published ports that a deploy replaces without a proxy.
+    served_ports: Vec<String>,
     report: Report,
 }
 
@@ -253,8 +258,15 @@ impl InitContext {
                 .into());
         }
         let facts = ProjectFacts { project, image_ports: BTreeMap::new() };
-        let mut context =
-            InitContext { docker, folder, compose_files, facts, present_proxies: Vec::new(), report };
+        let mut context = InitContext {
+            docker,
+            folder,
+            compose_files,
+            facts,
+            present_proxies: Vec::new(),
+            served_ports: Vec::new(),
+            report,
+        };
         if !args.no_proxy {
             context.read_engine();
         }
@@ -264,7 +276,7 @@ impl InitContext {
     /// Reads running proxies, and the ports of images. Without an engine only the file is used.
     fn read_engine(&mut self) {
         match self.find_proxies() {
-            Ok(proxies) => self.present_proxies = proxies,
+            Ok((proxies, ports)) => (self.present_proxies, self.served_ports) = (proxies, ports),
             Err(error) => {
                 let reason = Error::from_error(error).message;
                 self.report.warn(&Warning::Ignored(format!("{reason}; only the file is checked")));
@@ -280,8 +292,8 @@ impl InitContext {
         }
     }
 
-    /// Running proxies of other projects on networks of this one.
-    fn find_proxies(&self) -> Result<Vec<String>> {
+    /// Running proxies of other projects on networks of this one, and published ports that need no proxy.
+    fn find_proxies(&self) -> Result<(Vec<String>, Vec<String>)> {
         let project = &self.facts.project;
         let containers = self.docker.containers()?;
         let all = observe::detect(&self.docker, project, &containers)?;
@@ -293,7 +305,24 @@ impl InitContext {
             let is_own = container.compose().is_some_and(|(name, _)| name == project.name);
             !is_own && container.is_running() && container.networks().any(|n| networks.contains(n))
         };
-        Ok(all.iter().filter(is_foreign).map(|p| describe(project, p.as_ref())).collect())
+        let is_running = |service: &str| {
+            containers.iter().any(|c| c.is_running() && targets::is_member(project, c, &[service]))
+        };
+        let served = |p: &Arc<dyn Proxy>| match p.place() {
+            Place::Port { service, .. } if is_running(service) => {
+                p.audit(&RolloutShape::default(), None).refused.is_none().then(|| p.name())
+            }
+            _ => None,
+        };
+        let foreign = all.iter().filter(is_foreign).map(|p| describe(project, p.as_ref())).collect();
+        Ok((foreign, all.iter().filter_map(served).collect()))
+    }
+
+    /// A deploy needs no proxy, and the flags describe none.
+    fn needs_no_proxy(&self, args: &InitArgs) -> bool {
+        let describes_proxy =
+            !args.service.is_empty() || args.publish.is_some() || args.health_path.is_some();
+        !self.served_ports.is_empty() && !args.proxy && !describes_proxy
     }
 
     /// Services to put behind a new proxy; none if a proxy exists.
@@ -315,6 +344,13 @@ impl InitContext {
         if !found.is_empty() {
             found.iter().for_each(|text| self.report.print_line(text));
             self.report.print_line("no other proxy is added");
+            return Ok(Vec::new());
+        }
+        if self.needs_no_proxy(args) {
+            let ports = self.served_ports.join(", ");
+            self.report.print_line(&format!(
+                "{ports}: a deploy as root on this machine replaces it as it is, so no proxy is added; `--proxy` adds HAProxy"
+            ));
             return Ok(Vec::new());
         }
         let service = if args.service.is_empty() { self.choose_services()? } else { args.service.clone() };
@@ -483,16 +519,14 @@ fn requirement(image: &str) -> &'static str {
             "dockercloud",
             "it needs `links` to the service, and `ADDITIONAL_SERVICES: PROJECT:SERVICE` with Compose v2",
         ),
+        ("haproxy", "it needs a `stats socket` with `level admin`; its `server` lines stay as they are"),
         (
-            "haproxy",
-            "it needs a `stats socket` with `level admin`, and a `server-template` with twice the instances and `resolvers`",
-        ),
-        (
-            "nginx",
+            "nginx-proxy",
             "a service needs `VIRTUAL_HOST` in its environment, a network in common, and no fixed host port",
         ),
+        ("nginx", "its configuration has to name the service; nothing has to be added"),
         ("caddy", "it needs `reverse_proxy SERVICE:PORT` in its Caddyfile, and its admin API"),
-        ("traefik", "a service needs its labels, a network in common, and no fixed host port"),
+        ("traefik", "a service needs its labels and a network in common; nothing has to be added"),
     ];
     let requirement = needs.iter().find(|(kind, _)| image.contains(kind)).map(|(_, need)| *need);
     requirement.unwrap_or("`compose-zd deploy --dry-run SERVICE` reports its requirements")

@@ -106,7 +106,7 @@ fn no_proxy(s: &ServiceContext) -> Option<Finding> {
         s.name()
     );
     let fix = format!(
-        "put nginx-proxy, HAProxy, Caddy or Traefik in front of it, on a common network, or name the proxy with `{}`",
+        "publish one fixed port and deploy as root, put nginx, HAProxy, Caddy or Traefik in front of it, or name the proxy with `{}`",
         s.key("x-zd.proxy.container")
     );
     let new = if s.has_engine { Finding::loss } else { Finding::note };
