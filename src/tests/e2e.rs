@@ -43,6 +43,8 @@ mod nginx;
 mod node;
 #[path = "e2e/pair.rs"]
 mod pair;
+#[path = "e2e/port.rs"]
+mod port;
 #[path = "e2e/promises.rs"]
 mod promises;
 #[path = "e2e/proxy.rs"]
