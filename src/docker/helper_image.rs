@@ -178,7 +178,7 @@ fn read(path: &str) -> std::result::Result<Vec<u8>, NoHelper> {
     std::fs::read(path).map_err(|error| NoHelper::Program(format!("{path}: {error}")))
 }
 
-/// Header of a file or folder in a tar archive (ustar), which everybody may read and run.
+/// Header of a file or folder in a tar archive (ustar), which all users may read and run.
 fn tar_header(path: &str, size: usize, kind: u8) -> [u8; BLOCK] {
     let mut header = [0; BLOCK];
     let mut put = |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
