@@ -41,8 +41,6 @@ use endpoint::{EngineAddress, Timeouts, VERSION};
 pub use exec::Exec;
 use exec::is_read_by_docker;
 pub use helper::{Helper, PIN};
-#[allow(unused_imports, reason = "the adapters that need a helper follow")]
-pub use helper_image::{HELPER_PROGRAM, NoHelper};
 pub use images::KEEPER_LABEL;
 pub use init_container::InitContainer;
 pub use inspect::familiar_name;

@@ -20,13 +20,12 @@ const REPOSITORY: &str = "compose-zd/helper";
 const LABEL: &str = "compose-zd.helper-image";
 
 /// Program of a helper image, which is its entrypoint too.
-pub const HELPER_PROGRAM: &str = "/compose-zd";
+const HELPER_PROGRAM: &str = "/compose-zd";
 
 /// Folder of the shared libraries in a helper image.
 const LIBRARIES: &str = "lib";
 
 /// Limit for the upload of a helper image, to an engine of the default timeout.
-#[allow(dead_code, reason = "as above")]
 const IMPORT_LIMIT: Duration = Duration::from_secs(120);
 
 /// Size of a block in a tar archive.
@@ -54,7 +53,6 @@ impl fmt::Display for NoHelper {
     }
 }
 
-#[allow(dead_code, reason = "the adapters that need a helper follow")]
 impl Docker {
     /// Name of the helper image on this engine, which is uploaded if it is missing. The entrypoint is this program, so
     /// a helper runs with the words `__helper …`.
