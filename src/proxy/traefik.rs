@@ -305,7 +305,9 @@ impl Traefik {
         let running: Vec<&Endpoint> =
             discovery.endpoints.iter().filter(|e| !e.addresses.is_empty()).collect();
         let Some(model) = running.first() else { return Next::Finish(removals) };
-        if running.iter().any(|e| e.unhealthy) {
+        // Discovery leaves out an instance until it is healthy. One that is not pinned is no loss.
+        let pinned = state.own(self.id()).rfind(|g| g.has_route()).map(|g| &g.targets);
+        if running.iter().any(|e| e.unhealthy && pinned.is_some_and(|targets| targets.contains(&e.id))) {
             return Next::Wait;
         }
         let instances: BTreeSet<(&str, &[std::net::IpAddr])> =

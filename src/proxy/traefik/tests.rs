@@ -317,6 +317,10 @@ fn the_route_is_handed_back_once_a_later_pin_is_in_force() {
     let unhealthy = Endpoint { unhealthy: true, ..new() };
     let starting = handed_back(&existing, &[unhealthy]);
     assert_eq!(advance(&traefik, &listed(&first, 9), "", &starting).1, Next::Wait);
+    let sick = Endpoint { unhealthy: true, ..endpoint("sick", "192.168.0.9", "") };
+    let beside = handed_back(&existing, &[new(), sick]);
+    let next = advance(&traefik, &listed(&first, 9), "", &beside).1;
+    assert_eq!(split(&next).0.len(), 1, "an unhealthy instance out of rotation is not waited for");
 
     let (proof, removed) = split(&advance(&traefik, &listed(&first, 9), &token(&first[0]), &goal).1);
     assert!(removed.is_empty() && proof[0].network == "container:t0123456789abcdef", "{proof:?}");
