@@ -445,7 +445,7 @@ impl From<&Container> for Backend {
 /// Place where a proxy runs.
 #[cfg_attr(
     not(test),
-    expect(dead_code, reason = "adapters of plain nginx and of published ports use the other variants")
+    expect(dead_code, reason = "only the toy adapter of the contract uses some of them so far")
 )]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Place<'a> {

@@ -15,7 +15,7 @@ use crate::process;
 /// Query of a proxy; it changes nothing.
 #[cfg_attr(
     not(test),
-    expect(dead_code, reason = "adapters of plain nginx and of published ports use the other variants")
+    expect(dead_code, reason = "only the toy adapter of the contract uses some of them so far")
 )]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Query {
@@ -44,10 +44,6 @@ pub enum Query {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Namespace {
     /// Of a process on this machine.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "adapters of plain nginx and of published ports use the other variants")
-    )]
     Process(u32),
     /// Of a container, with the number of its first process on the engine's machine.
     Container { id: String, pid: u32 },
@@ -69,7 +65,7 @@ impl From<Exec> for Query {
 /// Effect of a change.
 #[cfg_attr(
     not(test),
-    expect(dead_code, reason = "adapters of plain nginx and of published ports use the other variants")
+    expect(dead_code, reason = "only the toy adapter of the contract uses some of them so far")
 )]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {

@@ -4,8 +4,6 @@ use std::net::{IpAddr, SocketAddr};
 
 use reqwest::Url;
 
-use crate::docker::inspect::Container;
-
 /// A route from clients to a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicRoute {
@@ -34,19 +32,9 @@ impl PublicRoute {
         PublicRoute { port, tls, host: None, path: "/".into() }
     }
 
-    /// URL of the route from this machine, by the published port of the proxy. `host` and `path` take
-    /// precedence over those of the route.
+    /// URL of the route for a port that is published at this address. `host` and `path` take precedence over those of
+    /// the route.
     pub fn witness_url(
-        &self,
-        proxy: &Container,
-        host: Option<&str>,
-        path: Option<&str>,
-    ) -> Option<WitnessUrl> {
-        self.witness_url_at(proxy.published_address(self.port)?, host, path)
-    }
-
-    /// As [`PublicRoute::witness_url`], for a port that is published at this address.
-    pub fn witness_url_at(
         &self,
         address: SocketAddr,
         host: Option<&str>,
@@ -78,6 +66,7 @@ pub fn is_plain(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::docker::inspect::Container;
 
     fn proxy(ports: &str) -> Container {
         crate::docker::types::parse(format!(r#"{{"NetworkSettings": {{"Ports": {ports}}}}}"#).as_bytes())
@@ -85,7 +74,7 @@ mod tests {
     }
 
     fn url(ports: &str, route: &PublicRoute) -> Option<String> {
-        let witness = route.witness_url(&proxy(ports), None, None)?;
+        let witness = route.witness_url(proxy(ports).published_address(route.port)?, None, None)?;
         let connect = witness.connect.map(|ip| format!(" at {ip}")).unwrap_or_default();
         Some(format!("{}{connect}", witness.url))
     }
@@ -122,16 +111,19 @@ mod tests {
         assert_eq!(url(without_number, &PublicRoute::at(80, false)), None);
         let host_network: Container =
             serde_json::from_str(r#"{"NetworkSettings": {"Networks": {"host": {}}}}"#).unwrap();
-        let witness = PublicRoute::at(80, false).witness_url(&host_network, None, None).unwrap();
+        let witness = PublicRoute::at(80, false)
+            .witness_url(host_network.published_address(80).unwrap(), None, None)
+            .unwrap();
         assert_eq!(witness.url.as_str(), "http://127.0.0.1/");
     }
 
     #[test]
     fn a_setting_takes_precedence_over_the_route() {
         let named = PublicRoute { host: Some("app.example".into()), ..PublicRoute::at(80, false) };
-        let witness = named.witness_url(&proxy(OPEN), Some("b.example"), Some("/up?x=1")).unwrap();
+        let address = proxy(OPEN).published_address(80).unwrap();
+        let witness = named.witness_url(address, Some("b.example"), Some("/up?x=1")).unwrap();
         assert_eq!(witness.url.as_str(), "http://b.example:8000/up?x=1");
         assert_eq!(witness.host.as_deref(), Some("b.example"));
-        assert_eq!(named.witness_url(&proxy(OPEN), Some("a b"), None), None);
+        assert_eq!(named.witness_url(address, Some("a b"), None), None);
     }
 }

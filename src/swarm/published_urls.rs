@@ -30,7 +30,7 @@ impl PublishedPorts<'_> {
         for (route, port, owner) in services.iter().flat_map(|name| self.routes_to(name)) {
             for addresses in (self.addresses)(&owner, port.is_host_mode) {
                 let at = |ip: &IpAddr| {
-                    route.witness_url_at(SocketAddr::new(*ip, port.published), self.host, self.path)
+                    route.witness_url(SocketAddr::new(*ip, port.published), self.host, self.path)
                 };
                 let urls: UrlCandidates = addresses.iter().filter_map(at).collect();
                 if !urls.is_empty() && !candidates.contains(&urls) {

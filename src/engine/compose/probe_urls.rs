@@ -87,7 +87,7 @@ impl ComposeRun<'_> {
         let is_supported = |e: &&PublicRoute| cfg!(feature = "tls") || !e.tls;
         let to_url = |e: &PublicRoute| {
             let address = proxy.published_address(e.port)?;
-            e.witness_url_at(address, settings.host.as_deref(), settings.path.as_deref())
+            e.witness_url(address, settings.host.as_deref(), settings.path.as_deref())
         };
         routes.iter().flatten().filter(is_supported).filter_map(to_url).collect()
     }
