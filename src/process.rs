@@ -267,7 +267,7 @@ pub type ProcessInput = PipeWriter;
 /// The program cannot be started.
 pub fn start_detached(words: &[OsString]) -> io::Result<ProcessInput> {
     let (input, writer) = io::pipe()?;
-    // Nobody waits for it.
+    // This process does not wait for it.
     duct::cmd(&words[0], &words[1..]).stdin_file(input).stdout_null().stderr_null().start()?;
     Ok(writer)
 }

@@ -81,7 +81,7 @@ fn the_chart_begins_with_the_rollout() {
 }
 
 #[test]
-fn images_of_one_name_are_told_apart_by_their_ids() {
+fn images_of_one_name_differ_by_their_ids() {
     let change =
         |to_id| ImageChange::new("app", [("shop".into(), "sha256:0123456789abcdef".into())], ("shop", to_id));
     assert_eq!(

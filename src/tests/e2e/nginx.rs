@@ -21,7 +21,7 @@ fn deploys_without_a_loss(project: &TestProject, from: &str, to: &str) {
 }
 
 #[test]
-fn an_older_nginx_loses_no_request_and_the_price_of_its_reload_is_told() {
+fn an_older_nginx_loses_no_request_and_reports_the_price_of_its_reload() {
     let project = TestProject::nginx("ngold");
     project.set_variables(&format!("NGINX_IMAGE={}", project.variable("NGINX_OLD_IMAGE")));
     project.up("--scale app=2");

@@ -47,7 +47,7 @@ fn a_connection_is_busy_by_each_rule() {
 }
 
 #[test]
-fn an_answer_and_the_next_request_in_one_tick_are_told_from_an_idle_tie() {
+fn an_answer_and_the_next_request_in_one_tick_differ_from_an_idle_tie() {
     let tie = |last_ack| Traffic { last_sent: 2000, last_received: 2000, last_ack, ..answered() };
     assert_eq!(verdict(tie(2000)), Verdict::Idle, "the last acknowledgement came with the answer");
     for delayed in [1999, 1956, 1750] {
