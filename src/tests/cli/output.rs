@@ -71,7 +71,7 @@ fn json_output_of_wrong_usage_has_a_summary() {
     assert_matches_schema(&schema(&fake), &run);
     assert_eq!(json_lines(&stdout(&run))[0]["exit"], 2);
     for words in
-        ["deploy --forse --output json", "deploy --output=json --image x", "rollback --to x --output json"]
+        ["deploy --forced --output json", "deploy --output=json --image x", "rollback --to x --output json"]
     {
         let run = fake.run(words).code(2);
         assert_matches_schema(&schema(&fake), &run);
