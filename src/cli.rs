@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, StyledStr};
+use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -112,6 +113,32 @@ impl Cli {
         let words = PossibleValuesParser::new(commands.into_iter().chain(topics));
         command.mut_subcommand("help", |help| help.mut_arg("word", |word| word.value_parser(words)))
     }
+}
+
+/// Commands and flags of Compose that users try, and what takes their place.
+const HABITS: [(&str, &str); 11] = [
+    (
+        "up",
+        "`compose-zd deploy` replaces what has changed; `docker compose up -d` starts a project for the first time",
+    ),
+    ("ps", "`compose-zd status` shows what runs"),
+    ("ls", "`compose-zd status` shows what runs"),
+    ("restart", "`compose-zd deploy --force` replaces every instance"),
+    ("logs", "`docker compose logs` shows the logs"),
+    ("down", "`docker compose down` removes the project; compose-zd leaves nothing that runs"),
+    ("stop", "`docker compose stop` stops the project"),
+    ("-d", "leave it out: a deploy returns once the new version serves, and the containers go on"),
+    ("--detach", "leave it out: a deploy returns once the new version serves, and the containers go on"),
+    ("--force-recreate", "`--force` replaces every instance, even if nothing has changed"),
+    ("--no-deps", "leave it out: a deploy starts dependencies that are down, and leaves the others alone"),
+];
+
+/// Answer to a command or flag of Compose that compose-zd does not have.
+pub fn compose_habit(error: &clap::Error) -> Option<&'static str> {
+    let kinds = [ContextKind::InvalidSubcommand, ContextKind::InvalidArg];
+    let word = kinds.into_iter().find_map(|kind| error.get(kind))?.to_string();
+    let is_unknown = matches!(error.kind(), ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument);
+    HABITS.iter().find(|(name, _)| is_unknown && *name == word).map(|(_, answer)| *answer)
 }
 
 /// Parts of a help text, with an empty line between them.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::docker::{Docker, OutputSink};
-use crate::error::Error;
+use crate::error::{Error, Exit};
 use crate::model::args::ComposeArgs;
 use crate::model::{ConfigError, FlagLayers, Project, ResolvedProject};
 use crate::release::journal::{Journal, UncommittedConfig};
@@ -45,8 +45,17 @@ pub fn connect(compose: &ComposeArgs, report: Report) -> Result<Docker> {
 }
 
 /// Configuration as Compose resolves it. Reports the warnings of Compose.
-pub fn resolve_config(docker: &mut Docker, report: Report) -> Result<String> {
-    let (yaml, warnings) = docker.config()?;
+///
+/// # Errors
+/// No Compose file, or one that Compose refuses, with the fix.
+pub fn resolve_config(docker: &mut Docker, compose: &ComposeArgs, report: Report) -> Result<String> {
+    let (yaml, warnings) = docker.config().map_err(|error| {
+        // Compose does not explain every refusal. Other failures are about docker, not about the file.
+        let error = Error::from_error(error);
+        let problem = compose.file_problem().filter(|_| error.exit == Exit::Usage);
+        let message = error.details.join("\n");
+        problem.map_or(error, |problem| problem.detail(&message))
+    })?;
     warnings.into_iter().for_each(|w| report.warn(&Warning::Compose(w)));
     Ok(yaml)
 }
@@ -60,7 +69,7 @@ impl Configuration {
         report: Report,
     ) -> Result<Configuration> {
         let mut docker = docker.clone();
-        let yaml = resolve_config(&mut docker, report)?;
+        let yaml = resolve_config(&mut docker, compose, report)?;
         Configuration::of_file(docker, &yaml, compose, flags)
     }
 

@@ -69,7 +69,7 @@ impl ProjectHandle {
     /// was given, else the only one with releases.
     pub fn open_recorded(compose: &ComposeArgs, flags: &StateArgs, report: Report) -> Result<ProjectHandle> {
         let mut docker = connect(compose, report)?;
-        let project = match resolve_config(&mut docker, report) {
+        let project = match resolve_config(&mut docker, compose, report) {
             Ok(yaml) => {
                 let resolved = ResolvedProject::parse(&yaml).map_err(Error::from)?;
                 let name = resolved.project_name().unwrap_or_default().to_string();

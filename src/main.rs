@@ -97,13 +97,19 @@ fn read(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
 
 /// Prints an error of the command line as text, or as JSON if the command line asks for that; or the help.
 fn usage_error(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
-    let Some(options) = Cli::json_options(arguments).filter(|_| error.use_stderr()) else { error.exit() };
+    let options = Cli::json_options(arguments).filter(|_| error.use_stderr());
+    let habit = cli::compose_habit(error);
+    if options.is_none() && habit.is_none() {
+        error.exit();
+    }
+    let options = options.unwrap_or_default();
     let text = error.to_string();
     let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
     let lines = || rest.lines().map(str::trim).filter(|line| !line.is_empty());
     let tips = || lines().filter_map(|line| line.strip_prefix("tip: "));
     let tip = tips().find(|tip| tip.contains("similar"));
-    let hint = tip.or_else(|| lines().find(|line| line.starts_with("Usage: "))).unwrap_or("try `--help`");
+    let hint =
+        habit.or(tip).or_else(|| lines().find(|line| line.starts_with("Usage: "))).unwrap_or("try `--help`");
     let report = Report::new(options);
     let error = Error::usage(first.trim_start_matches("error: ")).hint(hint);
     report.error(&error);

@@ -59,8 +59,7 @@ pub fn select(
             .rule(&"proxy-down"));
     }
     if names.is_empty() {
-        return Err(Error::usage("no proxy routes to a service of this project")
-            .hint(format!("name at least one service: {}", list_names(project))));
+        return Err(nothing_to_deploy(project));
     }
     let mut targets = from_names(project, &names)?;
     if let Some((flag, name)) =
@@ -130,13 +129,16 @@ fn routed_services(project: &Project, proxies: &[Arc<dyn Proxy>]) -> Vec<String>
         // A proxy may have a route to itself, for its dashboard.
         (proxy::route_setting(&backend).is_some() && !proxy::is_proxy_image(&s.image)) || is_proxied(&backend)
     };
-    let names = |services: Vec<&Service>| services.into_iter().map(|s| s.name.clone()).collect();
     let routed: Vec<&Service> = project.services.values().filter(routed).collect();
     if !routed.is_empty() {
-        return names(routed);
+        return names(&routed);
     }
     let published = |s: &&Service| !s.holds_volume() && leads_to(&backend(project, s), true);
-    names(project.services.values().filter(published).collect())
+    names(&project.services.values().filter(published).collect::<Vec<_>>())
+}
+
+fn names(services: &[&Service]) -> Vec<String> {
+    services.iter().map(|service| service.name.clone()).collect()
 }
 
 /// True if a container belongs to one of these services.
@@ -165,6 +167,21 @@ pub fn unknown_service(project: &Project, name: &str, flag: Option<&str>) -> Err
     let prefix = flag.map_or(String::new(), |flag| format!("`{flag}`: "));
     Error::usage(format!("{prefix}project `{}` has no service or pair `{name}`", project.name))
         .hint(format!("the project has {}; a service of a profile needs `--profile`", list_names(project)))
+}
+
+/// Error for a deploy without names, where nothing leads to a service.
+fn nothing_to_deploy(project: &Project) -> Error {
+    let is_app = |s: &&Service| s.data_store().is_none() && !proxy::is_proxy_image(&s.image);
+    let apps: Vec<&Service> = project.services.values().filter(is_app).collect();
+    let names = if apps.is_empty() { project.services.keys().cloned().collect() } else { names(&apps) };
+    Error::usage(format!(
+        "no proxy routes to a service of project `{}`, and none publishes a port that a deploy can keep",
+        project.name
+    ))
+    .hint(format!(
+        "`compose-zd deploy {}` deploys by name; `compose-zd init` adds a proxy, so that no request is lost",
+        names.join(" ")
+    ))
 }
 
 fn list_names(project: &Project) -> String {

@@ -249,7 +249,7 @@ impl InitContext {
         let compose_files = ComposeFiles::find(compose, &folder)?;
         let own = compose_files.own.iter().map(|file| folder.join(file));
         let mut docker = connect(&ComposeArgs { file: own.collect(), ..compose.clone() }, report)?;
-        let yaml = resolve_config(&mut docker, report)?;
+        let yaml = resolve_config(&mut docker, compose, report)?;
         let source = compose.source();
         let project = Project::read(&yaml, &source, &FlagLayers::default()).map_err(Error::from)?;
         if project.services.is_empty() {

@@ -63,7 +63,7 @@ fn named(docker: &mut Docker, compose: &ComposeArgs, report: Report) -> Result<S
     if let Some(name) = &compose.project_name {
         return Ok(name.clone());
     }
-    let yaml = resolve_config(docker, report)
+    let yaml = resolve_config(docker, compose, report)
         .map_err(|error| Error::from_error(error).hint("`compose-zd prune --all` needs no compose file"))?;
     let snapshot = ResolvedProject::parse(&yaml).map_err(Error::from)?;
     Ok(snapshot.project_name().unwrap_or_default().to_string())

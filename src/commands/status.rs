@@ -114,7 +114,8 @@ fn select_targets(
         let others = project.services.values().filter(|s| !proxy::is_proxy_image(&s.image));
         return targets::from_names(project, &others.map(|s| s.name.clone()).collect::<Vec<_>>());
     }
-    targets::select(project, &[], &[], proxies)
+    let all = || project.services.keys().cloned().collect::<Vec<_>>();
+    targets::select(project, &[], &[], proxies).or_else(|_| targets::from_names(project, &all()))
 }
 
 /// Status of each service of a target. A pair that never ran has one row.

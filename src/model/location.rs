@@ -1,8 +1,10 @@
 //! Location of a project: its files, its folder and its state folder, as Compose finds them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::args::ComposeArgs;
+use crate::error::Error;
 
 /// Flags that select the project and the engine, passed through to docker and Compose as the user gave them.
 #[derive(Debug, Clone, Default)]
@@ -65,6 +67,29 @@ impl ComposeArgs {
         let files = variable("COMPOSE_FILE").or(default.filter(|files| !files.is_empty()));
         let separator = std::env::var("COMPOSE_PATH_SEPARATOR").unwrap_or_else(|_| ":".into());
         files.iter().flat_map(|files| files.split(&separator)).map(PathBuf::from).collect()
+    }
+
+    /// Problem of the Compose file that Compose's own message does not explain: there is none, or it has the first
+    /// format, without `services`.
+    pub fn file_problem(&self) -> Option<Error> {
+        let folder = self.folder();
+        let mut files = self.named_files(None);
+        if files.is_empty() {
+            files.extend(COMPOSE_FILES.iter().map(|name| folder.join(name)).find(|file| file.exists()));
+        }
+        let Some(file) = files.first() else {
+            let why = format!("there is no compose file in {} or a folder above it", folder.display());
+            return Some(
+                Error::usage(why).hint("`cd` to the folder of the project, or name the file with `--file`"),
+            );
+        };
+        let text = std::fs::read_to_string(file).ok()?;
+        let name = first_service_without_services(&text)?;
+        let why = format!("`{}` has no key `services`: it is in Compose's first format", file.display());
+        Some(
+            Error::usage(why)
+                .hint(format!("put all of it under `services:`, as\nservices:\n  {name}:\n    …")),
+        )
     }
 
     /// True if a service may use `env_file` or `label_file`. Unreadable Compose files count as yes.
@@ -135,9 +160,27 @@ fn engine_folder(engine: &str) -> Option<String> {
     (!default_engines.contains(&engine)).then(|| format!("@{}", engine.chars().map(safe).collect::<String>()))
 }
 
+/// First service of a file in Compose's first format; `None` for any other file.
+fn first_service_without_services(text: &str) -> Option<String> {
+    let file: BTreeMap<String, serde_yaml::Value> = serde_yaml::from_str(text).ok()?;
+    let is_service = |value: &serde_yaml::Value| value.get("image").or(value.get("build")).is_some();
+    let is_first_format = !file.contains_key("services");
+    file.into_iter().find(|(_, value)| is_first_format && is_service(value)).map(|(name, _)| name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_in_the_first_format_has_services_at_its_top() {
+        let first = |text: &str| first_service_without_services(text);
+        assert_eq!(first("app: {image: shop:1}\ndb: {build: .}").as_deref(), Some("app"));
+        assert_eq!(first("x: 1\nweb: {build: .}").as_deref(), Some("web"));
+        for other in ["services: {app: {image: shop:1}}", "app: {command: a}", "app", "- app", "", "a: {"] {
+            assert_eq!(first(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn a_remote_engine_has_its_own_folder() {

@@ -419,6 +419,7 @@ fn without_the_compose_plugin_a_standalone_v2_is_used_and_v1_is_refused() {
 #[test]
 fn an_error_of_compose_is_shown_unchanged() {
     let fake = FakeDocker::new();
+    fake.write("compose.yaml", "services: {}");
     fake.fail("compose config", "yaml: line 2: did not find expected node content");
     let run = fake.run("deploy app").code(2);
     says(&run, &["refuses the project", "yaml: line 2"]);
@@ -501,10 +502,33 @@ fn an_image_is_kept_before_its_instances_are_removed() {
 fn a_project_without_a_proxy_on_a_manager_gets_a_hint_at_swarm() {
     let fake = FakeDocker::new();
     let run = fake.run("deploy").code(2);
-    says(&run, &["no proxy routes to a service of this project"]);
+    says(&run, &["no proxy routes to a service of project `p`", "`compose-zd deploy app`"]);
     assert!(!stderr(&run).contains("--engine swarm"));
     fake.write("cluster", "c1\n");
-    says(&fake.run("deploy").code(2), &["name at least one service", "`compose-zd deploy --engine swarm`"]);
+    says(&fake.run("deploy").code(2), &["`compose-zd deploy app`", "`compose-zd deploy --engine swarm`"]);
+}
+
+#[test]
+fn every_wrong_start_has_one_next_command() {
+    let fake = FakeDocker::new();
+    for (words, answer) in [
+        ("up", "`docker compose up -d` starts a project for the first time"),
+        ("ps", "`compose-zd status`"),
+        ("deploy -d app", "a deploy returns once the new version serves"),
+        ("deploy --detach app", "a deploy returns once the new version serves"),
+        ("deploy app --force-recreate", "`--force`"),
+    ] {
+        says(&fake.run(words).code(2), &[answer]);
+    }
+    for entry in fs::read_dir(fake.path("containers")).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    says(&fake.run("deploy").code(2), &["nothing of project `p` runs", "`docker compose up -d`"]);
+    fake.fail("compose config", "additional properties 'app' not allowed");
+    fake.write("compose.yaml", "app: {image: shop:1}\n");
+    says(&fake.run("check").code(2), &["has no key `services`", "put all of it under `services:`"]);
+    fs::remove_file(fake.path("compose.yaml")).unwrap();
+    says(&fake.run("check").code(2), &["there is no compose file in", "`--file`"]);
 }
 
 #[test]

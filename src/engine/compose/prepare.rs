@@ -43,7 +43,7 @@ impl Prepared {
         let Configuration { docker, project, .. } = &request.config;
         let containers = docker.containers()?;
         let proxies = observe::detect(docker, project, &containers)?;
-        let targets = select_targets(request, &proxies)?;
+        let targets = select_targets(request, &proxies, &containers)?;
         preflight::targets(project, &targets, &proxies)?;
         let jobs = Jobs::new(project, &targets);
         let prepared = Prepared {
@@ -187,13 +187,26 @@ impl Prepared {
     }
 }
 
-fn select_targets(request: &Request, proxies: &[Arc<dyn Proxy>]) -> Result<Vec<Target>> {
+fn select_targets(
+    request: &Request,
+    proxies: &[Arc<dyn Proxy>],
+    containers: &[Container],
+) -> Result<Vec<Target>> {
     let (args, project) = (&request.args, &request.config.project);
     let scaled = args.scale.iter().map(|(service, _)| ("--scale", service.as_str()));
     let flagged = scaled.chain(args.image.iter().map(|(service, _)| ("--image", service.as_str())));
     let selected = targets::select(project, &args.services, &flagged.collect::<Vec<_>>(), proxies);
-    Ok(selected.map_err(|error| {
-        if args.services.is_empty() { hint_at_swarm(&request.config.docker, error) } else { error }
+    let runs = |c: &Container| c.is_running() && c.compose().is_some_and(|(name, _)| name == project.name);
+    Ok(selected.map_err(|error| match (args.services.is_empty(), containers.iter().any(runs)) {
+        (false, _) => error,
+        (true, true) => hint_at_swarm(&request.config.docker, error),
+        (true, false) => {
+            let error = Error::usage(format!("nothing of project `{}` runs", project.name));
+            hint_at_swarm(
+                &request.config.docker,
+                error.hint("`docker compose up -d` starts it for the first time"),
+            )
+        }
     })?)
 }
 

@@ -21,7 +21,8 @@ use crate::swarm::stack_file::StackFile;
 /// Prints the project, converted for a Swarm.
 pub fn print_for_swarm(compose: &ComposeArgs, report: Report) -> Result<()> {
     let mut docker = connect(compose, report)?;
-    let text = ResolvedProject::parse(&resolve_config(&mut docker, report)?).map_err(Error::from)?.text();
+    let text =
+        ResolvedProject::parse(&resolve_config(&mut docker, compose, report)?).map_err(Error::from)?.text();
     let folder = compose.folder().canonicalize()?;
     report.print_line(ConvertedProject::new(&serde_json::from_str(&text)?, &folder).text().trim_end());
     Ok(())
