@@ -57,6 +57,12 @@ pub fn resolve_config(docker: &mut Docker, compose: &ComposeArgs, report: Report
         problem.map_or(error, |problem| problem.detail(&message))
     })?;
     warnings.into_iter().for_each(|w| report.warn(&Warning::Compose(w)));
+    if let Some(file) = compose.unread_override() {
+        let file = file.display();
+        report.warn(&Warning::Other(format!(
+            "`{file}`, which `compose-zd init` wrote, is not read, because `--file` names other files; add `--file {file}`"
+        )));
+    }
     Ok(yaml)
 }
 

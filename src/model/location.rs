@@ -92,6 +92,17 @@ impl ComposeArgs {
         )
     }
 
+    /// File of `compose-zd init` beside the Compose file that is not read, because the files are named.
+    pub fn unread_override(&self) -> Option<PathBuf> {
+        let files = self.named_files(None);
+        let folder = files.first()?.parent()?;
+        let is_read = |file: &PathBuf| files.iter().any(|read| read.file_name() == file.file_name());
+        let is_own =
+            |file: &PathBuf| std::fs::read_to_string(file).is_ok_and(|text| text.contains("compose-zd init"));
+        let overrides = COMPOSE_FILES.map(override_name).map(|name| folder.join(name));
+        overrides.into_iter().find(|file| !is_read(file) && is_own(file))
+    }
+
     /// True if a service may use `env_file` or `label_file`. Unreadable Compose files count as yes.
     pub fn may_have_env_files(&self) -> bool {
         self.texts()

@@ -520,6 +520,13 @@ fn every_wrong_start_has_one_next_command() {
     ] {
         says(&fake.run(words).code(2), &[answer]);
     }
+    fake.write("compose.yaml", "services: {}");
+    fake.write("compose.override.yaml", "# Written by `compose-zd init`");
+    says(
+        &fake.run("check -f compose.yaml").success(),
+        &["is not read", "add `--file compose.override.yaml`"],
+    );
+    assert!(!stderr(&fake.run("check").success()).contains("is not read"));
     for entry in fs::read_dir(fake.path("containers")).unwrap() {
         fs::remove_file(entry.unwrap().path()).unwrap();
     }
