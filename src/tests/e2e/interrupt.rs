@@ -72,8 +72,9 @@ fn an_interrupted_deploy_rolls_back_unless_it_has_switched_and_survives_its_term
         project.expect_release("app", 1, "1");
     }
 
-    // This version is slow, so that the next deploy has requests to wait for.
-    update_to(&project, "SIGHUP: the deploy outlives its terminal", "VERSION=3 WARMUP=2 SLOW=3");
+    // This version is slow, so that the next deploy has requests to wait for. After 3 s without a good answer, a public URL
+    // counts as lost.
+    update_to(&project, "SIGHUP: the deploy outlives its terminal", "VERSION=3 WARMUP=2 SLOW=2");
     let load = project.start_load("--seconds 300");
     deploy_with_signal(&project, "started app-", "HUP").exits(0);
     load.stop().all_from(&["1", "3"]);
