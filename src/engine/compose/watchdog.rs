@@ -129,7 +129,8 @@ impl KilledRun<'_> {
     /// Repairs the route after each change of the containers, until they are settled or another run takes over.
     fn watch(&self, known: Vec<Container>) -> Result<()> {
         let stop = self.context.stop;
-        let mut known = self.addresses(&known);
+        // A change right after the kill may be over already.
+        let mut known = if self.serves()? { self.addresses(&known) } else { BTreeMap::new() };
         let mut limit = LIFETIME;
         loop {
             let changed = wait::until(POLL, limit, stop, || -> Result<_> {
@@ -164,6 +165,24 @@ impl KilledRun<'_> {
         let is_running =
             |c: &&Container| c.is_running() && is_member(&self.config.project, c, &target.services());
         containers.iter().filter(is_running).cloned().collect()
+    }
+
+    /// True if each proxy sends requests to an instance that runs, as far as any runs.
+    fn serves(&self) -> Result<bool> {
+        let Configuration { docker, project, .. } = &self.config;
+        let containers = docker.containers()?;
+        let all = observe::detect(docker, project, &containers)?;
+        for target in &self.targets {
+            let members = self.members(target, &containers);
+            for proxy in observe::proxies_of(docker, project, target, &containers, &all)? {
+                let goal = Goal::Observed(endpoints(proxy.as_ref(), members.iter()));
+                let state = Pursuit::new(docker, proxy.as_ref(), goal).state()?;
+                if !members.is_empty() && state.routed.is_empty() {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// Sends requests to the instances that run, and hands the routes back.
