@@ -261,15 +261,13 @@ pub fn run_shell(
 /// Input of a process that was started beside this one. It ends with this process, however that ends.
 pub type ProcessInput = PipeWriter;
 
-/// Starts a program beside this process, which may outlive this one. It prints nothing, and is no command of this run.
+/// Starts this program with other words beside this process, which it may outlive, in the same folder.
 ///
 /// # Errors
 /// The program cannot be started.
-pub fn start_detached(words: &[OsString]) -> io::Result<ProcessInput> {
+pub fn start_self_beside(words: &[OsString]) -> io::Result<ProcessInput> {
     let (input, writer) = io::pipe()?;
-    // This process does not wait for it.
-    duct::cmd(&words[0], &words[1..]).stdin_file(input).stdout_null().stderr_null().start()?;
-    Ok(writer)
+    start(self_command(words).stdin_file(input)).map(|_| writer)
 }
 
 /// Leaves the session of the terminal, whose end would end this process too.
@@ -278,20 +276,27 @@ pub fn leave_session() {
     let _ = rustix::process::setsid();
 }
 
-/// Starts this program with other words, as a process that outlives this one. Its output is dropped. It carries no mark of
-/// this run, because a later run must not wait for it.
+/// Starts this program with other words, as a process that outlives this one.
 ///
 /// # Errors
 /// The program cannot be started.
 pub fn start_self_detached(words: &[String]) -> Result<(), Error> {
-    let program = "/proc/self/exe";
-    let command = duct::cmd(program, words).dir("/").stdin_null().stdout_null().stderr_null();
-    let command = command.before_spawn(|command| {
+    let started = start(self_command(words).dir("/").stdin_null());
+    started.map(drop).map_err(|error| cannot_start(SELF, &error))
+}
+
+/// File of this program, also after an upgrade has replaced it.
+const SELF: &str = "/proc/self/exe";
+
+/// This program with other words. Its output is dropped. It carries no mark of this run, because a later run must not
+/// wait for it.
+fn self_command(words: &[impl Into<OsString> + Clone]) -> duct::Expression {
+    let command = duct::cmd(SELF, words.iter().cloned()).stdout_null().stderr_null();
+    command.before_spawn(|command| {
         // As a plugin of docker, the program would read its words in another way.
         command.arg0(env!("CARGO_PKG_NAME"));
         Ok(())
-    });
-    start(command).map(drop).map_err(|error| cannot_start(program, &error))
+    })
 }
 
 /// Start of a process in clock ticks since the boot; `None` if it has ended.

@@ -197,16 +197,15 @@ fn select_targets(
     let flagged = scaled.chain(args.image.iter().map(|(service, _)| ("--image", service.as_str())));
     let selected = targets::select(project, &args.services, &flagged.collect::<Vec<_>>(), proxies);
     let runs = |c: &Container| c.is_running() && c.compose().is_some_and(|(name, _)| name == project.name);
-    Ok(selected.map_err(|error| match (args.services.is_empty(), containers.iter().any(runs)) {
-        (false, _) => error,
-        (true, true) => hint_at_swarm(&request.config.docker, error),
-        (true, false) => {
-            let error = Error::usage(format!("nothing of project `{}` runs", project.name));
-            hint_at_swarm(
-                &request.config.docker,
-                error.hint("`docker compose up -d` starts it for the first time"),
-            )
-        }
+    // An error about a flag stands as it is.
+    let names_nothing = args.services.is_empty() && args.scale.is_empty() && args.image.is_empty();
+    let nothing_runs = || {
+        let error = Error::usage(format!("nothing of project `{}` runs", project.name));
+        error.hint("`docker compose up -d` starts it")
+    };
+    Ok(selected.map_err(|error| {
+        let error = if names_nothing && !containers.iter().any(runs) { nothing_runs() } else { error };
+        if args.services.is_empty() { hint_at_swarm(&request.config.docker, error) } else { error }
     })?)
 }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -49,11 +49,9 @@ impl Watchdog {
         if context.args.dry_run {
             return None;
         }
-        let program = std::env::current_exe().ok()?;
-        let own = ["__watchdog", "--"].map(OsString::from);
-        let words: Vec<OsString> =
-            [program.into_os_string()].into_iter().chain(own).chain(std::env::args_os()).collect();
-        process::start_detached(&words).ok().map(Watchdog)
+        let own = ["__watchdog", "--"].map(OsString::from).into_iter();
+        let words: Vec<OsString> = own.chain(std::env::args_os()).collect();
+        process::start_self_beside(&words).ok().map(Watchdog)
     }
 }
 
@@ -131,8 +129,9 @@ impl KilledRun<'_> {
         let stop = self.context.stop;
         // A change right after the kill may be over already.
         let mut known = if self.serves()? { self.addresses(&known) } else { BTreeMap::new() };
-        let mut limit = LIFETIME;
-        loop {
+        let (start, mut limit) = (Instant::now(), LIFETIME);
+        // A proxy that can never be set must not keep the watchdog.
+        while start.elapsed() < LIFETIME {
             let changed = wait::until(POLL, limit, stop, || -> Result<_> {
                 if self.is_superseded()? {
                     return Ok(Some(None));
@@ -149,6 +148,7 @@ impl KilledRun<'_> {
             known = if repaired == WaitResult::Done(()) { now } else { BTreeMap::new() };
             limit = SETTLED;
         }
+        Ok(())
     }
 
     fn is_superseded(&self) -> Result<bool> {
