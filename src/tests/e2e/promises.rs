@@ -81,7 +81,9 @@ impl ProxySetup {
         project.set_variables("VERSION=4 LISTEN_AFTER=0 WARMUP=0");
         kill_after(&project, "started app-");
         let result = project.deploy("app --drain-timeout 2s");
-        result.exits(0).says(" in flight after 2s");
+        // Traefik's pool may hold further connections, which had a request within the last second.
+        let cut = if name == "traefik" { " in flight after 2s" } else { "1 request in flight after 2s" };
+        result.exits(0).says(cut);
         load.stop().all_from(&["3", "4"]);
         drop(stream);
         self.expect_release(&project, "4");
