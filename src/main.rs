@@ -26,6 +26,7 @@ mod plugin;
 mod preflight;
 mod process;
 mod proxy;
+mod relay;
 mod release;
 mod report;
 mod request;

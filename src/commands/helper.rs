@@ -2,6 +2,7 @@
 
 mod guard;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,6 +10,7 @@ use clap::Subcommand;
 
 use crate::proxy::kit::sock_diag;
 use crate::proxy::port::firewall::Firewall;
+use crate::relay::{self, RelayStatus};
 use crate::report::Report;
 use crate::wait::{self, StopSignal};
 
@@ -32,6 +34,22 @@ pub enum HelperJob {
         /// Program for the rules of IPv6
         v6: Option<String>,
     },
+    /// Hold connections, and forward them once their target is known
+    Relay {
+        /// Port to listen on
+        #[arg(long = "port", required = true)]
+        ports: Vec<u16>,
+        /// Longest time for a request to wait, in seconds
+        #[arg(long)]
+        hold: u64,
+        /// Time after which the relay ends, in seconds
+        #[arg(long)]
+        lifetime: u64,
+    },
+    /// Set the target of the relay in this network
+    RelayForward { to: IpAddr },
+    /// Print the state of the relay in this network
+    RelayStatus,
 }
 
 /// Does the work.
@@ -50,8 +68,18 @@ pub fn helper(job: &HelperJob, report: Report, stop: &StopSignal) -> Result<()> 
                 .for_each(|connection| report.print_line(&connection.to_string()));
             Ok(())
         }
+        HelperJob::Relay { ports, hold, lifetime } => {
+            relay::run(ports, Duration::from_secs(*hold), Duration::from_secs(*lifetime), stop)
+        }
+        HelperJob::RelayForward { to } => print_status(&relay::forward(*to)?, report),
+        HelperJob::RelayStatus => print_status(&relay::status()?, report),
         HelperJob::GuardPort { owner, pid, v4, v6 } => {
             guard::port(&Firewall { v4: v4.clone(), v6: v6.clone() }, owner, *pid)
         }
     }
+}
+
+fn print_status(status: &RelayStatus, report: Report) -> Result<()> {
+    report.print_line(&serde_json::to_string(status)?);
+    Ok(())
 }
