@@ -194,7 +194,7 @@ fn shared_volume(s: &ServiceContext) -> Option<Finding> {
     let path = paths.first().filter(|_| are_side_by_side)?;
     let message =
         format!("old and new instances of `{}` write to {path} at the same time during a deploy", s.name());
-    if let Some(database) = s.service.data_store() {
+    if let Some(database) = s.service.single_writer() {
         let fix = format!(
             "leave `{}` out of deploys, or set `{}: stop-first` and accept the downtime",
             s.name(),

@@ -257,7 +257,7 @@ pub fn can_have_stand_in(service: &Service) -> bool {
     let kind = service.settings.proxy.kind.as_deref();
     let is_wanted = kind == Some(KIND);
     let is_open =
-        kind.is_none() && service.settings.proxy.container.is_none() && service.data_store().is_none();
+        kind.is_none() && service.settings.proxy.container.is_none() && service.single_writer().is_none();
     let fixed = service.fixed_ports().len();
     (is_wanted || is_open)
         && fixed > 0

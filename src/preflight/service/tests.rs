@@ -168,24 +168,6 @@ fn a_volume_that_several_instances_share_already_is_no_finding() {
 }
 
 #[test]
-fn a_database_is_detected_by_its_image_its_path_or_its_address() {
-    let kind = |image: &str, path: &str, value: &str| {
-        let yaml = format!(
-            "name: p\nservices: {{app: {{image: '{image}', environment: {{A: '{value}'}}, volumes: [{{type: volume, source: d, \
-             target: {path}}}]}}}}"
-        );
-        let project = Project::read(&yaml, "f", &FlagLayers::default()).unwrap();
-        project.services["app"].data_store()
-    };
-    assert_eq!(kind("docker.io/library/postgres:16", "/data", ""), Some("PostgreSQL"));
-    assert_eq!(kind("bitnami/redis@sha256:0", "/data", ""), Some("Redis"));
-    assert_eq!(kind("shop:1", "/var/lib/postgresql/data", ""), Some("PostgreSQL"));
-    assert_eq!(kind("shop:1", "/data", "sqlite:///x.db"), Some("SQLite"));
-    assert_eq!(kind("shop:1", "/data", "/data/x.sqlite3"), Some("SQLite"));
-    assert_eq!(kind("postgres-exporter:1", "/uploads", "postgres://db/x"), None);
-}
-
-#[test]
 fn a_stop_first_service_with_clients_is_a_loss() {
     let volume = "volumes: [{type: volume, target: /data}]";
     for (presence, has_clients, expected) in [
