@@ -3,6 +3,8 @@
 
 pub mod firewall;
 pub mod machine;
+#[cfg(test)]
+mod properties;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

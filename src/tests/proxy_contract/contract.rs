@@ -25,6 +25,7 @@ mod dockercloud;
 mod haproxy;
 mod nginx;
 mod nginx_proxy;
+mod port;
 mod toy;
 mod traefik;
 
