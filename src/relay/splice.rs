@@ -1,10 +1,12 @@
 //! Bytes of a forwarded connection in both directions, and the end of a connection.
 
 use std::cell::Cell;
+use std::io::ErrorKind;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
@@ -65,15 +67,15 @@ pub async fn splice(
         drop(side.set_nodelay(true));
     }
     let activity = Activity { at: Cell::new(Instant::now()), is_request: Cell::new(!first.is_empty()) };
-    let (mut client_read, mut client_write) = client.split();
-    let (mut server_read, mut server_write) = server.split();
+    let (client_read, mut client_write) = client.split();
+    let (server_read, mut server_write) = server.split();
     let up = async {
-        let end = pump(&mut client_read, &mut server_write, first, || activity.record(true)).await;
+        let end = pump(&client_read, &mut server_write, first, || activity.record(true)).await;
         // A client that reset its connection gets no answer, so the server's side ends, too.
         if end == PumpEnd::ReadFailed { Err(()) } else { Ok(()) }
     };
     let down = async {
-        pump(&mut server_read, &mut client_write, Vec::new(), || activity.record(false)).await;
+        pump(&server_read, &mut client_write, Vec::new(), || activity.record(false)).await;
         Ok(())
     };
     let idle_at_the_end = async {
@@ -91,31 +93,41 @@ pub async fn splice(
 }
 
 /// Copies one direction, and then ends the writes of its receiver.
-async fn pump(
-    from: &mut (impl AsyncReadExt + Unpin),
-    to: &mut (impl AsyncWriteExt + Unpin),
-    first: Vec<u8>,
-    record: impl Fn(),
-) -> PumpEnd {
-    if to.write_all(&first).await.is_err() {
-        return PumpEnd::WriteFailed;
-    }
-    drop(first);
-    let mut buffer = vec![0; COPY_SIZE];
+async fn pump(from: &ReadHalf<'_>, to: &mut WriteHalf<'_>, mut rest: Vec<u8>, record: impl Fn()) -> PumpEnd {
     let end = loop {
-        match from.read(&mut buffer).await {
-            Ok(0) => break PumpEnd::Eof,
-            Err(_) => break PumpEnd::ReadFailed,
-            Ok(length) => {
+        if to.write_all(&rest).await.is_err() {
+            return PumpEnd::WriteFailed;
+        }
+        rest = Vec::new();
+        if from.readable().await.is_err() {
+            break PumpEnd::ReadFailed;
+        }
+        match copy_once(from, to) {
+            Ok(None) => {}
+            Ok(Some(unsent)) => {
                 record();
-                if to.write_all(&buffer[..length]).await.is_err() {
-                    return PumpEnd::WriteFailed;
-                }
+                rest = unsent;
             }
+            Err(end) => break end,
         }
     };
     drop(to.shutdown().await);
     end
+}
+
+/// Copies what has arrived, and returns the bytes that the receiver does not take yet. `None` if nothing has arrived.
+/// The buffer is on the stack, so a quiet connection needs no memory for one.
+fn copy_once(from: &ReadHalf<'_>, to: &WriteHalf<'_>) -> Result<Option<Vec<u8>>, PumpEnd> {
+    let mut buffer = [0; COPY_SIZE];
+    let length = match from.try_read(&mut buffer) {
+        Ok(0) => return Err(PumpEnd::Eof),
+        Ok(length) => length,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+        Err(_) => return Err(PumpEnd::ReadFailed),
+    };
+    // An error comes again at the next write.
+    let sent = to.try_write(&buffer[..length]).unwrap_or(0);
+    Ok(Some(buffer[sent..length].to_vec()))
 }
 
 /// Ends a held connection: a request gets 503, another protocol nothing.
@@ -129,11 +141,11 @@ pub async fn refuse(mut client: TcpStream, first: FirstBytes) {
 /// Ends the writes, and reads what the client still sends.
 async fn linger(mut client: TcpStream) {
     drop(client.shutdown().await);
-    let mut left = LINGER_BYTES;
     let rest = async {
-        let mut buffer = vec![0; COPY_SIZE];
-        while left > 0 {
-            match client.read(&mut buffer).await {
+        let mut left = LINGER_BYTES;
+        while left > 0 && client.readable().await.is_ok() {
+            match client.try_read(&mut [0; COPY_SIZE]) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Ok(0) | Err(_) => return,
                 Ok(length) => left = left.saturating_sub(length),
             }
