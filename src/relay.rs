@@ -91,11 +91,12 @@ pub fn run(ports: &[u16], hold: Duration, lifetime: Duration, stop: &StopSignal)
     })
 }
 
-/// Sets the address that gets all connections, also those that are held. Returns the state before.
+/// Sets the address that gets all connections, also those that are held. Without an address, connections wait again.
+/// Returns the state before.
 ///
 /// # Errors
 /// No relay runs here.
-pub fn forward(to: IpAddr) -> Result<RelayStatus> {
+pub fn forward(to: Option<IpAddr>) -> Result<RelayStatus> {
     control::query(CONTROL, &control::Order::Forward(to))
 }
 

@@ -46,8 +46,8 @@ pub enum HelperJob {
         #[arg(long)]
         lifetime: u64,
     },
-    /// Set the target of the relay in this network
-    RelayForward { to: IpAddr },
+    /// Set the target of the relay in this network, or none: connections wait again
+    RelayForward { to: Option<IpAddr> },
     /// Print the state of the relay in this network
     RelayStatus,
 }

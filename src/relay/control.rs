@@ -28,7 +28,8 @@ const MAX_ORDER: u64 = 256;
 #[serde(rename_all = "lowercase")]
 pub enum Order {
     Status,
-    Forward(IpAddr),
+    /// Without an address, connections wait again.
+    Forward(Option<IpAddr>),
 }
 
 /// Socket of this name in the abstract namespace, which needs no file.

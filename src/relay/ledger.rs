@@ -48,8 +48,8 @@ impl Ledger {
         self.orders.subscribe()
     }
 
-    pub fn forward(&self, to: IpAddr) {
-        self.orders.send_modify(|orders| orders.target = Some(to));
+    pub fn forward(&self, to: Option<IpAddr>) {
+        self.orders.send_modify(|orders| orders.target = to);
     }
 
     pub fn close(&self) {

@@ -61,7 +61,7 @@ impl RunningRelay {
     }
 
     async fn forward(&self, address: [u8; 4]) {
-        self.order(Order::Forward(address.into())).await.unwrap();
+        self.order(Order::Forward(Some(address.into()))).await.unwrap();
     }
 
     /// Waits for a state.
@@ -147,6 +147,25 @@ fn later_connections_are_forwarded_at_once_and_to_the_newest_target() {
         let mut server = accept_one(&other).await;
         assert_eq!(read_request(&mut server, GET.len()).await, GET);
         assert_eq!(relay.reaches(|_| true).await.held_total, 0);
+    });
+}
+
+#[test]
+fn without_a_target_connections_wait_again() {
+    run_test(async {
+        let relay = RunningRelay::start(BOUNDS, LONG).await;
+        let other = relay.app(OTHER_APP).await;
+        relay.forward(APP).await;
+        let _first = relay.send(GET).await;
+        relay.reaches(|status| status.waiting == 1).await;
+        assert_eq!(relay.order(Order::Forward(None)).await.unwrap().forwarding_to, Some(APP.into()));
+        let _second = relay.send(GET).await;
+        relay.reaches(|status| status.waiting == 2 && status.forwarding_to.is_none()).await;
+        relay.forward(OTHER_APP).await;
+        for _ in 0..2 {
+            let mut server = accept_one(&other).await;
+            assert_eq!(read_request(&mut server, GET.len()).await, GET);
+        }
     });
 }
 
