@@ -18,6 +18,7 @@ mod init_container;
 pub mod inspect;
 pub mod lock_resource;
 mod prefetch;
+pub mod relay;
 pub mod swarm;
 pub mod types;
 

@@ -3,6 +3,7 @@
 pub mod args;
 mod compose;
 mod data_store;
+mod hold;
 mod location;
 mod notify;
 mod pairs;
@@ -13,15 +14,17 @@ mod update;
 mod witness;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::Deserialize;
 use serde_yaml::Value;
 
+pub use hold::SingleCause;
 pub use location::{COMPOSE_FILES, ComposeFlags, override_name};
 pub use notify::{Receiver, ReceiverList};
 pub use pairs::Pair;
-pub use resolved::ResolvedProject;
+pub use resolved::{Relay, ResolvedProject};
 pub use service::{DependsOnCondition, LifecycleHook, Port, Service};
 use service::{Grant, SettingsContext};
 pub use settings::{
@@ -52,6 +55,8 @@ struct ProjectLayer {
     before: Option<JobLayer>,
     after: Option<JobLayer>,
     anonymous_volumes: Option<AnonymousVolumes>,
+    #[serde(deserialize_with = "settings::duration")]
+    hold: Option<Duration>,
     keep: Option<usize>,
     engine: Option<EngineKind>,
     witness: Option<Value>,
@@ -143,6 +148,7 @@ impl Project {
             before: zd.before,
             after: zd.after,
             anonymous_volumes: zd.anonymous_volumes,
+            hold: zd.hold,
         };
         let context = SettingsContext { source, defaults: &defaults, flags };
         let mut services = std::mem::take(&mut project.services);

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::docker::Docker;
 use crate::docker::inspect::{CONFIG_HASH, Container, ContainerConfig, Healthcheck, Image};
+use crate::docker::{Docker, relay};
 use crate::error::Error;
 use crate::health::{self, ProbeTarget, Prober, ReadinessProbe};
 use crate::model::{Project, Service};
@@ -300,6 +300,7 @@ impl TargetReader<'_> {
         let runs = state == InstanceState::Running;
         let ready = match (runs, generation) {
             (false, _) => false,
+            (true, _) if container.is_relay() => is_ready(service, container)?,
             // An old instance may not have the health path of a new one.
             (true, Generation::Old) => !container.is_failing(),
             (true, Generation::New) => is_ready(service, container)?,
@@ -458,6 +459,9 @@ pub fn probe(
     container: &Container,
     proxies: &[Arc<dyn Proxy>],
 ) -> Result<ReadinessProbe, Error> {
+    if container.is_relay() {
+        return Ok(ReadinessProbe::Healthcheck(relay::status_command()));
+    }
     let backend = Backend::from(container);
     let proxy = proxies.iter().find(|p| p.routes_to(&backend));
     let route = proxy.map(|p| p.route_to(&backend)).unwrap_or_default();

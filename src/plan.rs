@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::model::Order;
 use crate::observed::{Generation, Instance, InstanceKey, InstanceState, Observed};
+pub use bridge::Bridge;
 pub use steps::{Batch, Cause, Plan, PlannedStep, Stage, Step};
 use undo::is_different;
 pub use undo::{RotationState, all_can_return, undo};
@@ -61,8 +62,8 @@ pub enum Strategy {
     Scale(DesiredService),
     /// Two services are the sides of one app.
     Pair([DesiredService; 2]),
-    /// The only instance of a service is replaced while a bridge serves.
-    Bridge(DesiredService),
+    /// The only instance of a service is replaced while a bridge takes its place.
+    Bridge(DesiredService, Bridge),
 }
 
 /// Desired state that cannot be reached without losing requests.
@@ -82,7 +83,7 @@ pub fn plan(strategy: &Strategy, observed: &Observed) -> Result<Plan, Unplannabl
     match strategy {
         Strategy::Scale(desired) => builder.replace(desired)?,
         Strategy::Pair(sides) => builder.pair(sides)?,
-        Strategy::Bridge(desired) => builder.replace_owner(desired)?,
+        Strategy::Bridge(desired, kind) => builder.replace_owner(desired, *kind)?,
     }
     Ok(builder.finish())
 }

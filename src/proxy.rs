@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::docker::inspect::Container;
+use crate::docker::inspect::{BRIDGE, Container, RELAY};
 use crate::docker::{CommandResult, Exec};
 use crate::error::Error;
 use crate::finding::Finding;
@@ -54,6 +54,13 @@ pub struct Endpoint {
     pub pid: u32,
     /// Ports of the container, each with an address of the host that leads to it.
     pub published: Vec<(u16, SocketAddr)>,
+}
+
+impl Endpoint {
+    /// True for a relay, which answers no check of the proxy while it holds requests.
+    pub fn is_relay(&self) -> bool {
+        self.labels.get(BRIDGE).is_some_and(|kind| kind == RELAY)
+    }
 }
 
 /// Desired rotation of a proxy: the instances to which it must send new requests, and the instances to which it must not.
@@ -322,6 +329,8 @@ pub struct Abilities {
     pub discovery_timeout: Duration,
     /// Interval at which a reached goal is pursued again, for a proxy whose state expires.
     pub renewal: Option<Duration>,
+    /// True if the proxy can send requests to a relay, which answers none of the proxy's own checks.
+    pub can_hold: bool,
 }
 
 impl Default for Abilities {
@@ -332,6 +341,7 @@ impl Default for Abilities {
             late_requests: Duration::ZERO,
             discovery_timeout: Duration::from_secs(30),
             renewal: None,
+            can_hold: true,
         }
     }
 }

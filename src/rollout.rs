@@ -1,6 +1,7 @@
 //! Executes a plan, step by step. The plan decides what to do; `deploy` decides what to do about a failure.
 
 mod dry_run;
+mod hold;
 pub mod restart;
 mod start;
 mod switch;
@@ -29,6 +30,7 @@ use crate::report::event::Names;
 use crate::report::{Event, Report, StepEvent, Warning};
 use crate::wait::{RunPhase, StopSignal};
 use crate::witness::Witness;
+pub use hold::{HoldLog, longest_wait};
 
 /// Shared context of all rollouts of a run.
 #[derive(Clone, Copy)]
@@ -50,6 +52,8 @@ pub struct RolloutContext<'a> {
     /// Restart policies to restore when retired instances start again.
     pub policies: &'a restart::RestartPolicies,
     pub stop: &'a StopSignal,
+    /// Requests that have waited in a relay.
+    pub holds: &'a HoldLog,
 }
 
 /// Number of new instances that may fail within their monitor.
@@ -97,6 +101,8 @@ pub struct Rollout<'a> {
     notes: RefCell<Vec<String>>,
     /// Goals of proxies whose state expires.
     keeper: Keeper<'a>,
+    /// Time since when requests wait in a relay.
+    held_since: Option<Instant>,
 }
 
 /// Failure of a plan.
@@ -178,6 +184,7 @@ impl<'a> Rollout<'a> {
             initialised: observed.running_new().map(|i| i.service.clone()).collect(),
             notes: RefCell::default(),
             keeper: Keeper::default(),
+            held_since: None,
         }
     }
 
@@ -369,7 +376,9 @@ impl<'a> Rollout<'a> {
         }
         match step {
             Step::Create { service, fresh, total } => self.create(service, fresh, *total),
-            Step::CreateBridge { service, key, total } => self.create_bridge(service, key, *total),
+            Step::CreateBridge { service, key, kind, total } => {
+                self.create_bridge(service, key, *kind, *total)
+            }
             Step::Gate(keys) => self.gate(keys),
             Step::Start(keys) => self.start(keys),
             Step::Ready(keys) => self.ready(keys),

@@ -124,6 +124,16 @@ impl Witness {
         self.begin_change(false)
     }
 
+    /// Requests wait in a relay, so their answers come late.
+    pub fn begin_hold(&self) {
+        self.changes().begin_hold(self.now());
+    }
+
+    /// Requests that waited get their answers.
+    pub fn end_hold(&self) {
+        self.changes().end_hold(self.now());
+    }
+
     fn begin_change(&self, is_route: bool) -> ChangeSpan<'_> {
         let now = self.now();
         self.changes().spans(is_route).push(now..Duration::MAX);
@@ -181,13 +191,14 @@ impl Witness {
         let open = || self.probes().iter().any(|p| p.open.load(Ordering::Relaxed) > 0);
         let _ =
             wait::until(POLL, FINAL_WAIT, &StopSignal::default(), || Ok::<_, ()>((!open()).then_some(())));
-        let switch = self.changes().clone().switch();
+        let changes = self.changes().clone();
+        let switch = changes.switch();
         let before = switch.as_ref().map_or(Duration::MAX, |s| s.start);
         let now = self.now();
         let switch =
             switch.map(|s| SwitchWindow { from_ms: in_millis(s.start), to_ms: in_millis(s.end.min(now)) });
         let answered = self.probes().iter().filter(|p| !p.is_dismissed() && p.has_answered(before));
-        answered.map(|p| p.report(switch)).collect()
+        answered.map(|p| p.report(switch, &changes)).collect()
     }
 }
 

@@ -20,7 +20,7 @@ const REPOSITORY: &str = "compose-zd/helper";
 const LABEL: &str = "compose-zd.helper-image";
 
 /// Program of a helper image, which is its entrypoint too.
-const HELPER_PROGRAM: &str = "/compose-zd";
+pub(super) const HELPER_PROGRAM: &str = "/compose-zd";
 
 /// Folder of the shared libraries in a helper image.
 const LIBRARIES: &str = "lib";

@@ -8,8 +8,11 @@ use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
-/// Label of a stand-in.
+/// Label of a stand-in or a relay.
 pub const BRIDGE: &str = "compose-zd.stand-in";
+
+/// Value of the label of a relay.
+pub const RELAY: &str = "relay";
 
 /// Label with the hash of the configuration from which Compose created a container.
 pub const CONFIG_HASH: &str = "com.docker.compose.config-hash";
@@ -283,9 +286,14 @@ impl Container {
         pairs.filter(|(k, v)| *k == key && !v.is_empty()).map(|(_, v)| v).next_back()
     }
 
-    /// True for a stand-in, which serves while the only instance of its service is replaced.
+    /// True for a stand-in, which serves while the only instance of its service is replaced, and for a relay.
     pub fn is_bridge(&self) -> bool {
         self.label(BRIDGE).is_some()
+    }
+
+    /// True for a relay, whose requests wait while the only instance of its service is replaced.
+    pub fn is_relay(&self) -> bool {
+        self.label(BRIDGE) == Some(RELAY)
     }
 
     /// Marks the container as stopped: it no longer has an address.

@@ -35,7 +35,7 @@ use crate::report::plan::PlannedCommand;
 use crate::report::{Event, Report, Warning};
 use crate::request::Request;
 use crate::rollout::restart::{self, RestartPolicies};
-use crate::rollout::{RolloutContext, RolloutFailure};
+use crate::rollout::{HoldLog, RolloutContext, RolloutFailure};
 use crate::targets::Target;
 use crate::wait::{self, WaitResult};
 use crate::witness::Witness;
@@ -113,6 +113,7 @@ pub struct ComposeRun<'a> {
     /// Jobs that still run during an undo.
     running_jobs: Mutex<Vec<JoinHandle<()>>>,
     policies: RestartPolicies,
+    pub holds: HoldLog,
 }
 
 impl<'a> ComposeRun<'a> {
@@ -133,6 +134,7 @@ impl<'a> ComposeRun<'a> {
             report: context.report,
             witness: Witness::default(),
             monitor: Monitor::default(),
+            holds: HoldLog::default(),
             running_jobs: Mutex::default(),
             policies: restart::policies(&request.config.project.name, &prepared.containers, before),
             restored,
@@ -309,6 +311,7 @@ impl<'a> ComposeRun<'a> {
             completed: &self.completed,
             policies: &self.policies,
             stop: self.context.stop,
+            holds: &self.holds,
         }
     }
 

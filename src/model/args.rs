@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::settings::positive_duration;
+use super::update::duration;
 use super::{
     AnonymousVolumes, DrainLayer, EngineKind, FlagLayers, HealthLayer, ProxyLayer, RollbackConfigArgs,
     SettingsLayer, UpdateLayer, WitnessArgs,
@@ -182,6 +183,9 @@ pub struct RolloutArgs {
     /// fresh: give each new instance empty anonymous volumes, if they hold only a cache
     #[arg(long, env = "COMPOSE_ZD_ANONYMOUS_VOLUMES", value_name = "HOW")]
     pub anonymous_volumes: Option<AnonymousVolumes>,
+    /// Longest wait of requests for the new version, where only one instance may run; 0s does not hold [default: 30s]
+    #[arg(long, env = "COMPOSE_ZD_HOLD", value_name = "DURATION", value_parser = duration)]
+    pub hold: Option<Duration>,
     /// text, or json: one event a line on stderr, a summary on stdout
     #[arg(long, env = "COMPOSE_ZD_OUTPUT", value_name = "FORM", value_enum, default_value_t)]
     pub output: OutputFormat,
@@ -225,6 +229,7 @@ impl RolloutArgs {
                 drain: self.drain.clone(),
                 proxy: self.proxy.clone(),
                 anonymous_volumes: self.anonymous_volumes,
+                hold: self.hold,
                 ..SettingsLayer::default()
             },
             update: update.clone(),

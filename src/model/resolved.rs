@@ -10,6 +10,18 @@ use super::ConfigError;
 /// Top-level maps that services refer to.
 const SHARED: [&str; 4] = ["networks", "volumes", "secrets", "configs"];
 
+/// Keys of a service by which proxies and other services find a container.
+const DISCOVERY: [&str; 5] = ["networks", "network_mode", "labels", "environment", "profiles"];
+
+/// Relay in the place of a service's only instance.
+#[derive(Debug, Clone, Default)]
+pub struct Relay {
+    pub image: String,
+    pub command: Vec<String>,
+    /// Ports that the image of the service exposes.
+    pub exposed: Vec<u16>,
+}
+
 /// A resolved project as a tree of values.
 #[derive(Clone)]
 pub struct ResolvedProject(Value);
@@ -109,8 +121,33 @@ impl ResolvedProject {
         };
         service.insert("ports".into(), ports.iter().map(port).collect::<Vec<_>>().into());
         service.insert("restart".into(), "no".into());
-        let labels = service.entry("labels".into()).or_insert_with(|| Mapping::new().into());
-        labels.as_mapping_mut().map(|labels| labels.insert(label.0.into(), label.1.into()));
+        add_label(service, label);
+        project
+    }
+
+    /// The project with a relay of a service: what proxies find an instance by, and the program of the relay.
+    pub fn with_relay(&self, name: &str, relay: &Relay, label: (&str, &str)) -> ResolvedProject {
+        let mut project = self.clone();
+        let Some(service) = project.service_mut(name) else { return project };
+        service.retain(|key, _| key.as_str().is_some_and(|key| DISCOVERY.contains(&key)));
+        if let Some(environment) = service.get_mut("environment").and_then(Value::as_mapping_mut) {
+            // Variables of the loader could keep the relay's own program from starting.
+            environment.retain(|variable, _| !variable.as_str().is_some_and(|name| name.starts_with("LD_")));
+        }
+        let strings =
+            |words: &[String]| Value::from(words.iter().map(|w| w.replace('$', "$$")).collect::<Vec<_>>());
+        let exposed: Vec<String> = relay.exposed.iter().map(u16::to_string).collect();
+        let disabled = Mapping::from_iter([("disable".into(), true.into())]);
+        let keys: [(&str, Value); 6] = [
+            ("image", relay.image.as_str().into()),
+            ("command", strings(&relay.command)),
+            ("expose", strings(&exposed)),
+            ("healthcheck", disabled.into()),
+            ("restart", "no".into()),
+            ("pull_policy", "never".into()),
+        ];
+        service.extend(keys.map(|(key, value)| (key.into(), value)));
+        add_label(service, label);
         project
     }
 
@@ -150,6 +187,11 @@ impl ResolvedProject {
         let root = self.0.as_mapping_mut()?;
         root.entry(key.into()).or_insert_with(|| Value::Mapping(Mapping::new())).as_mapping_mut()
     }
+}
+
+fn add_label(service: &mut Mapping, (key, value): (&str, &str)) {
+    let labels = service.entry("labels".into()).or_insert_with(|| Mapping::new().into());
+    labels.as_mapping_mut().map(|labels| labels.insert(key.into(), value.into()));
 }
 
 #[cfg(test)]
@@ -206,6 +248,23 @@ mod tests {
             (Some("no"), Some("p/app"))
         );
         assert_eq!((app["labels"]["a"].as_str(), app["image"].as_str()), (Some("b"), Some("a")));
+    }
+
+    #[test]
+    fn a_relay_has_only_what_proxies_find_an_instance_by() {
+        let project = read(
+            "services: {app: {image: a, build: {context: .}, command: [run], user: '5', volumes: [{type: volume}], \
+             ports: [{target: 3000}], depends_on: {db: {}}, deploy: {replicas: 2}, restart: always, entrypoint: [x], \
+             healthcheck: {test: [CMD, x]}, networks: {front: {aliases: [shop]}}, \
+             environment: {VIRTUAL_HOST: shop, LD_PRELOAD: x}, labels: {traefik.enable: 'true'}}}",
+        );
+        let words = ["__helper", "relay", "$x"].map(String::from).to_vec();
+        let relay = Relay { image: "helper:1".into(), command: words, exposed: vec![3000] };
+        let relay = project.with_relay("app", &relay, ("bridge", "relay"));
+        let expected = "{networks: {front: {aliases: [shop]}}, environment: {VIRTUAL_HOST: shop}, image: 'helper:1', \
+                        labels: {traefik.enable: 'true', bridge: relay}, command: [__helper, relay, $$x], \
+                        expose: ['3000'], healthcheck: {disable: true}, restart: 'no', pull_policy: never}";
+        assert_eq!(*relay.service("app"), serde_yaml::from_str::<Value>(expected).unwrap());
     }
 
     #[test]

@@ -59,7 +59,9 @@ pub struct Service {
     /// Compose has to start the container, because it copies secrets or configs into it at start.
     #[serde(skip)]
     pub starts_by_compose: bool,
-    volumes: Vec<Mount>,
+    pub(super) volumes: Vec<Mount>,
+    pub(super) devices: Vec<Value>,
+    pub(super) gpus: Option<Value>,
     tmpfs: Vec<String>,
     /// Named volumes: engine name and path.
     #[serde(skip)]
@@ -98,7 +100,7 @@ pub struct DeployKeys {
     pub update_config: Option<UpdateLayer>,
     rollback_config: Option<UpdateLayer>,
     restart_policy: Value,
-    resources: Value,
+    pub(super) resources: Value,
 }
 
 #[derive(Debug, Deserialize)]
@@ -166,12 +168,12 @@ pub struct Grant {
 
 #[derive(Debug, Deserialize)]
 #[serde(expecting = "a map of keys")]
-struct Mount {
+pub(super) struct Mount {
     #[serde(rename = "type")]
-    kind: String,
-    source: Option<String>,
+    pub(super) kind: String,
+    pub(super) source: Option<String>,
     #[serde(default)]
-    target: String,
+    pub(super) target: String,
     #[serde(default)]
     read_only: bool,
 }
@@ -375,7 +377,7 @@ impl Service {
         self.shared().filter(|m| m.source.is_some()).map(|m| m.target.clone()).collect()
     }
 
-    fn shared(&self) -> impl Iterator<Item = &Mount> {
+    pub(super) fn shared(&self) -> impl Iterator<Item = &Mount> {
         let is_socket = |m: &Mount| m.source.as_ref().is_some_and(|s| s.ends_with(".sock"));
         let is_shared = |m: &&Mount| ["volume", "bind"].contains(&m.kind.as_str()) && !m.read_only;
         self.volumes.iter().filter(is_shared).filter(move |m| !is_socket(m))

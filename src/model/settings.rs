@@ -52,6 +52,8 @@ layer! {
         pub before: Option<JobLayer>,
         pub after: Option<JobLayer>,
         pub anonymous_volumes: Option<AnonymousVolumes>,
+        #[serde(deserialize_with = "duration")]
+        pub hold: Option<Duration>,
     }
 }
 
@@ -208,7 +210,13 @@ pub struct ServiceSettings {
     pub after: Option<String>,
     /// `None` refuses to lose anonymous volumes.
     pub anonymous_volumes: Option<AnonymousVolumes>,
+    /// Longest time that requests wait for the new instance, where only one may run; 0 does not hold.
+    pub hold: Duration,
 }
+
+/// Default of `hold`: half of the 60 s after which most proxies give up on an answer, because the old instance may have
+/// to start again.
+const DEFAULT_HOLD: Duration = Duration::from_secs(30);
 
 /// Time to become ready after the `start_period` of the healthcheck.
 const READY_AFTER_START_PERIOD: Duration = Duration::from_secs(30);
@@ -336,7 +344,7 @@ impl ServiceSettings {
     pub fn resolve(zd: SettingsLayer) -> Result<ServiceSettings, InvalidKey> {
         let expect = StatusRanges::parse(zd.health.expect.as_deref().unwrap_or("200-399"));
         check(&zd, expect.is_some())?;
-        let SettingsLayer { health, drain, proxy, before, after, anonymous_volumes } = zd;
+        let SettingsLayer { health, drain, proxy, before, after, anonymous_volumes, hold } = zd;
         Ok(ServiceSettings {
             http: expect.filter(|_| health.has_http_key()).map(|expect| http_health(&health, expect)),
             timing: probe_timing(&health),
@@ -347,6 +355,7 @@ impl ServiceSettings {
             before: before.map(|job| job.service),
             after: after.map(|job| job.service),
             anonymous_volumes,
+            hold: hold.unwrap_or(DEFAULT_HOLD),
         })
     }
 }
@@ -368,6 +377,7 @@ fn check(zd: &SettingsLayer, expects_codes: bool) -> Result<(), InvalidKey> {
         ("before.service", is_job(before), "name a service of this file"),
         ("after.service", is_job(after), "name a service of this file"),
         ("drain.timeout", is_bounded(drain.timeout), TOO_LONG),
+        ("hold", is_bounded(zd.hold), TOO_LONG),
         ("health.path", path.starts_with('/'), "begin it with `/`"),
         ("health.path", !has_space(path), "remove spaces and control characters; write `%20` for a space"),
         ("health.host", is_host(health.host.as_deref()), "set it to a host name, such as `app.example`"),

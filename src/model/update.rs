@@ -188,7 +188,8 @@ impl Update {
 }
 
 /// A duration of the command line, which may be zero.
-fn duration(text: &str) -> Result<Duration, String> {
+/// Parses a flag: a duration as in Compose, which may be zero.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|e| format!("{e}; expected a duration such as 0s, 500ms or 1m30s"))
 }

@@ -1,15 +1,40 @@
-//! Plan with a bridge: a temporary endpoint that serves while an instance is replaced beside which no second one can
-//! run, because it owns a published port. The bridge is a stand-in of the new version.
+//! Plan with a bridge: a temporary endpoint in the place of an instance beside which no second one can run. Where the
+//! instance owns a published port, the bridge is a stand-in of the new version, which serves. Else the bridge is a relay, in
+//! which requests wait for the new instance.
+
+use std::fmt;
 
 use super::{
     Cause, DesiredService, Instance, InstanceKey, InstanceState, Observed, PlanBuilder, Step, Unplannable,
     is_different, keys,
 };
 
+/// Temporary endpoint in the place of the only instance of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Bridge {
+    /// A new instance without the fixed ports of the host, which serves.
+    StandIn,
+    /// A program of ours, in which requests wait for the new instance.
+    Relay,
+}
+
+impl fmt::Display for Bridge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Bridge::StandIn => "stand-in",
+            Bridge::Relay => "relay",
+        })
+    }
+}
+
 impl PlanBuilder<'_> {
     /// Replaces the only instance of a service, the owner. A bridge of a killed run that gets requests keeps them until
     /// the new owner is ready. All other bridges are removed first.
-    pub(super) fn replace_owner(&mut self, desired: &DesiredService) -> Result<(), Unplannable> {
+    pub(super) fn replace_owner(
+        &mut self,
+        desired: &DesiredService,
+        kind: Bridge,
+    ) -> Result<(), Unplannable> {
         if desired.replicas > 1 {
             return Err(several_owners(desired));
         }
@@ -27,7 +52,7 @@ impl PlanBuilder<'_> {
         if !arriving.is_empty() {
             self.remove_bridges(&unused, &outgoing);
             if used.is_empty() && outgoing.iter().any(|k| self.inside.contains(k)) {
-                used = vec![self.bring_up_bridge(desired)];
+                used = vec![self.bring_up_bridge(desired, kind)];
             }
             self.create(desired, &arriving);
             self.route(&used, &outgoing, Cause::Replaced);
@@ -59,13 +84,14 @@ impl PlanBuilder<'_> {
     }
 
     /// Creates a bridge and waits until it is ready. Returns its key.
-    fn bring_up_bridge(&mut self, desired: &DesiredService) -> InstanceKey {
+    fn bring_up_bridge(&mut self, desired: &DesiredService, kind: Bridge) -> InstanceKey {
         let (service, key) = (desired.service.clone(), format!("{}+0", desired.service));
         self.added.push((service.clone(), 1));
         let total = self.count(&service);
-        self.push(Step::CreateBridge { service, key: key.clone(), total }, Cause::Bridge);
+        let cause = Cause::Bridge(kind);
+        self.push(Step::CreateBridge { service, key: key.clone(), kind, total }, cause);
         let bridge = vec![key];
-        self.bring_up(&bridge, Cause::Bridge);
+        self.bring_up(&bridge, cause);
         bridge.into_iter().next().expect("one bridge")
     }
 
@@ -111,7 +137,7 @@ impl PlanBuilder<'_> {
     fn serve_by_bridge(&mut self, bridge: Option<InstanceKey>, owners: &[InstanceKey]) {
         let bridge = Vec::from_iter(bridge);
         if bridge.iter().any(|k| !self.is_live(k)) {
-            self.bring_up(&bridge, Cause::Bridge);
+            self.bring_up(&bridge, Cause::Failed);
         }
         self.route(&bridge, owners, Cause::Failed);
         self.take_down(owners, Cause::Failed);

@@ -4,7 +4,7 @@ use super::*;
 
 fn strategy(monitor: Duration) -> Strategy {
     let policy = PlanPolicy { monitor, ..PlanPolicy::default() };
-    Strategy::Bridge(DesiredService { policy, ..goal("app", 1) })
+    Strategy::Bridge(DesiredService { policy, ..goal("app", 1) }, Bridge::StandIn)
 }
 
 fn bridge(key: &str, state: InstanceState, routed: bool) -> Instance {
@@ -27,13 +27,27 @@ fn a_stand_in_serves_while_the_owner_of_the_port_is_replaced() {
 }
 
 #[test]
+fn requests_wait_in_a_relay_until_the_new_instance_is_ready() {
+    let policy = PlanPolicy { monitor: Duration::from_secs(5), ..PlanPolicy::default() };
+    let held = Strategy::Bridge(DesiredService { policy, ..goal("app", 1) }, Bridge::Relay);
+    let plan = plan(&held, &world(vec![old("app-1")])).unwrap();
+    let steps = texts(&plan);
+    let before = "create the relay app+0\ngate app+0\nstart app+0\nwait until ready: app+0\ncreate app+1\n\
+                  route to app+0, not to app-1\nwait until idle: app-1\nstop app-1\n\
+                  gate app+1\nstart app+1\nwait until ready: app+1\nroute to app+1, not to app+0\n";
+    assert!(steps.starts_with(before), "{steps}");
+    assert!(plan.to_string().contains("(requests wait while the only instance is replaced)"), "{plan}");
+    assert_eq!(plan.extra_instances(), 1);
+}
+
+#[test]
 fn nothing_is_bridged_without_a_serving_owner_or_a_change() {
     let bridged = strategy(Duration::ZERO);
     assert_eq!(step_texts(&bridged, &world(vec![new("app-1")])), "");
     let first =
         "create app+1\ngate app+1\nstart app+1\nwait until ready: app+1\nroute to app+1\nhand back the route";
     assert_eq!(step_texts(&bridged, &world(vec![])), first);
-    let two = Strategy::Bridge(goal("app", 2));
+    let two = Strategy::Bridge(goal("app", 2), Bridge::StandIn);
     assert!(plan(&two, &world(vec![old("app-1")])).unwrap_err().reason.contains("fixed host port"));
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
+use super::Bridge;
 use crate::observed::InstanceKey;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -18,6 +19,7 @@ pub enum Step {
     CreateBridge {
         service: String,
         key: InstanceKey,
+        kind: Bridge,
         total: usize,
     },
     /// Keep these out of rotation before they start.
@@ -87,7 +89,7 @@ impl Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
     Missing,
-    Bridge,
+    Bridge(Bridge),
     NotYetReady,
     Admit,
     Replaced,
@@ -101,7 +103,8 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Cause::Missing => "the new release does not exist yet",
-            Cause::Bridge => "serves while the only instance is replaced",
+            Cause::Bridge(Bridge::StandIn) => "serves while the only instance is replaced",
+            Cause::Bridge(Bridge::Relay) => "requests wait while the only instance is replaced",
             Cause::NotYetReady => "not yet ready",
             Cause::Admit => "ready",
             Cause::Replaced => "replaced",
@@ -265,7 +268,7 @@ impl Step {
         };
         match self {
             Step::Create { fresh, .. } => format!("create {}", list(fresh)),
-            Step::CreateBridge { key, .. } => format!("create the stand-in {}", name(key)),
+            Step::CreateBridge { key, kind, .. } => format!("create the {kind} {}", name(key)),
             Step::Gate(keys) => format!("gate {}", list(keys)),
             Step::Start(keys) => format!("start {}", list(keys)),
             Step::Ready(keys) => format!("wait until ready: {}", list(keys)),

@@ -254,7 +254,7 @@ impl Simulated {
                 let count = self.now.of(service).count();
                 return check(*total == count, format!("total {total} of {count}"));
             }
-            Step::CreateBridge { key, total, service } => {
+            Step::CreateBridge { key, total, service, .. } => {
                 let bridge = instance(key, Old, Created, false, false);
                 self.now.instances.push(Instance { is_bridge: true, ..bridge });
                 let count = self.now.of(service).count();

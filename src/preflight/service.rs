@@ -6,7 +6,7 @@ use super::file;
 use super::signals::{self, SignalMasks};
 use crate::docker::inspect::Image;
 use crate::finding::Finding;
-use crate::model::{Order, Service};
+use crate::model::{Order, Service, SingleCause};
 
 /// Default of Docker for `stop_grace_period`.
 const GRACE: Duration = Duration::from_secs(10);
@@ -18,6 +18,17 @@ pub enum ProxyPresence {
     NoProxy,
     /// The proxy takes an instance out of rotation before the instance stops.
     Drains,
+}
+
+/// Wait of the requests of a service while it is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HoldState {
+    /// Several instances may run.
+    Unneeded,
+    /// Requests wait in a relay.
+    Waits,
+    /// Requests would wait, if the proxy and the engine could use a relay.
+    Impossible,
 }
 
 /// Facts on one service.
@@ -37,6 +48,7 @@ pub struct ServiceContext<'a> {
     pub has_engine: bool,
     /// Present or future number of instances.
     pub instances: usize,
+    pub hold: HoldState,
     /// Name of a running instance, with the signal masks of its first process.
     pub signals: Option<(String, SignalMasks)>,
     /// The state folder, if it is inside the build context.
@@ -45,11 +57,12 @@ pub struct ServiceContext<'a> {
 
 /// Findings of all rules.
 pub fn findings(context: &ServiceContext) -> Vec<Finding> {
-    let rules: [fn(&ServiceContext) -> Option<Finding>; 8] = [
+    let rules: [fn(&ServiceContext) -> Option<Finding>; 9] = [
         no_proxy,
         ignores_stop_signal,
         short_grace,
         shared_volume,
+        no_hold,
         stop_first,
         no_restart_policy,
         moving_image,
@@ -191,7 +204,7 @@ fn shared_volume(s: &ServiceContext) -> Option<Finding> {
         ProxyPresence::Drains => order != Some(Order::StopFirst),
     };
     let paths = &s.service.shared_paths();
-    let path = paths.first().filter(|_| are_side_by_side)?;
+    let path = paths.first().filter(|_| are_side_by_side && s.hold != HoldState::Waits)?;
     let message =
         format!("old and new instances of `{}` write to {path} at the same time during a deploy", s.name());
     if let Some(database) = s.service.single_writer() {
@@ -209,6 +222,18 @@ fn shared_volume(s: &ServiceContext) -> Option<Finding> {
 }
 
 const SHARED_VOLUME: &str = "shared-volume";
+
+/// Only one instance may run, and requests cannot wait meanwhile.
+fn no_hold(s: &ServiceContext) -> Option<Finding> {
+    let cause = s.service.hold_cause(&s.service.update).filter(|cause| *cause != SingleCause::Order)?;
+    let message = format!(
+        "requests of `{}` cannot wait while its only instance is replaced ({cause}), so two versions run at the same time: its \
+         proxy or the engine cannot use a relay",
+        s.name()
+    );
+    let fix = "see `compose-zd help hold` for what a hold needs".to_string();
+    (s.hold == HoldState::Impossible).then(|| Finding::note("no-hold", message, fix))
+}
 
 /// A worker with a volume is replaced stop-first; a service with clients should not be.
 fn stop_first(s: &ServiceContext) -> Option<Finding> {

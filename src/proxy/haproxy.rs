@@ -147,6 +147,11 @@ impl Haproxy {
         self.lines_of(names).filter(|line| !line.is_template())
     }
 
+    /// HAProxy can send requests to a relay, which has an added server. A relay begins no TLS session.
+    fn can_hold(&self) -> bool {
+        self.config.lines.iter().all(|line| self.can_add(&line.backend) && !line.has("ssl"))
+    }
+
     /// HAProxy can add servers to a backend.
     fn can_add(&self, backend: &str) -> bool {
         let is_new = self.config.version.is_none_or(|version| version >= config::ADDS_SERVERS_SINCE);
@@ -310,7 +315,7 @@ impl Proxy for Haproxy {
     fn abilities(&self) -> Abilities {
         let late_requests = retired::LATE_REQUEST_GRACE;
         let gives_addresses = self.config.static_servers().next().is_some();
-        Abilities { gives_addresses, late_requests, ..Abilities::default() }
+        Abilities { gives_addresses, late_requests, can_hold: self.can_hold(), ..Abilities::default() }
     }
 
     fn queries(&self, goal: &Goal) -> Vec<Query> {
@@ -462,7 +467,10 @@ impl Haproxy {
             let exited = rotation.exited_endpoints();
             return self.command(&self.urgent_switch(&inside, &slots_of(&rotation.outside), &exited));
         }
-        let can_admit = |s: &Server| s.is_out() && self.is_reached(s, &slots);
+        // The check of a line never passes for a relay.
+        let is_relays = |s: &Server| rotation.inside.iter().any(|e| e.is_relay() && s.holds(e));
+        let can_admit =
+            |s: &Server| s.is_out() && self.is_reached(s, &slots) && (is_added(s) || !is_relays(s));
         let mut commands: Vec<String> =
             inside.iter().filter(|s| can_admit(s)).flat_map(|s| self.admit(s)).collect();
         let (required, optional) = self.assign_servers(&slots, rotation);

@@ -8,8 +8,8 @@ use derive_more::{Display, From};
 use serde::{Deserialize, Serialize};
 
 use super::messages::{
-    after, dependents, durations, in_seconds, in_service_text, lines_after, list, placed, plural, quoted,
-    restoring, rounded, total_window,
+    after, dependents, durations, held_text, in_seconds, in_service_text, lines_after, list, placed, plural,
+    quoted, restoring, rounded, total_window,
 };
 use super::plan::PlannedStep;
 use super::probes::ProbeReport;
@@ -201,6 +201,15 @@ pub enum Event {
     #[serde(alias = "idle")]
     #[display("no request in flight: {_0}")]
     Drained(Names),
+    /// Requests that waited in a relay while the only instance of a service was replaced.
+    #[display("{}", held_text(*requests, *longest, *refused))]
+    Held {
+        requests: usize,
+        #[serde(with = "seconds")]
+        longest: Duration,
+        /// Requests that were answered with 503, because too many waited, or one for too long.
+        refused: usize,
+    },
     #[display("stopped {_0}")]
     Stopped(Names),
     #[display("removed {_0}")]

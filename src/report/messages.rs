@@ -43,6 +43,19 @@ pub fn durations(in_service: Duration, took: Duration) -> String {
     format!("in service after {after}{done}")
 }
 
+/// `3 requests waited for the replacement, the longest for 3.4s; 1 was refused`
+pub fn held_text(requests: usize, longest: Duration, refused: usize) -> String {
+    let count = match requests {
+        0 => "no request had to wait for the replacement".to_string(),
+        1 => format!("1 request waited for the replacement, for {}", in_seconds(longest)),
+        n => format!("{n} requests waited for the replacement, the longest for {}", in_seconds(longest)),
+    };
+    match refused {
+        0 => count,
+        n => format!("{count}; {n} {} refused", plural(n, "was", "were")),
+    }
+}
+
 /// `2 requests in flight after 30s (`x-zd.drain.timeout`)`
 pub fn drain_timeout(limit: Option<Duration>, requests: usize, unsure: usize) -> String {
     let up_to = if unsure > 0 { "up to " } else { "" };

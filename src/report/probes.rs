@@ -93,6 +93,9 @@ pub struct WitnessSummary {
     pub unanswered: usize,
     /// Probes that were skipped because too many were open.
     pub unsent: usize,
+    /// Good answers that came late, because the requests waited for the replacement.
+    #[serde(default)]
+    pub late: usize,
     /// Longest time without a good answer, since the first good answer.
     pub longest_gap_ms: Option<u64>,
     pub before: ProbeStats,
@@ -140,9 +143,11 @@ impl fmt::Display for WitnessSummary {
         if self.lost > 0 {
             write!(f, " ({})", loss_breakdown(&self.losses))?;
         }
-        for (count, description) in
-            [(self.unanswered, "still open"), (self.unsent, "skipped because too many were open")]
-        {
+        for (count, description) in [
+            (self.late, "late because of the hold"),
+            (self.unanswered, "still open"),
+            (self.unsent, "skipped because too many were open"),
+        ] {
             if count > 0 {
                 write!(f, ", {count} {description}")?;
             }

@@ -80,8 +80,8 @@ mod tests {
     use crate::model::{ComposeFlags, FlagLayers, Project, ResolvedProject};
     use crate::observed::Observed;
     use crate::report::{Report, ReportOptions};
-    use crate::rollout::RolloutContext;
     use crate::rollout::restart::RestartPolicies;
+    use crate::rollout::{HoldLog, RolloutContext};
     use crate::wait::StopSignal;
     use crate::witness::Witness;
 
@@ -113,6 +113,7 @@ mod tests {
             completed: &BTreeSet::new(),
             policies: &RestartPolicies::new(),
             stop: &StopSignal::default(),
+            holds: &HoldLog::default(),
         };
         let observed = Observed { instances: Vec::new(), proxied: true };
         let names = ["app-1", "app-2"].map(String::from);

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::Rollout;
-use crate::docker::inspect::{BRIDGE, Container};
+use super::{Rollout, hold};
+use crate::docker::inspect::{BRIDGE, Container, RELAY};
 use crate::docker::{Docker, InitContainer};
 use crate::error::Error;
 use crate::health::{self, Candidate, ReadinessFailure, ReadinessWait};
+use crate::model::ProbeTiming;
 use crate::observe;
 use crate::observed::InstanceKey;
+use crate::plan::Bridge;
 use crate::proxy::{Goal, port};
 use crate::report::event::Answer;
 use crate::report::{Event, Warning};
@@ -29,16 +31,32 @@ const INIT_POLL: Duration = Duration::from_millis(500);
 const CREATE_RETRIES: usize = 3;
 
 impl<'a> Rollout<'a> {
-    /// Creates a stand-in, with all that Compose gives to an instance except the fixed ports.
-    pub(super) fn create_bridge(&mut self, service: &str, key: &InstanceKey, total: usize) -> Result<()> {
+    /// Creates a relay; or a stand-in, with all that Compose gives to an instance except the fixed ports.
+    pub(super) fn create_bridge(
+        &mut self,
+        service: &str,
+        key: &InstanceKey,
+        kind: Bridge,
+        total: usize,
+    ) -> Result<()> {
         let ((snapshot, folder), project) = (self.context.snapshot, self.context.project);
-        let ports = port::forwards(&project.services[service]);
-        let ports: Vec<_> = ports.iter().map(|forward| (forward.ip, forward.target)).collect();
-        let owner = format!("{}/{service}", project.name);
-        let snapshot = snapshot.with_stand_in(service, &ports, (BRIDGE, &owner));
+        let definition = &project.services[service];
+        let (snapshot, note) = match kind {
+            Bridge::StandIn => {
+                let ports = port::forwards(definition);
+                let ports: Vec<_> = ports.iter().map(|forward| (forward.ip, forward.target)).collect();
+                let owner = format!("{}/{service}", project.name);
+                let note = "the stand-in has random host ports in place of the fixed ones";
+                (snapshot.with_stand_in(service, &ports, (BRIDGE, &owner)), note)
+            }
+            Bridge::Relay => {
+                let note = "the relay is a program of compose-zd, in which requests wait";
+                (snapshot.with_relay(service, &self.relay(definition)?, (BRIDGE, RELAY)), note)
+            }
+        };
         let docker = self.context.docker.with_project_text(&snapshot.text(), &project.name, folder);
         if self.is_dry_run() {
-            self.note("the stand-in has random host ports in place of the fixed ones".into());
+            self.note(note.into());
         }
         self.create_by(&docker, service, std::slice::from_ref(key), total)
     }
@@ -101,6 +119,12 @@ impl<'a> Rollout<'a> {
 
     pub(super) fn start(&mut self, keys: &[InstanceKey]) -> Result<()> {
         let docker = self.context.docker;
+        if self.is_relay(&keys[0]) {
+            docker.start(&self.ids(keys))?;
+            self.refresh()?;
+            self.report(Event::Started, keys);
+            return Ok(());
+        }
         let service = self.service(&keys[0]);
         let by_compose = service.starts_by_compose && !self.is_best_effort;
         self.run_init_containers(&keys[0], by_compose)?;
@@ -212,14 +236,21 @@ impl<'a> Rollout<'a> {
     }
 
     fn wait_until_ready(&mut self, keys: &[InstanceKey]) -> Result<()> {
-        let settings = &self.service(&keys[0]).settings;
+        let service = self.service(&keys[0]);
+        let settings = &service.settings;
+        let is_relay = self.is_relay(&keys[0]);
+        let is_followed = !self.is_best_effort && !is_relay;
+        let within_hold = if is_relay { None } else { self.ready_time(service) };
+        let timing =
+            ProbeTiming { deadline: within_hold.unwrap_or(settings.timing.deadline), ..settings.timing };
         let candidates = keys.iter().map(|k| self.candidate(k)).collect::<Result<Vec<_>>>()?;
         let report_answer = |candidate: &Candidate, answer: &health::ProbeResult| {
-            let (name, text) = (candidate.name.clone(), answer.text.clone());
+            let text = if is_relay { "requests can wait".into() } else { answer.text.clone() };
+            let name = candidate.name.clone();
             if !answer.ready {
                 return self.context.report.event(Event::NotReady(Answer { name, answer: text }));
             }
-            if !self.is_best_effort {
+            if is_followed {
                 self.context.monitor.follow(candidate.clone(), settings.timing, &answer.text);
             }
             self.context.report.event(Event::Ready(Answer { name, answer: text }));
@@ -228,7 +259,7 @@ impl<'a> Rollout<'a> {
         let current = is_fresh.then(|| keys.iter().map(|k| self.containers[k].clone()).collect());
         let wait = ReadinessWait {
             docker: self.context.docker,
-            timing: &settings.timing,
+            timing: &timing,
             tolerated: self.tolerance.failures,
             stop: &self.stop,
             check: &|| self.check(),
@@ -236,7 +267,12 @@ impl<'a> Rollout<'a> {
         };
         match wait.run(&candidates, current) {
             Ok(None) => {}
-            Ok(Some(failure)) if !self.is_best_effort => return Err(self.not_ready_error(failure)),
+            Ok(Some(mut failure)) if !self.is_best_effort => {
+                if within_hold.is_some() {
+                    failure.error = failure.error.hint(hold::hint(service));
+                }
+                return Err(self.not_ready_error(failure));
+            }
             Ok(Some(ReadinessFailure { error, .. })) => {
                 self.context.report.warn(&Warning::RestoredNotReady(error.message));
                 if self.is_replanned {

@@ -31,6 +31,9 @@ impl<'a> Rollout<'a> {
     pub(super) fn route(&mut self, inside: &[InstanceKey], outside: &[InstanceKey]) -> Result<()> {
         self.others = self.other_addresses()?;
         self.inside = inside.to_vec();
+        if !self.is_dry_run() {
+            self.direct_relays(inside, outside);
+        }
         self.without_dead(|rollout| {
             let mut rotations = rollout.rotations(outside).into_iter();
             rotations.try_for_each(|(proxy, rotation)| rollout.converge(proxy, Goal::Rotation(rotation)))
@@ -129,9 +132,10 @@ impl<'a> Rollout<'a> {
     }
 
     pub(super) fn idle(&mut self, keys: &[InstanceKey]) -> Result<()> {
-        let settings = &self.service(&keys[0]).settings;
+        let service = self.service(&keys[0]);
+        let limit = self.drain_time(service.settings.drain_timeout, service);
         self.report(Event::Draining, keys);
-        keys.iter().try_for_each(|key| self.drain_command(key))?;
+        keys.iter().filter(|key| !self.is_relay(key)).try_for_each(|key| self.drain_command(key))?;
         if self.is_dry_run() {
             self.note_drain(&keys[0]);
             return Ok(());
@@ -143,7 +147,6 @@ impl<'a> Rollout<'a> {
             let check = || rollout.check().and_then(|()| rollout.check_witness_losses());
             for (proxy, rotation) in rollout.rotations(keys) {
                 let mut pursuit = Pursuit::new(rollout.context.docker, proxy, Goal::Rotation(rotation));
-                let limit = settings.drain_timeout;
                 let since = since.unwrap_or_else(Instant::now);
                 match pursuit.wait_until_idle(limit, since, &rollout.stop, &check)? {
                     DrainResult::Idle => {}
@@ -159,7 +162,7 @@ impl<'a> Rollout<'a> {
             0 => self.report(Event::Drained, keys),
             _ => self.context.report.warn(&Warning::DrainTimeout {
                 names: self.names(keys),
-                limit: (!self.stop.is_hurried()).then_some(settings.drain_timeout),
+                limit: (!self.stop.is_hurried()).then_some(limit),
                 requests,
                 unsure,
             }),
@@ -168,7 +171,8 @@ impl<'a> Rollout<'a> {
     }
 
     pub(super) fn stop(&mut self, keys: &[InstanceKey]) -> Result<()> {
-        for key in keys {
+        self.report_held(keys);
+        for key in keys.iter().filter(|key| !self.is_relay(key)) {
             for hook in &self.service(key).pre_stop {
                 let exec = hook_exec(&self.containers[key], hook).with_limit(self.drain_limit(key));
                 self.try_exec(key, exec, "the pre_stop hook")?;

@@ -187,12 +187,13 @@ impl WitnessProbe {
         )
     }
 
-    pub fn report(&self, switch: Option<SwitchWindow>) -> ProbeReport {
+    pub fn report(&self, switch: Option<SwitchWindow>, changes: &ChangeLog) -> ProbeReport {
         let mut samples = self.log().samples.clone();
         samples.sort_by_key(|s| s.at);
         let summary = WitnessSummary {
             unanswered: self.open.load(Ordering::Relaxed),
             unsent: self.unsent.load(Ordering::Relaxed),
+            late: changes.late(&samples),
             ..WitnessSummary::new(&samples, switch)
         };
         ProbeReport { url: self.url(), summary, switch, samples }

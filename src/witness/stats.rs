@@ -122,8 +122,11 @@ pub mod tests {
         assert_eq!((summary.before.sent, summary.during.sent, summary.after.sent), (2, 0, 0));
         assert_eq!(WitnessSummary::new(&[], None), WitnessSummary::default());
         assert_eq!(WitnessSummary::default().to_string(), "0 of 0 lost");
-        let more = WitnessSummary { unanswered: 2, unsent: 3, ..WitnessSummary::default() };
-        assert_eq!(more.to_string(), "0 of 0 lost, 2 still open, 3 skipped because too many were open");
+        let more = WitnessSummary { late: 4, unanswered: 2, unsent: 3, ..WitnessSummary::default() };
+        assert_eq!(
+            more.to_string(),
+            "0 of 0 lost, 4 late because of the hold, 2 still open, 3 skipped because too many were open"
+        );
     }
 
     #[test]

@@ -64,12 +64,32 @@ pub struct ChangeLog {
     pub routes: Vec<Range<Duration>>,
     /// Stops of instances: a rollback does not bring back requests that a stop lost.
     pub stops: Vec<Range<Duration>>,
+    /// Times in which requests waited in a relay.
+    pub holds: Vec<Range<Duration>>,
 }
 
 impl ChangeLog {
     /// Changes of the rotation, or stops.
     pub fn spans(&mut self, is_route: bool) -> &mut Vec<Range<Duration>> {
         if is_route { &mut self.routes } else { &mut self.stops }
+    }
+
+    /// Requests wait in a relay from now on, unless they do already.
+    pub fn begin_hold(&mut self, now: Duration) {
+        if !self.holds.iter().any(|hold| hold.end == Duration::MAX) {
+            self.holds.push(now..Duration::MAX);
+        }
+    }
+
+    /// Requests that waited in a relay are forwarded.
+    pub fn end_hold(&mut self, now: Duration) {
+        self.holds.iter_mut().filter(|hold| hold.end == Duration::MAX).for_each(|hold| hold.end = now);
+    }
+
+    /// Number of good answers that waited until a hold was over.
+    pub fn late(&self, samples: &[Sample]) -> usize {
+        let waited = |s: &&Sample| self.holds.iter().any(|h| h.contains(&s.at) && s.end() >= h.end);
+        samples.iter().filter(|s| !s.lost).filter(waited).count()
     }
 
     /// First to last change of the rotation; without a proxy, first to last stop.
@@ -123,8 +143,13 @@ impl UrlOutage {
         let good = || samples.iter().filter(|s| !s.lost);
         good().find(|s| s.at < first)?;
         let last = good().map(Sample::end).max()?;
-        let loses = samples.iter().any(|s| s.lost && s.end() > last);
-        (loses || open > 0).then(|| UrlOutage { duration: now.saturating_sub(last), has_losses: loses })
+        let lost = samples.iter().filter(|s| s.lost && s.end() > last).count();
+        // Silence during a hold is no outage.
+        let held_until =
+            changes.holds.iter().map(|hold| hold.end.min(now)).max().filter(|until| *until > last);
+        let has_losses = lost >= if held_until.is_some() { MIN_LOSSES } else { 1 };
+        let since = if has_losses { last } else { held_until.unwrap_or(last) };
+        (has_losses || open > 0).then(|| UrlOutage { duration: now.saturating_sub(since), has_losses })
     }
 
     /// True if the URL is lost; `None` while a slow answer may still arrive.
@@ -190,7 +215,7 @@ mod tests {
 
     /// One change of the rotation from 1000 to 1100 ms, and a stop from 2000 to 2500 ms.
     fn once() -> ChangeLog {
-        ChangeLog { routes: vec![ms(1000, 1100)], stops: vec![ms(2000, 2500)] }
+        ChangeLog { routes: vec![ms(1000, 1100)], stops: vec![ms(2000, 2500)], holds: Vec::new() }
     }
 
     /// Lost and sent probes since the switch, if they justify a rollback.
@@ -261,7 +286,8 @@ mod tests {
 
     #[test]
     fn every_change_of_the_rotation_starts_a_new_count() {
-        let changes = ChangeLog { routes: vec![ms(1000, 1100), ms(3000, 3100)], stops: Vec::new() };
+        let routes = vec![ms(1000, 1100), ms(3000, 3100)];
+        let changes = ChangeLog { routes, ..ChangeLog::default() };
         assert_eq!(rollback_reason("0+5 1; 1200+5 x500; 1300+5 x500; 3200+5 2", &changes), None);
         assert_eq!(rollback_reason("0+5 1; 1200+5 1; 3200+5 x500; 3300+5 x500", &changes), Some((2, 2)));
         let open =
@@ -312,6 +338,36 @@ mod tests {
         );
     }
 
+    /// Milliseconds of silence at this time, if that is an outage, where requests waited from 1100 to 5000 ms.
+    fn silence_with_a_hold(text: &str, open: usize, now: u64) -> Option<u128> {
+        let changes = ChangeLog { holds: vec![ms(1100, 5000)], ..once() };
+        let outage = UrlOutage::detect(&samples(text), open, &changes, Duration::from_millis(now))?;
+        Some(outage.duration.as_millis())
+    }
+
+    #[test]
+    fn silence_during_a_hold_is_no_outage_and_losses_are() {
+        let good = "0+5 1; 900+5 1;";
+        assert_eq!(silence_with_a_hold(good, 3, 4900), Some(0));
+        assert_eq!(silence_with_a_hold(good, 3, 5900), Some(900), "since the end of the hold");
+        assert_eq!(silence_with_a_hold(&format!("{good} 1200+9 xcut"), 3, 4900), Some(0), "a single loss");
+        let lost = format!("{good} 1200+9 x503; 1300+9 x503");
+        assert_eq!(silence_with_a_hold(&lost, 3, 4900), Some(3995));
+        assert_eq!(silence_with_a_hold(&format!("{good} 1200+4000 2"), 3, 5300), Some(100));
+    }
+
+    #[test]
+    fn answers_that_waited_for_the_end_of_a_hold_are_late() {
+        let mut changes = ChangeLog::default();
+        changes.begin_hold(Duration::from_millis(1100));
+        changes.begin_hold(Duration::from_millis(1200));
+        let all = samples("900+900 1; 1100+3950 2; 4900+101 2; 4000+2000 x503; 5000+1 2");
+        assert_eq!(changes.late(&all), 0, "requests still wait");
+        changes.end_hold(Duration::from_millis(5000));
+        changes.end_hold(Duration::from_millis(9000));
+        assert_eq!((changes.late(&all), changes.holds), (2, vec![ms(1100, 5000)]));
+    }
+
     #[test]
     fn a_url_is_lost_after_three_seconds_and_undecided_with_losses_or_after_one_second() {
         let is_lost = |duration, has_losses| {
@@ -325,7 +381,7 @@ mod tests {
     #[test]
     fn the_switch_lasts_from_the_first_change_to_the_last() {
         assert_eq!(once().switch(), Some(ms(1000, 1100)));
-        let two = ChangeLog { routes: vec![ms(1, 2), ms(5, 6)], stops: vec![ms(3, 9)] };
+        let two = ChangeLog { routes: vec![ms(1, 2), ms(5, 6)], stops: vec![ms(3, 9)], holds: Vec::new() };
         assert_eq!(two.switch(), Some(ms(1, 6)));
         assert_eq!(ChangeLog { routes: Vec::new(), ..two }.switch(), Some(ms(3, 9)));
         assert_eq!(ChangeLog::default().switch(), None);

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::finding::Finding;
 use crate::model::args::CheckArgs;
 use crate::model::{ConfigError, Project, Service};
-use crate::preflight::service::{self, ProxyPresence, ServiceContext};
+use crate::preflight::service::{self, HoldState, ProxyPresence, ServiceContext};
 use crate::preflight::versions;
 use crate::swarm::audit;
 use crate::swarm::placement::LocalImage;
@@ -70,6 +70,7 @@ pub fn audit(
 /// Facts for the rules. Swarm removes a task from its DNS, and stops it 2 s later with its requests in flight.
 fn service_context<'a>(service: &'a Service, image: Option<&'a Image>) -> ServiceContext<'a> {
     ServiceContext {
+        hold: HoldState::Unneeded,
         service,
         image,
         proxy: ProxyPresence::NoProxy,

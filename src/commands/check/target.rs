@@ -13,9 +13,9 @@ use crate::finding::{Finding, Subject};
 use crate::model::{Order, Service};
 use crate::observe::{self, TargetReader};
 use crate::observed::{Generation, Instance, InstanceState, Observed};
-use crate::plan::{self, Plan};
+use crate::plan::{self, Bridge, Plan};
 use crate::preflight::readiness::{self, ServingInstance};
-use crate::preflight::service::{self, ProxyPresence, ServiceContext};
+use crate::preflight::service::{self, HoldState, ProxyPresence, ServiceContext};
 use crate::preflight::signals::SignalMasks;
 use crate::preflight::{self, Surroundings, file, proxies};
 use crate::proxy::{self, Planned, Proxy, RolloutShape, converge};
@@ -223,16 +223,19 @@ impl ProjectFacts<'_> {
 
     /// Plan of a deploy that replaces all instances. The running sides of a pair count as active.
     fn plan(&self, target: &Target, proxies: &TargetProxies) -> Result<Plan, Vec<Finding>> {
-        let (proxied, is_bridged) = (!proxies.is_none(), proxies.running.iter().any(|p| p.place().is_port()));
+        let proxied = !proxies.is_none();
         let sides = target.services();
         let running: Vec<&str> = sides.iter().copied().filter(|s| self.running_count(s) > 0).collect();
         let both_serve = running.len() == 2;
         if let Some(obstacle) = file::active_sides(self.project, target).filter(|_| both_serve) {
             return Err(vec![obstacle]);
         }
-        let strategy = desired::strategy(self.project, target, (both_serve, is_bridged), &|name| {
+        let desired = |name: &str| {
             let service = &self.project.services[name];
             desired::desired_service(service, &service.update, self.desired_number(name), proxied)
+        };
+        let strategy = desired::strategy(self.project, target, both_serve, &desired, &|desired| {
+            self.bridge(&desired.service, proxies)
         });
         let active = if running.is_empty() { vec![sides[0]] } else { running };
         let instances = |s: &str| {
@@ -241,6 +244,27 @@ impl ProjectFacts<'_> {
         };
         let instances = active.into_iter().flat_map(instances).collect();
         plan::plan(&strategy, &Observed { instances, proxied }).map_err(|refused| vec![refused.into()])
+    }
+
+    /// Bridge of a service, if its only instance has to be replaced by itself. Without an engine, the engine counts as able.
+    fn bridge(&self, name: &str, proxies: &TargetProxies) -> Option<Bridge> {
+        let service = &self.project.services[name];
+        let can_help = || !self.has_engine || matches!(self.request.docker.helper_support(), Ok(Ok(())));
+        desired::bridge(service, &service.update, self.desired_number(name), &proxies.all(), &can_help)
+    }
+
+    /// Wait of the requests of a target while its only instance is replaced.
+    fn hold_state(&self, target: &Target, proxies: &TargetProxies) -> HoldState {
+        let Target::Service(name) = target else { return HoldState::Unneeded };
+        let service = &self.project.services[name];
+        let is_wanted = !proxies.is_none()
+            && self.desired_number(name) == 1
+            && service.hold_cause(&service.update).is_some();
+        match self.bridge(name, proxies) {
+            Some(Bridge::Relay) => HoldState::Waits,
+            _ if is_wanted => HoldState::Impossible,
+            _ => HoldState::Unneeded,
+        }
     }
 
     fn service_findings(
@@ -253,6 +277,7 @@ impl ProjectFacts<'_> {
         let service = &self.project.services[name];
         let depends = |other: &Service| other.depends_on.contains_key(name);
         service::findings(&ServiceContext {
+            hold: self.hold_state(target, proxies),
             service,
             image: self.desired.images.get(name),
             proxy: proxies.presence(),
@@ -311,7 +336,17 @@ impl ProjectFacts<'_> {
         };
         let service = &self.project.services[&services[0]];
         let policy = desired::plan_policy(service, &service.update, !proxies.is_none());
-        let order = if policy.order == Order::StopFirst { ", stops before it starts" } else { "" };
+        let cause = service
+            .hold_cause(&service.update)
+            .filter(|_| self.hold_state(target, proxies) == HoldState::Waits);
+        let order = match cause {
+            Some(cause) => {
+                let hold = humantime::format_duration(service.settings.hold);
+                format!(", requests wait up to {hold} for the new version, because {cause}")
+            }
+            None if policy.order == Order::StopFirst => ", stops before it starts".into(),
+            None => String::new(),
+        };
         VerdictRow {
             name: target.name().into(),
             services,

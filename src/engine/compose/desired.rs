@@ -1,5 +1,6 @@
 //! Desired state of each target: number of instances, order and batches.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::ComposeRun;
@@ -9,8 +10,9 @@ use crate::finding;
 use crate::model::{Order, Project, Service, Update};
 use crate::observe::{TargetReader, TargetSnapshot};
 use crate::observed::{Instance, Observed};
-use crate::plan::{DesiredService, PlanPolicy, Strategy};
+use crate::plan::{Bridge, DesiredService, PlanPolicy, Strategy};
 use crate::preflight::file;
+use crate::proxy::Proxy;
 use crate::release::{InProgress, ReleaseRecord, RolloutKind};
 use crate::targets::Target;
 
@@ -50,17 +52,36 @@ pub fn desired_service(service: &Service, update: &Update, replicas: usize, prox
     }
 }
 
-/// Strategy of a target; `both_serve` is true for a pair whose sides are replaced one after the other, and `is_bridged` for
-/// a service whose fixed port a stand-in takes meanwhile.
+/// Bridge of a service, if its only instance has to be replaced by itself: a relay where requests can wait, else a stand-in
+/// for a fixed port of the host. `can_help` is true if the engine can run the program of a relay.
+pub fn bridge(
+    service: &Service,
+    update: &Update,
+    replicas: usize,
+    proxies: &[Arc<dyn Proxy>],
+    can_help: &dyn Fn() -> bool,
+) -> Option<Bridge> {
+    let is_port = proxies.iter().any(|p| p.place().is_port());
+    let can_hold = !proxies.is_empty() && proxies.iter().all(|p| p.abilities().can_hold);
+    let holds = can_hold && replicas == 1 && service.hold_cause(update).is_some();
+    if holds && can_help() { Some(Bridge::Relay) } else { is_port.then_some(Bridge::StandIn) }
+}
+
+/// Strategy of a target; `both_serve` is true for a pair whose sides are replaced one after the other. `bridge` returns the
+/// bridge of a single service.
 pub fn strategy(
     project: &Project,
     target: &Target,
-    (both_serve, is_bridged): (bool, bool),
+    both_serve: bool,
     desired: &dyn Fn(&str) -> DesiredService,
+    bridge: &dyn Fn(&DesiredService) -> Option<Bridge>,
 ) -> Strategy {
     let Target::Pair(pair) = target else {
         let desired = desired(target.name());
-        return if is_bridged { Strategy::Bridge(desired) } else { Strategy::Scale(desired) };
+        return match bridge(&desired) {
+            Some(kind) => Strategy::Bridge(desired, kind),
+            None => Strategy::Scale(desired),
+        };
     };
     let side = |name: &String| {
         let mut side = desired(name);
@@ -99,8 +120,12 @@ impl ComposeRun<'_> {
         if both_serve {
             finding::require(file::active_sides(self.project(), target))?;
         }
-        let is_bridged = reader.proxies.iter().any(|p| p.place().is_port());
-        Ok(strategy(self.project(), target, (both_serve, is_bridged), &desired))
+        let bridge = |desired: &DesiredService| {
+            let service = &self.project().services[&desired.service];
+            let can_help = || matches!(self.docker().helper_support(), Ok(Ok(())));
+            bridge(service, self.policy(service), desired.replicas, &reader.proxies, &can_help)
+        };
+        Ok(strategy(self.project(), target, both_serve, &desired, &bridge))
     }
 
     /// Desired state of one service. Its number of instances is `--scale`, else the file's, else as many as run
@@ -136,5 +161,43 @@ impl ComposeRun<'_> {
         let count = recorded(paused.or(history.current())?)?;
         let serving = observed.of(name).filter(|i| i.serves()).count();
         Some(serving).filter(|n| *n == count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::FlagLayers;
+    use crate::proxy::haproxy;
+
+    /// Bridge of a service with these keys behind HAProxy.
+    fn bridge_of(keys: &str, replicas: usize, can_help: bool) -> Option<Bridge> {
+        let yaml = format!("name: p\nservices: {{app: {{image: app, {keys}}}}}");
+        let project = Project::read(&yaml, "compose.yaml", &FlagLayers::default()).unwrap();
+        let service = &project.services["app"];
+        let proxies = [Arc::from((haproxy::ADAPTER.declared)(&Container::default()))];
+        bridge(service, &service.update, replicas, &proxies, &|| can_help)
+    }
+
+    #[test]
+    fn the_requests_of_a_single_instance_with_a_volume_wait_in_a_relay() {
+        let volume = "volumes: [{type: volume, source: v, target: /data}]";
+        let stop_first = "deploy: {update_config: {order: stop-first}}";
+        assert_eq!(bridge_of(volume, 1, true), Some(Bridge::Relay));
+        assert_eq!(bridge_of(stop_first, 1, true), Some(Bridge::Relay));
+        assert_eq!(bridge_of("", 1, true), None);
+        assert_eq!(bridge_of(volume, 2, true), None, "others serve meanwhile");
+        assert_eq!(bridge_of(volume, 1, false), None, "the engine cannot run the relay");
+        assert_eq!(bridge_of(&format!("{volume}, x-zd: {{hold: 0s}}"), 1, true), None);
+        let side_by_side = format!("{volume}, deploy: {{update_config: {{order: start-first}}}}");
+        assert_eq!(bridge_of(&side_by_side, 1, true), None);
+    }
+
+    #[test]
+    fn without_a_proxy_nothing_can_wait() {
+        let yaml = "name: p\nservices: {app: {deploy: {update_config: {order: stop-first}}}}";
+        let project = Project::read(yaml, "compose.yaml", &FlagLayers::default()).unwrap();
+        let service = &project.services["app"];
+        assert_eq!(bridge(service, &service.update, 1, &[], &|| true), None);
     }
 }

@@ -8,6 +8,7 @@ use super::ComposeRun;
 use super::target_rollout::TargetRollout;
 use crate::docker::inspect::Container;
 use crate::error::Error;
+use crate::model::WitnessSettings;
 use crate::proxy::public_route::PublicRoute;
 use crate::proxy::{Backend, Proxy};
 use crate::release::WitnessTotals;
@@ -41,7 +42,10 @@ impl ComposeRun<'_> {
             None => self.derived_urls(&serving),
         };
         if !urls.is_empty() {
-            self.witness.start(&urls, settings, self.report.elapsed())?;
+            // A request may have to wait for the replacement, and is no loss then.
+            let wait = serving.iter().filter_map(|p| p.longest_wait()).max().unwrap_or_default();
+            let settings = WitnessSettings { timeout: settings.timeout + wait, ..settings.clone() };
+            self.witness.start(&urls, &settings, self.report.elapsed())?;
             self.report.show_probes(self.witness.counter());
             if strict {
                 self.witness.wait_for_answers(FIRST_ANSWER_TIMEOUT, self.context.stop)?;

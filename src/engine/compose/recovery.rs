@@ -48,6 +48,7 @@ impl ComposeRun<'_> {
         RunEnd::Failed(match not_serving_error.or_else(|| self.witness.outage_at_end()) {
             None => {
                 let error = kept_error(target, rollouts, &self.running_orphans(rollouts), cause);
+                let error = self.holds.summary().iter().fold(error, |error, held| error.detail(held));
                 let left = cleanup_error.into_iter();
                 left.fold(error, |error, left| error.detail(&format!("cleaning up failed: {left}")))
             }

@@ -12,12 +12,12 @@ use crate::model::{FailureAction, Update};
 use crate::observe::{TargetReader, TargetSnapshot};
 use crate::observed::{Generation, Instance, InstanceKey, InstanceState, Observed};
 use crate::plan::{
-    self, Cause, DesiredService, Plan, PlanPolicy, PlannedStep as PlanStep, RotationState, Stage, Step,
-    Strategy,
+    self, Bridge, Cause, DesiredService, Plan, PlanPolicy, PlannedStep as PlanStep, RotationState, Stage,
+    Step, Strategy,
 };
 use crate::report::plan::{PlannedCommand, PlannedStep};
 use crate::report::{Event, Report, Warning};
-use crate::rollout::{Rollout, RolloutContext, RolloutFailure, Tolerance};
+use crate::rollout::{Rollout, RolloutContext, RolloutFailure, Tolerance, longest_wait};
 use crate::wait::StopSignal;
 
 pub struct TargetRollout<'a> {
@@ -111,7 +111,7 @@ impl<'a> TargetRollout<'a> {
     /// Desired number of instances, by service.
     pub fn replicas(&self) -> Vec<(&str, usize)> {
         let desired = match &self.strategy {
-            Strategy::Scale(desired) | Strategy::Bridge(desired) => std::slice::from_ref(desired),
+            Strategy::Scale(desired) | Strategy::Bridge(desired, _) => std::slice::from_ref(desired),
             Strategy::Pair(desired) => &desired[..],
         };
         desired.iter().map(|g| (g.service.as_str(), g.replicas)).collect()
@@ -128,6 +128,13 @@ impl<'a> TargetRollout<'a> {
     /// Time from the start of the monitor until all requests went to the new release.
     pub fn in_service(&self) -> Option<Duration> {
         self.in_service
+    }
+
+    /// Longest time for which a request waits in a relay; `None` without a relay.
+    pub fn longest_wait(&self) -> Option<Duration> {
+        let has_relay = matches!(self.strategy, Strategy::Bridge(_, Bridge::Relay));
+        let service = &self.context.project.services[self.reader.target.services()[0]];
+        has_relay.then(|| longest_wait(service))
     }
 
     /// Configuration hash of the new instances of a service.
@@ -298,7 +305,7 @@ impl<'a> TargetRollout<'a> {
     fn max_failures(&self) -> usize {
         match self.strategy {
             Strategy::Scale(_) => self.terms.update.tolerated_failures(self.slots),
-            Strategy::Pair(_) | Strategy::Bridge(_) => 0,
+            Strategy::Pair(_) | Strategy::Bridge(..) => 0,
         }
     }
 
@@ -308,7 +315,7 @@ impl<'a> TargetRollout<'a> {
 
     fn monitor(&self) -> Duration {
         match &self.strategy {
-            Strategy::Scale(desired) | Strategy::Bridge(desired) => desired.policy.monitor,
+            Strategy::Scale(desired) | Strategy::Bridge(desired, _) => desired.policy.monitor,
             Strategy::Pair(desired) => desired[0].policy.monitor,
         }
     }

@@ -1,6 +1,8 @@
 //! Watchdog: a process of its own beside a rollout. If the run is killed, a proxy may still send requests to addresses
 //! that its pins name. Once the containers change without a new run (`docker compose up`), the watchdog sets the proxies
-//! to the containers that run, and hands the routes back.
+//! to the containers that run, and hands the routes back. Where requests wait in a relay, it has an instance answer them.
+
+mod hold;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -127,8 +129,9 @@ impl KilledRun<'_> {
     /// Repairs the route after each change of the containers, until they are settled or another run takes over.
     fn watch(&self, known: Vec<Container>) -> Result<()> {
         let stop = self.context.stop;
+        let was_held = self.end_holds()?;
         // A change right after the kill may be over already.
-        let mut known = if self.serves()? { self.addresses(&known) } else { BTreeMap::new() };
+        let mut known = if !was_held && self.serves()? { self.addresses(&known) } else { BTreeMap::new() };
         let (start, mut limit) = (Instant::now(), LIFETIME);
         // A proxy that can never be set must not keep the watchdog.
         while start.elapsed() < LIFETIME {
@@ -211,8 +214,10 @@ impl KilledRun<'_> {
             let service = container.compose().map(|(_, service)| service).unwrap_or_default();
             ready.push(reader.is_ready(service, container)?);
         }
+        // A relay gets requests only while no instance answers.
+        let answers = members.iter().zip(&ready).any(|(c, ready)| *ready && !c.is_relay());
         let (is_ready, others): (Vec<_>, Vec<_>) =
-            members.into_iter().zip(ready).partition(|(_, ready)| *ready);
+            members.into_iter().zip(ready).partition(|(c, ready)| *ready && !(answers && c.is_relay()));
         let containers =
             |pairs: Vec<(Container, bool)>| pairs.into_iter().map(|(c, _)| c).collect::<Vec<_>>();
         Ok(match is_ready.is_empty() {

@@ -9,6 +9,7 @@ fn service(keys: &str) -> Service {
 
 fn context(service: &Service, presence: ProxyPresence) -> ServiceContext<'_> {
     ServiceContext {
+        hold: HoldState::Unneeded,
         service,
         image: None,
         proxy: presence,
@@ -216,4 +217,12 @@ fn a_state_folder_in_the_build_context_is_found() {
         ..context(&service, ProxyPresence::Drains)
     });
     assert_eq!(rules(&found), "state-in-build-context");
+}
+
+#[test]
+fn requests_that_wait_leave_no_two_writers_and_a_hold_that_cannot_be_is_a_note() {
+    let service = service("volumes: [{type: volume, source: d, target: /data}]");
+    let with = |hold| rules(&findings(&ServiceContext { hold, ..context(&service, ProxyPresence::Drains) }));
+    assert_eq!(with(HoldState::Waits), "");
+    assert_eq!(with(HoldState::Impossible), "shared-volume no-hold");
 }

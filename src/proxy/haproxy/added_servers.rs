@@ -25,6 +25,9 @@ const BALANCE_FIX: &str = "use `balance roundrobin` or `leastconn`, or add `hash
 /// `on-marked-down` would cut the requests in flight of an added server when it leaves.
 const NOT_ADDABLE: [&str; 6] = ["on-marked-down", "resolvers", "init-addr", "resolve-prefer", "cookie", "id"];
 
+/// Options that begin a check. A relay answers none.
+const CHECKS: [&str; 2] = ["check", "agent-check"];
+
 pub fn is_added(slot: &Server) -> bool {
     slot.name.starts_with(ADDED)
 }
@@ -159,11 +162,15 @@ impl Haproxy {
             for line in self.missing_lines(slots, endpoint, is_preexisting) {
                 let holds = |s: &Server| s.backend == line.backend && s.holds(endpoint);
                 let is_own_line = |s: &&Server| self.is_line_of(s, endpoint, &line.backend);
-                let slot = if slots.iter().any(holds) { None } else { vacant.iter().position(is_own_line) };
+                // A line checks the relay, which does not answer, so the relay has a server of its own.
+                let has_own = endpoint.is_relay() || slots.iter().any(holds);
+                let slot = if has_own { None } else { vacant.iter().position(is_own_line) };
                 match slot.map(|at| vacant.remove(at)) {
                     Some(slot) => required.extend(move_to(slot, line, endpoint)),
                     None if !self.can_add(&line.backend) => {}
-                    None if line.is_template() => optional.extend(add(line, endpoint)),
+                    None if line.is_template() && !endpoint.is_relay() => {
+                        optional.extend(add(line, endpoint))
+                    }
                     None => required.extend(add(line, endpoint)),
                 }
             }
@@ -181,7 +188,10 @@ impl Haproxy {
     ) -> Vec<&'a ServerLine> {
         let mut lines: Vec<&ServerLine> = self.lines_of(&endpoint.names).collect();
         lines.dedup_by(|a, b| a.backend == b.backend);
-        let is_server = |s: &Server| s.holds(endpoint) && (is_added(s) || is_preexisting || s.has_passed());
+        let is_server = |s: &Server| {
+            let is_settled = is_preexisting || s.has_passed();
+            s.holds(endpoint) && (is_added(s) || (is_settled && !endpoint.is_relay()))
+        };
         lines.retain(|line| !slots.iter().any(|s| s.backend == line.backend && is_server(s)));
         lines
     }
@@ -290,6 +300,9 @@ fn add(line: &ServerLine, endpoint: &Endpoint) -> Vec<String> {
     };
     let name = added_name(&line.backend, &endpoint.id);
     let mut options = addable_options(&line.options);
+    if endpoint.is_relay() {
+        options.retain(|option| !CHECKS.contains(option));
+    }
     let is_checked = options.contains(&"check");
     options.extend(is_checked.then_some(FAST_FIRST_CHECK));
     let mut commands =

@@ -315,6 +315,10 @@ fn service(name: &str, labels: &Value, endpoint: &Endpoint) -> Value {
     let mut balancer = balancer.and_then(|b| b.as_mapping().cloned()).unwrap_or_default();
     remove(&mut balancer, "server");
     name_cookie(&mut balancer, name);
+    if endpoint.is_relay() {
+        // A relay answers no check while requests wait in it.
+        remove(&mut balancer, "healthcheck");
+    }
     balancer.insert("server".into(), server(endpoint, name).into());
     service.insert("loadbalancer".into(), balancer.into());
     service.into()

@@ -1,0 +1,211 @@
+//! Hold: the requests of a service wait in a relay while its only instance is replaced.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::Rollout;
+use crate::docker::inspect::Container;
+use crate::error::Error;
+use crate::model::{Relay, Service};
+use crate::observed::InstanceKey;
+use crate::proxy::Backend;
+use crate::relay::RelayStatus;
+use crate::report::{Event, Warning};
+use crate::targets::backend;
+
+/// Time for which a relay may exist after all waits of a rollout, so that it ends by itself after a kill.
+const SPARE_LIFETIME: Duration = Duration::from_secs(600);
+
+/// Part of a hold that the requests in flight at the old instance may take.
+const DRAIN_PART: u32 = 3;
+
+/// Requests that have waited in the relays of a run.
+#[derive(Debug, Default)]
+pub struct HoldLog(Mutex<RelayStatus>);
+
+impl HoldLog {
+    /// Adds the requests of a relay.
+    fn add(&self, status: &RelayStatus) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.held_total += status.held_total;
+        all.refused += status.refused;
+        all.longest_ms = all.longest_ms.max(status.longest_ms);
+    }
+
+    fn total(&self) -> Event {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held_event(&all)
+    }
+
+    /// Summary of the requests of all relays; `None` if none waited and none was refused.
+    pub fn summary(&self) -> Option<String> {
+        let total = self.total();
+        let is_empty = matches!(total, Event::Held { requests: 0, refused: 0, .. });
+        (!is_empty).then(|| total.to_string())
+    }
+}
+
+fn held_event(status: &RelayStatus) -> Event {
+    Event::Held {
+        requests: status.held_total as usize,
+        longest: Duration::from_millis(status.longest_ms),
+        refused: status.refused as usize,
+    }
+}
+
+/// Time for which a request waits in a relay at most: for the new instance, and then for the old one, which starts again.
+pub fn longest_wait(service: &Service) -> Duration {
+    service.settings.hold * 2
+}
+
+/// Program of a relay for these ports.
+fn command(service: &Service, ports: &BTreeSet<u16>) -> Vec<String> {
+    let wait = longest_wait(service);
+    let lifetime = wait + service.settings.drain_timeout + SPARE_LIFETIME;
+    let seconds = |time: Duration| time.as_secs_f64().ceil().to_string();
+    let ports = ports.iter().flat_map(|port| ["--port".to_string(), port.to_string()]);
+    let limits = ["--hold".into(), seconds(wait), "--lifetime".into(), seconds(lifetime)];
+    ["__helper", "relay"].map(String::from).into_iter().chain(ports).chain(limits).collect()
+}
+
+impl Rollout<'_> {
+    pub(super) fn is_relay(&self, key: &InstanceKey) -> bool {
+        self.containers.get(key).is_some_and(Container::is_relay)
+    }
+
+    /// Relays of these that run.
+    fn running_relays<'k>(&self, keys: &'k [InstanceKey]) -> Vec<&'k InstanceKey> {
+        let runs = |k: &&InstanceKey| self.is_relay(k) && self.containers[*k].is_running();
+        keys.iter().filter(runs).collect()
+    }
+
+    /// Relay of a service. It listens at each port that a proxy uses, and at those that the instances expose.
+    ///
+    /// # Errors
+    /// The engine cannot run the relay, or its ports are unknown.
+    pub(super) fn relay(&self, service: &Service) -> Result<Relay> {
+        let docker = self.context.docker;
+        let image = if self.is_dry_run() { docker.own_helper_image() } else { docker.helper_image()?.ok() };
+        let image = image.ok_or_else(|| Error::unchanged("the engine cannot run the relay"))?;
+        let instances = || self.containers.values().filter(|c| !c.is_bridge());
+        let in_file = service.exposed();
+        let tcp_port = |port: &String| port.strip_suffix("/tcp")?.parse::<u16>().ok();
+        let of_file = in_file.iter().filter_map(tcp_port);
+        let exposed: BTreeSet<u16> =
+            instances().flat_map(Container::exposed_tcp).chain(of_file.clone()).collect();
+        let planned = Backend { exposed: of_file.collect(), ..backend(self.context.project, service) };
+        let backends = || instances().map(Backend::from).chain([planned.clone()]);
+        let of_proxies =
+            self.context.proxies.iter().flat_map(|p| backends().filter_map(|b| p.route_to(&b).port));
+        let ports: BTreeSet<u16> = exposed.iter().copied().chain(of_proxies).collect();
+        if ports.is_empty() {
+            let error = Error::unchanged(format!(
+                "the port of `{}` is unknown, so no request can wait",
+                service.name
+            ));
+            let fix = format!(
+                "add the port to `services.{0}.expose`, or set `services.{0}.x-zd.hold: 0s`",
+                service.name
+            );
+            return Err(error.hint(fix).into());
+        }
+        Ok(Relay { image, command: command(service, &ports), exposed: exposed.into_iter().collect() })
+    }
+
+    /// Before a change of the rotation: a relay that leaves sends its requests to the instance that takes over, and
+    /// requests of a relay that comes back wait again.
+    pub(super) fn direct_relays(&mut self, inside: &[InstanceKey], outside: &[InstanceKey]) {
+        let docker = self.context.docker;
+        let owner = inside.iter().find(|k| !self.is_relay(k) && self.containers[*k].is_running());
+        let forwards = self.running_relays(outside).into_iter().filter_map(|relay| {
+            let (owner, relay) = (&self.containers[owner?], &self.containers[relay]);
+            Some((relay, owner.addresses_reached_from(relay).first().copied()?))
+        });
+        if owner.is_some() {
+            self.context.witness.end_hold();
+        }
+        let mut failures: Vec<anyhow::Error> = Vec::new();
+        for (relay, address) in forwards {
+            failures.extend(docker.forward_relay(&relay.id, Some(address)).err());
+        }
+        if owner.is_none() && self.is_best_effort {
+            for relay in self.running_relays(inside) {
+                failures.extend(docker.forward_relay(&self.containers[relay].id, None).err());
+            }
+        }
+        for error in failures {
+            self.context.report.warn(&Warning::Other(format!("requests that wait may be lost: {error:#}")));
+        }
+        if owner.is_none() && !self.running_relays(inside).is_empty() {
+            self.held_since.get_or_insert_with(Instant::now);
+            self.context.witness.begin_hold();
+        }
+    }
+
+    /// Limit for the requests in flight at an instance. Others wait meanwhile if a relay has its place.
+    pub(super) fn drain_time(&self, limit: Duration, service: &Service) -> Duration {
+        match self.held_since {
+            Some(_) => limit.min(service.settings.hold / DRAIN_PART),
+            None => limit,
+        }
+    }
+
+    /// Limit for the readiness of an instance for which requests wait, if that is shorter than its own.
+    pub(super) fn ready_time(&self, service: &Service) -> Option<Duration> {
+        let since = self.held_since.filter(|_| !self.is_best_effort)?;
+        let left = service.settings.hold.saturating_sub(since.elapsed());
+        Some(left.max(service.settings.timing.interval))
+            .filter(|left| *left < service.settings.timing.deadline)
+    }
+
+    /// Reports the requests that have waited in these relays.
+    pub(super) fn report_held(&self, keys: &[InstanceKey]) {
+        for key in self.running_relays(keys) {
+            let Some(status) = self.context.docker.relay_status(&self.containers[key].id) else { continue };
+            self.context.holds.add(&status);
+            self.context.report.event(held_event(&status));
+        }
+    }
+}
+
+/// Hint for a new instance that did not get ready within the hold.
+pub(super) fn hint(service: &Service) -> String {
+    let (name, hold) = (&service.name, humantime::format_duration(service.settings.hold));
+    format!(
+        "set `services.{name}.x-zd.hold` longer than {hold}, if clients and proxies wait that long; or `order: start-first`, \
+         if two instances may run side by side"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{FlagLayers, Project};
+
+    #[test]
+    fn a_relay_holds_for_the_new_instance_and_for_the_return_of_the_old_one() {
+        let yaml = "name: p\nservices: {app: {x-zd: {hold: 1500ms, drain: {timeout: 7s}}}}";
+        let project = Project::read(yaml, "compose.yaml", &FlagLayers::default()).unwrap();
+        let words = command(&project.services["app"], &BTreeSet::from([80, 3000]));
+        assert_eq!(words.join(" "), "__helper relay --port 80 --port 3000 --hold 3 --lifetime 610");
+    }
+
+    #[test]
+    fn the_log_adds_the_requests_of_all_relays() {
+        let log = HoldLog::default();
+        assert_eq!(log.summary(), None);
+        let status = |held_total, longest_ms, refused| RelayStatus {
+            held_total,
+            longest_ms,
+            refused,
+            ..RelayStatus::default()
+        };
+        log.add(&status(3, 700, 0));
+        log.add(&status(2, 400, 1));
+        let text = "5 requests waited for the replacement, the longest for 0.7s; 1 was refused";
+        assert_eq!(log.summary().as_deref(), Some(text));
+    }
+}
