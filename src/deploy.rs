@@ -118,8 +118,10 @@ fn put_in_place(context: &mut Context, mut request: Request) -> Result<()> {
     let run = ComposeRun::new(context, &request, &prepared);
     let readers = run.readers()?;
     let (mut rollouts, unchanged) = run.plan(&readers)?;
+    let reloads = run.plan_reloads(&unchanged)?;
     if rollouts.is_empty() {
         run.report_left_alone()?;
+        run.reload(&reloads)?;
         run.clean_up(&unchanged);
         return run.record_unchanged(&unchanged);
     }
@@ -127,6 +129,7 @@ fn put_in_place(context: &mut Context, mut request: Request) -> Result<()> {
     if context.args.dry_run {
         return run.report_plans(&rollouts, &down);
     }
+    run.reload(&reloads)?;
     match run.execute(&mut rollouts, &down)? {
         Outcome::Done(totals) => {
             run.clean_up(&unchanged);

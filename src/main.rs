@@ -19,6 +19,7 @@ mod lock;
 mod manual;
 mod mask;
 mod model;
+mod mounted_files;
 mod observe;
 mod observed;
 mod plan;

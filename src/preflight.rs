@@ -7,6 +7,7 @@ mod dependent_containers;
 pub mod file;
 pub mod memory;
 pub mod proxies;
+mod proxy_files;
 pub mod readiness;
 pub mod service;
 pub mod signals;
@@ -73,6 +74,7 @@ pub fn running(around: &Surroundings) -> Result<Vec<Finding>> {
     }
     found.extend(unknown_proxy::findings(around)?);
     found.extend(proxies::shared_routes(around));
+    found.extend(proxy_files::findings(around)?);
     found.extend(crash_loops(around));
     found.extend(connections::findings(around));
     Ok(found.into_iter().map(|finding| finding.of_service(&services[0].name)).collect())

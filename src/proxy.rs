@@ -8,6 +8,7 @@ mod contract;
 pub mod converge;
 pub mod dockercloud;
 pub mod effects;
+pub mod file_reload;
 pub mod haproxy;
 pub mod kit;
 pub mod nginx;
@@ -29,6 +30,7 @@ use crate::docker::{CommandResult, Exec};
 use crate::error::Error;
 use crate::finding::Finding;
 pub use effects::{Action, Change, Namespace, Query};
+pub use file_reload::{FileReload, ProxyFiles, ReadBy};
 use kit::connections::{self, Connection, Judge, Verdict};
 use public_route::PublicRoute;
 
@@ -319,6 +321,8 @@ pub struct Abilities {
     /// True if the changes do not depend on the state. They run before the first query, with no answer, and again
     /// from time to time.
     pub is_blind: bool,
+    /// True if the changes of a rollout reload the proxy, which then reads its changed files.
+    pub reloads: bool,
     /// True if the adapter assigns addresses to servers of the proxy. The adapter must not take a server of another
     /// rollout, or of a container outside all rollouts.
     pub gives_addresses: bool,
@@ -337,6 +341,7 @@ impl Default for Abilities {
     fn default() -> Self {
         Abilities {
             is_blind: false,
+            reloads: false,
             gives_addresses: false,
             late_requests: Duration::ZERO,
             discovery_timeout: Duration::from_secs(30),
@@ -614,6 +619,11 @@ pub trait Proxy: Send + Sync {
     /// Files and folders that may name further backends, beyond the rules of [`Proxy::routes_to`].
     fn route_files(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// Files that the proxy reads, and how it reads them again after a change.
+    fn files(&self) -> ProxyFiles {
+        ProxyFiles::default()
     }
 
     /// Parses the configuration of a proxy that does not run yet. Returns true if these files have the configuration.

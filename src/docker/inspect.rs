@@ -47,7 +47,19 @@ struct Mount {
     kind: String,
     /// Name of a volume.
     name: String,
+    /// Path on the engine's machine.
+    source: String,
     destination: String,
+    #[serde(rename = "RW")]
+    is_writable: bool,
+}
+
+/// File or folder of the engine's machine in a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BindMount<'a> {
+    pub source: &'a str,
+    pub destination: &'a str,
+    pub is_writable: bool,
 }
 
 /// Settings that refer to other containers: `container:` and a name or an id.
@@ -337,8 +349,12 @@ impl Container {
 
     /// Time since the container started, by this machine's clock; `None` if it never started.
     pub fn age(&self) -> Option<Duration> {
-        let started = humantime::parse_rfc3339(&self.state.started_at).ok()?;
-        Some(SystemTime::now().duration_since(started).unwrap_or_default())
+        Some(SystemTime::now().duration_since(self.started()?).unwrap_or_default())
+    }
+
+    /// Start of the container; `None` if it never started.
+    pub fn started(&self) -> Option<SystemTime> {
+        humantime::parse_rfc3339(&self.state.started_at).ok()
     }
 
     /// True if the container ran to its end without an error.
@@ -387,6 +403,16 @@ impl Container {
         let from =
             host.volumes_from.iter().map(|from| ("volumes_from", from.split(':').next().unwrap_or(from)));
         modes.chain(from)
+    }
+
+    /// Files and folders of the engine's machine in the container.
+    pub fn bind_mounts(&self) -> impl Iterator<Item = BindMount<'_>> {
+        let binds = self.mounts.iter().filter(|mount| mount.kind == "bind");
+        binds.map(|mount| BindMount {
+            source: &mount.source,
+            destination: &mount.destination,
+            is_writable: mount.is_writable,
+        })
     }
 
     /// True if a volume or a folder is mounted at the path.

@@ -85,6 +85,18 @@ impl ResolvedProject {
         }
     }
 
+    /// Configs of a service whose text is in the file: path in the container, and text. Compose ignores a change of it.
+    pub fn inline_configs(&self, service: &str) -> Vec<(String, String)> {
+        let grants = self.service(service)["configs"].as_sequence().into_iter().flatten();
+        let inline = |grant: &Value| {
+            let source = grant["source"].as_str()?;
+            let text = self.shared("configs", source)?["content"].as_str()?;
+            let target = grant["target"].as_str().map_or_else(|| format!("/{source}"), String::from);
+            Some((target, text.replace("$$", "$")))
+        };
+        grants.filter_map(inline).collect()
+    }
+
     /// Keys of a top-level map.
     pub fn keys(&self, kind: &str) -> Vec<String> {
         let map = self.0[kind].as_mapping().into_iter().flatten();
@@ -220,6 +232,17 @@ mod tests {
         assert!(text.contains("\"OPTIONS\": null") && text.contains("\"NEW\": \"a$$b\""), "{text}");
         assert!(!text.contains("OLD") && snapshot.has_variable("app", "OPTIONS"));
         assert!(!snapshot.has_variable("app", "OLD"));
+    }
+
+    #[test]
+    fn an_inline_config_has_a_path_and_the_text_that_the_container_gets() {
+        let project = read(
+            "services: {app: {configs: [{source: a}, {source: b, target: /etc/b}, {source: c}]}, db: {}}\n\
+             configs: {a: {content: \"1 $$x\"}, b: {content: b}, c: {file: /c}}",
+        );
+        let expected = [("/a", "1 $x"), ("/etc/b", "b")].map(|(path, text)| (path.into(), text.into()));
+        assert_eq!(project.inline_configs("app"), expected);
+        assert!(project.inline_configs("db").is_empty() && project.inline_configs("none").is_empty());
     }
 
     #[test]

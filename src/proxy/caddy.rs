@@ -3,6 +3,7 @@
 //! flight.
 
 mod config;
+mod files;
 mod public_route;
 mod scripts;
 mod snapshot;
@@ -17,7 +18,7 @@ use serde_json::Value;
 use super::kit::version;
 use super::{
     Abilities, Adapter, Audit, Backend, Change, Endpoint, FileLookup, Goal, Next, Place, Planned, Proxy,
-    ProxyContainer, ProxyState, Query, RolloutShape, Rotation, RouteInfo, boxed, tcp_migrate,
+    ProxyContainer, ProxyFiles, ProxyState, Query, RolloutShape, Rotation, RouteInfo, boxed, tcp_migrate,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -356,6 +357,10 @@ impl Proxy for Caddy {
         let unresolved =
             lines(&self.settings.file_text).find(|line| line.contains("{$") || line.contains("{env."))?;
         Some(format!("its admin API does not answer, and its file has variables: `{}`", unresolved.trim()))
+    }
+
+    fn files(&self) -> ProxyFiles {
+        files::files(self)
     }
 
     fn audit(&self, shape: &RolloutShape, _planned: Option<&Planned>) -> Audit {

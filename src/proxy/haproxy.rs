@@ -3,6 +3,7 @@
 
 mod added_servers;
 pub mod config;
+mod files;
 mod frontend;
 mod health_override;
 mod retired;
@@ -17,7 +18,7 @@ use super::kit::connections;
 use super::public_route::PublicRoute;
 use super::{
     Abilities, Adapter, Audit, Backend, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Place,
-    Planned, Proxy, ProxyContainer, ProxyState, Query, RolloutShape, Rotation, RouteInfo, boxed,
+    Planned, Proxy, ProxyContainer, ProxyFiles, ProxyState, Query, RolloutShape, Rotation, RouteInfo, boxed,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -300,6 +301,10 @@ impl Proxy for Haproxy {
         let text = texts.as_ref().map(|texts| texts.join("\n")).unwrap_or_default();
         self.config = HaproxyConfig::parse_with_environment(&text, environment);
         texts.is_some()
+    }
+
+    fn files(&self) -> ProxyFiles {
+        files::files(self)
     }
 
     fn audit(&self, shape: &RolloutShape, planned: Option<&Planned>) -> Audit {

@@ -1,5 +1,6 @@
 //! Parts that several adapters use.
 
+pub mod clock;
 pub mod connections;
 pub mod hosts;
 pub mod sock_diag;

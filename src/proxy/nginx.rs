@@ -5,7 +5,7 @@
 mod audit;
 mod config;
 mod routes;
-mod scripts;
+pub mod scripts;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ use super::kit::hosts::{self, Loaded, PinnedService};
 use super::kit::{sockets, version};
 use super::{
     Abilities, Adapter, Audit, Backend, Change, Discovery, Endpoint, FileLookup, Goal, Next, Place, Planned,
-    Proxy, ProxyContainer, ProxyState, Query, RolloutShape, Rotation, RouteInfo, boxed,
+    Proxy, ProxyContainer, ProxyFiles, ProxyState, Query, RolloutShape, Rotation, RouteInfo, boxed,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -246,6 +246,10 @@ impl Proxy for Nginx {
         self.settings.is_known
     }
 
+    fn files(&self) -> ProxyFiles {
+        scripts::files(&self.place)
+    }
+
     fn audit(&self, shape: &RolloutShape, planned: Option<&Planned>) -> Audit {
         Audit::default().and(|| self.check(shape, planned.is_some()))
     }
@@ -267,7 +271,7 @@ impl Proxy for Nginx {
     /// connection to a retired worker. A slow upload gets as long again, because its worker picks the instance when
     /// the body is complete.
     fn abilities(&self) -> Abilities {
-        Abilities { late_requests: KEEPALIVE_MIN_TIMEOUT * 2, ..Abilities::default() }
+        Abilities { reloads: true, late_requests: KEEPALIVE_MIN_TIMEOUT * 2, ..Abilities::default() }
     }
 
     fn queries(&self, goal: &Goal) -> Vec<Query> {

@@ -11,11 +11,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use super::kit::clock::{parse_clock, parse_time};
 use super::kit::{sockets, version};
+use super::nginx;
 use super::public_route::{PublicRoute, is_plain};
 use super::{
     Abilities, Adapter, Audit, Backend, Change, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Place,
-    Planned, Proxy, ProxyContainer, ProxyState, Query, RolloutShape, Rotation, RouteInfo, boxed,
+    Planned, Proxy, ProxyContainer, ProxyFiles, ProxyState, Query, ReadBy, RolloutShape, Rotation, RouteInfo,
+    boxed,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -405,6 +408,13 @@ impl Proxy for NginxProxy {
         }
     }
 
+    /// docker-gen reads its template whenever it renders.
+    fn files(&self) -> ProxyFiles {
+        let mut files = nginx::scripts::files(&self.place);
+        files.paths.push((self.template.clone(), ReadBy::Watch));
+        files
+    }
+
     fn losses(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Vec<Finding> {
         let Some(state) = PreflightState::parse(outputs) else { return Vec::new() };
         let ignored_multiports = self.ignored_multiports(&state.template, shape);
@@ -420,7 +430,12 @@ impl Proxy for NginxProxy {
     /// connection to a retired worker. A slow upload gets as long again, because its worker picks the instance when
     /// the body is complete.
     fn abilities(&self) -> Abilities {
-        Abilities { is_blind: true, late_requests: KEEPALIVE_MIN_TIMEOUT * 2, ..Abilities::default() }
+        Abilities {
+            is_blind: true,
+            reloads: true,
+            late_requests: KEEPALIVE_MIN_TIMEOUT * 2,
+            ..Abilities::default()
+        }
     }
 
     fn queries(&self, goal: &Goal) -> Vec<Query> {
@@ -627,22 +642,6 @@ impl NginxState {
         let has_read_it = |started: &f64| now - (boot - started) + CLOCK_SLACK >= written;
         !self.workers.is_empty() && self.workers.iter().all(has_read_it)
     }
-}
-
-/// Parses `UPTIME TIME`.
-fn parse_clock(text: &str) -> Option<(f64, f64)> {
-    let (uptime, time) = text.split_once(' ')?;
-    Some((uptime.parse().ok()?, parse_time(time)?))
-}
-
-/// Parses `2026-11-21 03:36:30.388117391 +0000`, as GNU's and busybox's `stat -c %y` print it.
-fn parse_time(text: &str) -> Option<f64> {
-    let mut parts = text.split_whitespace();
-    let (date, time, zone) = (parts.next()?, parts.next()?, parts.next()?);
-    let stamp = humantime::parse_rfc3339(&format!("{date}T{time}Z")).ok()?;
-    let local = stamp.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs_f64();
-    let zone: i32 = zone.parse().ok().filter(|z| (-9999..=9999).contains(z))?;
-    Some(local - f64::from(zone / 100 * 3600 + zone % 100 * 60))
 }
 
 /// Parses `172.19.0.5:3000 weight=1; # a comment`, with a port or without. None for a server that is `down` or

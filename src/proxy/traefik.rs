@@ -22,7 +22,8 @@ use super::effects::Action;
 use super::kit::connections;
 use super::{
     Abilities, Adapter, Audit, Backend, Change, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Place,
-    Planned, Proxy, ProxyContainer, ProxyState, Query, RolloutShape, Rotation, RouteInfo, boxed,
+    Planned, Proxy, ProxyContainer, ProxyFiles, ProxyState, Query, ReadBy, RolloutShape, Rotation, RouteInfo,
+    boxed,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec, Helper};
@@ -401,6 +402,14 @@ impl Proxy for Traefik {
 
     fn route_files(&self) -> Vec<String> {
         self.config.route_files().map(String::from).collect()
+    }
+
+    /// Traefik watches the files of its routes. It reads everything else at its start only.
+    fn files(&self) -> ProxyFiles {
+        let watched = self.config.route_files().map(|path| (path.into(), ReadBy::Watch));
+        let fixed = static_config::files(&self.place.container).into_iter().map(|file| (file, ReadBy::Start));
+        let paths = watched.chain(fixed).filter(|(path, _): &(String, ReadBy)| path.starts_with('/'));
+        ProxyFiles { paths: paths.collect(), ..ProxyFiles::default() }
     }
 
     fn audit(&self, shape: &RolloutShape, _planned: Option<&Planned>) -> Audit {

@@ -25,6 +25,8 @@ mod docker_api;
 mod engines;
 #[path = "e2e/failure.rs"]
 mod failure;
+#[path = "e2e/files.rs"]
+mod files;
 #[path = "e2e/haproxy.rs"]
 mod haproxy;
 #[path = "e2e/interrupt.rs"]

@@ -15,6 +15,7 @@ use crate::docker::inspect::{Container, Image};
 use crate::error::Error;
 use crate::jobs::{self, Jobs};
 use crate::model::{Project, ResolvedProject, Service};
+use crate::mounted_files::{self, FileReport};
 use crate::observe::{self, DesiredVersion};
 use crate::preflight;
 use crate::proxy::Proxy;
@@ -127,6 +128,7 @@ impl Prepared {
             self.desired.add_hashes(ctx.journal.hashes_of_same(&request.config.snapshot));
         }
         self.desired.forced = self.forced_containers(ctx, request);
+        self.desired.forced.extend(self.with_changed_files(ctx, request)?);
         if dependents::any_replaced(project, &self.targets, &self.desired, &self.containers) {
             let services: Vec<&str> = dependents.rolled.iter().flat_map(Target::services).collect();
             let members = self.containers.iter().filter(|c| is_member(project, c, &services));
@@ -139,6 +141,30 @@ impl Prepared {
 
     fn dependents(&self, request: &Request) -> Dependents {
         Dependents::new(&request.config.project, &self.targets, &self.containers, &self.proxies)
+    }
+
+    /// Containers of the targets that have another mounted file or inline config than a new one would have. Compose's hash
+    /// does not tell. A proxy is reloaded instead.
+    fn with_changed_files(&self, ctx: &Context, request: &Request) -> Result<Vec<String>> {
+        let Configuration { docker, project, snapshot, .. } = &request.config;
+        let is_proxy = |c: &Container| self.proxies.iter().any(|p| p.is_in(c) && !p.routes_nowhere());
+        let mut changed = Vec::new();
+        for service in self.targets.iter().flat_map(Target::services) {
+            let instances =
+                self.containers.iter().filter(|c| is_member(project, c, &[service]) && !is_proxy(c));
+            let inline = snapshot.inline_configs(service);
+            let mut report = FileReport::default();
+            for instance in instances {
+                let of_one = mounted_files::of_instance(docker, instance, &inline)?;
+                changed.extend(of_one.needs_new_container().then(|| instance.id.clone()));
+                report.add(of_one);
+            }
+            for change in &report.changes {
+                ctx.report.print_line(&format!("`{service}`: {change}"));
+            }
+            report.notes.into_iter().for_each(|note| ctx.report.warn(&Warning::Other(note)));
+        }
+        Ok(changed)
     }
 
     /// Containers to replace even if they are up to date: all with `--force`, and those of a killed `--force`.

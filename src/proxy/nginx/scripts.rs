@@ -1,8 +1,10 @@
 //! Scripts that run in nginx's container: POSIX sh, with the programs of both Debian's and Alpine's images.
 
 use super::{KEEPALIVE_FILE, KEEPALIVE_MIN_TIMEOUT};
+use crate::proxy::file_reload::PRINT_CLOCK;
 use crate::proxy::kit::hosts::Titles;
 use crate::proxy::kit::sockets;
+use crate::proxy::{FileReload, ProxyContainer, ProxyFiles, ReadBy};
 use crate::shell;
 
 pub const TITLES: Titles =
@@ -55,10 +57,46 @@ pub fn reload() -> String {
         "# reload
 {FIND_MASTER}
 [ -n \"$master\" ] || {{ echo 'nginx has no master process' >&2; exit 1; }}
-output=$($nginx $flags -t 2>&1) || {{ printf '%s\\n' \"$output\" >&2; exit 1; }}
+{CHECK}
 kill -{} $master",
         TITLES.reload_signal
     )
+}
+
+/// Part of a script that ends it with nginx's own words if nginx refuses its configuration.
+const CHECK: &str = r#"output=$($nginx $flags -t 2>&1) || { printf '%s\n' "$output" >&2; exit 1; }"#;
+
+/// Commands by which nginx reads its files again. Each reload starts new workers.
+pub fn file_reload(place: &ProxyContainer) -> FileReload {
+    let state = format!(
+        "# read the age of the configuration
+for p in /proc/[0-9]*; do
+  title=; read -r title < $p/cmdline
+  case $title in
+    *'worker process is shutting down'*) ;;
+    \"{worker}\"*) read -r s < $p/stat || continue; set -- ${{s##*) }}; echo \"@process ${{20}}\" ;;
+  esac
+done 2>/dev/null
+{PRINT_CLOCK}",
+        worker = TITLES.worker
+    );
+    FileReload {
+        state: place.sh(state),
+        check: place.sh(format!("# check the configuration\n{FIND_MASTER}\n{CHECK}")),
+        apply: place.sh(reload()),
+    }
+}
+
+/// Files of nginx, and those of the official image's entrypoint, which only the start of the container reads.
+pub fn files(place: &ProxyContainer) -> ProxyFiles {
+    let start = ["/etc/nginx/templates", "/docker-entrypoint.d", "/docker-entrypoint.sh"];
+    let reload = ["/etc/nginx", "/etc/letsencrypt", "/etc/ssl"];
+    let paths = start.map(|path| (path.to_string(), ReadBy::Start)).into_iter();
+    ProxyFiles {
+        paths: paths.chain(reload.map(|path| (path.to_string(), ReadBy::Reload))).collect(),
+        others: ReadBy::Reload,
+        reload: Some(file_reload(place)),
+    }
 }
 
 /// Script that prints the result of nginx's own test of its configuration.

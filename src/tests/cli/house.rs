@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Modules of the program from top to bottom. A module imports only modules below it.
-const FLOORS: [&str; 35] = [
+const FLOORS: [&str; 36] = [
     "main",
     "cli",
     "commands",
@@ -24,6 +24,7 @@ const FLOORS: [&str; 35] = [
     "swarm",
     "witness",
     "health",
+    "mounted_files",
     "proxy",
     "release",
     "lock",
