@@ -13,7 +13,7 @@ use crate::commands::helper::HelperJob;
 use crate::commands::init::InitArgs;
 use crate::manual::{TOPICS, title};
 use crate::model::args::{
-    CheckArgs, ComposeArgs, DeployArgs, HistoryArgs, PruneArgs, RecoverArgs, RollbackArgs, StatusArgs,
+    CheckArgs, ComposeArgs, DeployArgs, HistoryArgs, PruneArgs, RecoverArgs, RollbackArgs, StatusArgs, UpArgs,
 };
 use crate::report::ReportOptions;
 
@@ -22,8 +22,10 @@ const EXAMPLES: &str = include_str!("cli/deploy.txt");
 const SHORT_EXAMPLES: &str = include_str!("cli/deploy-short.txt");
 
 /// Flags of a rollout in the short help: those that a user types, not those that usually are in the file.
-const SHORT_HELP_FLAGS: [&str; 17] = [
+const SHORT_HELP_FLAGS: [&str; 19] = [
     "services",
+    "yes",
+    "remove_orphans",
     "force",
     "image",
     "scale",
@@ -48,11 +50,15 @@ const KEYS: &str = include_str!("cli/keys.txt");
 const INIT: &str = include_str!("cli/init.txt");
 const COMPLETIONS: &str = include_str!("cli/completions.txt");
 const MAN: &str = include_str!("cli/man.txt");
+const UP: &str = include_str!("cli/up.txt");
+const PLAN: &str = include_str!("cli/plan.txt");
 const PRUNE: &str = include_str!("cli/prune.txt");
 const CHECK: &str = include_str!("cli/check.txt");
 
 /// Chapters that the long help of a command refers to.
-const SEE_ALSO: [(&str, &[&str]); 12] = [
+const SEE_ALSO: [(&str, &[&str]); 14] = [
+    ("up", &["project", "exit-codes"]),
+    ("plan", &["project", "json"]),
     ("deploy", &["update", "settings", "exit-codes"]),
     ("rollback", &["releases", "exit-codes"]),
     ("recover", &["recovery"]),
@@ -66,6 +72,9 @@ const SEE_ALSO: [(&str, &[&str]); 12] = [
     ("completions", &["install"]),
     ("man", &["install"]),
 ];
+
+/// Commands with the flags and the report of a rollout.
+const ROLLOUTS: [&str; 5] = ["up", "plan", "deploy", "rollback", "recover"];
 
 /// Commands that read no project.
 const WITHOUT_PROJECT: [&str; 4] = ["schema", "help", "completions", "man"];
@@ -93,7 +102,7 @@ impl Cli {
         let words: Vec<Cow<str>> = arguments.iter().skip(1).map(|word| word.to_string_lossy()).collect();
         let by_flag = words.windows(2).any(|pair| pair == ["--output", "json"]);
         let by_variable = || std::env::var("COMPOSE_ZD_OUTPUT").is_ok_and(|output| output == "json");
-        let rollout = words.iter().any(|word| ["deploy", "rollback", "recover"].contains(&word.as_ref()));
+        let rollout = words.iter().any(|word| ROLLOUTS.contains(&word.as_ref()));
         (by_flag || words.iter().any(|word| word == "--output=json") || by_variable())
             .then(|| ReportOptions { json: true, rollout, ..ReportOptions::default() })
     }
@@ -116,11 +125,7 @@ impl Cli {
 }
 
 /// Commands and flags of Compose that users try, and what takes their place.
-const HABITS: [(&str, &str); 11] = [
-    (
-        "up",
-        "`compose-zd deploy` replaces what has changed; `docker compose up -d` starts a project for the first time",
-    ),
+const HABITS: [(&str, &str); 10] = [
     ("ps", "`compose-zd status` shows what runs"),
     ("ls", "`compose-zd status` shows what runs"),
     ("restart", "`compose-zd deploy --force` replaces every instance"),
@@ -172,7 +177,7 @@ fn hide_project_flags(command: clap::Command) -> clap::Command {
 
 /// Hides the flags of a rollout that are not common from its short help.
 fn with_short_help(command: clap::Command) -> clap::Command {
-    if !["deploy", "rollback", "recover"].contains(&command.get_name()) {
+    if !ROLLOUTS.contains(&command.get_name()) {
         return command;
     }
     command.mut_args(|arg| {
@@ -191,6 +196,12 @@ fn see_also(command: clap::Command, name: &str, topics: &[&str]) -> clap::Comman
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
+    /// Bring the whole project to what the file says, in place of `docker compose up -d`
+    #[command(after_help = text(&[UP]), after_long_help = text(&[UP, EXIT_CODES]))]
+    Up(Box<UpArgs>),
+    /// Print what `up` would do and why, with differences and commands; changes nothing
+    #[command(after_help = text(&[PLAN]))]
+    Plan(Box<UpArgs>),
     /// Replace services by their next version, without losing a request
     #[command(after_help = text(&[SHORT_EXAMPLES]), after_long_help = text(&[EXAMPLES, KEYS, EXIT_CODES]))]
     Deploy(Box<DeployArgs>),
@@ -262,7 +273,7 @@ mod tests {
 
     #[test]
     fn the_short_help_of_a_rollout_fits_a_screen() {
-        for word in ["deploy", "rollback", "recover"] {
+        for word in ROLLOUTS {
             let mut command = Cli::described("compose-zd").term_width(80);
             command.build();
             let command = command.find_subcommand_mut(word).unwrap();
@@ -273,7 +284,7 @@ mod tests {
         let deploy = Cli::command();
         let deploy = deploy.find_subcommand("deploy").unwrap();
         let ids: Vec<&str> = deploy.get_arguments().map(|arg| arg.get_id().as_str()).collect();
-        let own = |id: &&&str| !["to", "file"].contains(id);
+        let own = |id: &&&str| !["to", "file", "yes", "remove_orphans"].contains(id);
         assert!(SHORT_HELP_FLAGS.iter().filter(own).all(|id| ids.contains(id)), "{ids:?}");
     }
 

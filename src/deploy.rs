@@ -28,8 +28,8 @@ pub fn deploy(call: Invocation, args: &DeployArgs) -> Result<()> {
     }
     let context = Context::for_deploy(call, args, args.rollout.settings(&args.update))?;
     context.locked(&args::run_name("deploy", &args.services), |context| {
-        let request = Request::from_file(context, args)?;
-        put_in_place(context, request)
+        let mut request = Request::from_file(context, args)?;
+        put_in_place(context, &mut request)
     })
 }
 
@@ -37,8 +37,8 @@ pub fn deploy(call: Invocation, args: &DeployArgs) -> Result<()> {
 fn resume(call: Invocation, args: &DeployArgs) -> Result<()> {
     let context = Context::for_release(call, &args.rollout, args.rollout.settings(&args.update))?;
     context.locked("deploy --resume", |context| {
-        let request = Request::from_paused(context)?;
-        put_in_place(context, request)
+        let mut request = Request::from_paused(context)?;
+        put_in_place(context, &mut request)
     })
 }
 
@@ -49,9 +49,9 @@ pub fn rollback(call: Invocation, args: &RollbackArgs) -> Result<()> {
         if context.engine == EngineKind::Swarm && args.to.is_none() && !context.journal.has_releases() {
             return swarm::rollback_unrecorded(context, &args.services);
         }
-        let request = Request::from_release(context, args)?;
+        let mut request = Request::from_release(context, args)?;
         let (record, services) = (request.record.clone(), request.args.services.clone());
-        put_in_place(context, request)?;
+        put_in_place(context, &mut request)?;
         if let Some(record) = record.filter(|_| !context.args.dry_run) {
             newer_in_file(context, &record, &services)
                 .into_iter()
@@ -94,7 +94,7 @@ fn newer_in_file(context: &mut Context, record: &ReleaseRecord, services: &[Stri
 pub fn recover(call: Invocation, args: &RolloutArgs) -> Result<()> {
     let context = Context::for_release(call, args, flags_without_update(args))?;
     context.locked("recover", |context| match Request::from_unfinished(context)? {
-        Some(request) => put_in_place(context, request),
+        Some(mut request) => put_in_place(context, &mut request),
         None => {
             let journal = &context.journal;
             let current = journal.history.current().map(|r| r.number);
@@ -109,13 +109,13 @@ fn flags_without_update(args: &RolloutArgs) -> FlagLayers {
 }
 
 /// Puts a request in place, while the run holds the lock.
-fn put_in_place(context: &mut Context, mut request: Request) -> Result<()> {
+pub fn put_in_place(context: &mut Context, request: &mut Request) -> Result<()> {
     if context.engine == EngineKind::Swarm {
         return swarm::put_in_place(context, request);
     }
     let _watchdog = Watchdog::start(context);
-    let prepared = Prepared::new(context, &mut request)?;
-    let run = ComposeRun::new(context, &request, &prepared);
+    let prepared = Prepared::new(context, request)?;
+    let run = ComposeRun::new(context, request, &prepared);
     let readers = run.readers()?;
     let (mut rollouts, unchanged) = run.plan(&readers)?;
     let reloads = run.plan_reloads(&unchanged)?;
@@ -155,7 +155,8 @@ fn with_last_good(context: &Context, error: Error, release: u32, services: &[Str
     }
 }
 
-fn restore_last_good(context: &Context, release: u32, services: &[String]) -> Result<()> {
+/// Restores these services of a recorded release.
+pub fn restore_last_good(context: &Context, release: u32, services: &[String]) -> Result<()> {
     // The failed deploy has reported its losses already.
     let mut args = context.args.clone();
     args.witness.strict = false;
@@ -167,6 +168,6 @@ fn restore_last_good(context: &Context, release: u32, services: &[String]) -> Re
     };
     let stop = StopSignal::default();
     let mut context = context.for_return(&args, flags, &stop)?;
-    let request = Request::from_last_good(&context, release, services)?;
-    put_in_place(&mut context, request)
+    let mut request = Request::from_last_good(&context, release, services)?;
+    put_in_place(&mut context, &mut request)
 }

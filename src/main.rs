@@ -26,6 +26,7 @@ mod plan;
 mod plugin;
 mod preflight;
 mod process;
+mod project_plan;
 mod proxy;
 mod relay;
 mod release;
@@ -35,6 +36,7 @@ mod rollout;
 mod shell;
 mod swarm;
 mod targets;
+mod up;
 mod wait;
 mod witness;
 
@@ -122,7 +124,9 @@ fn usage_error(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
 fn run(cli: &Cli, report: Report, receivers: &OnceLock<ReceiverList>) -> anyhow::Result<()> {
     // Only these commands handle signals; Ctrl-C ends the others.
     let stop = match &cli.command {
-        Command::Deploy(_)
+        Command::Up(_)
+        | Command::Plan(_)
+        | Command::Deploy(_)
         | Command::Rollback(_)
         | Command::Recover(_)
         | Command::Status(_)
@@ -132,6 +136,8 @@ fn run(cli: &Cli, report: Report, receivers: &OnceLock<ReceiverList>) -> anyhow:
     };
     let call = Invocation { compose: &cli.compose, report, stop: &stop, receivers };
     match &cli.command {
+        Command::Up(args) => up::up(call, args),
+        Command::Plan(args) => up::plan(call, args),
         Command::Deploy(args) => deploy::deploy(call, args),
         Command::Rollback(args) => deploy::rollback(call, args),
         Command::Recover(args) => deploy::recover(call, &args.rollout),
@@ -172,6 +178,7 @@ fn watch(arguments: Vec<OsString>, report: Report, stop: &StopSignal) -> anyhow:
     let call = Invocation { compose: &cli.compose, report, stop, receivers: &receivers };
     let none = UpdateLayer::default();
     let (services, args, update) = match &cli.command {
+        Command::Up(args) => (&args.services[..], &args.rollout, &args.update),
         Command::Deploy(args) => (&args.services[..], &args.rollout, &args.update),
         Command::Rollback(args) => (&args.services[..], &args.rollout, &none),
         Command::Recover(args) => (&[][..], &args.rollout, &none),
@@ -183,6 +190,7 @@ fn watch(arguments: Vec<OsString>, report: Report, stop: &StopSignal) -> anyhow:
 /// Options of the report for a command.
 fn report_options(command: &Command) -> ReportOptions {
     let rollout = match command {
+        Command::Up(args) | Command::Plan(args) => &args.rollout,
         Command::Deploy(args) => &args.rollout,
         Command::Rollback(args) => &args.rollout,
         Command::Recover(args) => &args.rollout,

@@ -7,11 +7,12 @@ mod tests;
 pub use chapter::{man_page, plain};
 
 /// Chapters of the manual, in reading order. The first line of a chapter is its title.
-pub const TOPICS: [(&str, &str); 27] = [
+pub const TOPICS: [(&str, &str); 28] = [
     ("install", include_str!("manual/install.md")),
     ("no-proxy", include_str!("manual/no-proxy.md")),
     ("port", include_str!("manual/port.md")),
     ("hold", include_str!("manual/hold.md")),
+    ("project", include_str!("manual/project.md")),
     ("settings", include_str!("manual/settings.md")),
     ("services", include_str!("manual/services.md")),
     ("update", include_str!("manual/update.md")),

@@ -1,6 +1,7 @@
 //! The only printer: progress goes to stderr, results go to stdout. A run reports events; the output format decides how
 //! they look: a live display on a terminal, plain lines elsewhere, or JSON.
 
+pub mod changes;
 mod durations;
 pub mod event;
 pub mod history;

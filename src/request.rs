@@ -22,6 +22,8 @@ pub struct Request {
     pub args: DeployArgs,
     /// Release to restore; `None` for a new version.
     pub record: Option<ReleaseRecord>,
+    /// True for a part of `up`, which itself reports the services that are left alone.
+    pub is_of_project: bool,
     /// Unfinished release of an earlier run that this run continues.
     pub unfinished: Option<u32>,
     /// Number of the release; `None` for the next one.
@@ -32,7 +34,13 @@ impl Request {
     /// Request for the next version, by the Compose file.
     pub fn from_file(ctx: &mut Context, args: &DeployArgs) -> Result<Request> {
         let (config, args) = (ctx.configuration()?, args.clone());
-        Ok(Request { config, kind: RolloutKind::Deploy, args, record: None, unfinished: None, number: None })
+        Ok(Request { is_of_project: false, ..Request::of_project(config, args) })
+    }
+
+    /// Request for the rollout of a whole project.
+    pub fn of_project(config: Configuration, args: DeployArgs) -> Request {
+        let kind = RolloutKind::Deploy;
+        Request { config, kind, args, record: None, is_of_project: true, unfinished: None, number: None }
     }
 
     /// Request for an earlier release.
@@ -86,7 +94,12 @@ impl Request {
         let mut config = recorded_configuration(ctx, &journal.config(number)?, number)?;
         config.write(journal, number, ctx.args.dry_run)?;
         let args = DeployArgs { services, no_build: true, ..DeployArgs::default() };
-        Ok(Some(Request { config, kind, args, record: None, unfinished: Some(number), number: None }))
+        Ok(Some(Request {
+            kind,
+            is_of_project: false,
+            unfinished: Some(number),
+            ..Request::of_project(config, args)
+        }))
     }
 
     /// Request to restore services of the last good release after a failed deploy.
@@ -116,6 +129,7 @@ impl Request {
             kind,
             args,
             record: Some(record.clone()),
+            is_of_project: false,
             unfinished: None,
             number: Some(number),
         })

@@ -137,6 +137,45 @@ impl Docker {
         Ok(collateral_in(&self.dry_run(&words.chain(scale).chain(services).collect::<Vec<_>>())?))
     }
 
+    /// Services of the file, whatever their profiles.
+    pub fn services_of_all_profiles(&self) -> Result<Vec<String>> {
+        let output = self.compose_checked(&["--profile", "*", "config", "--services"])?;
+        Ok(output.lines().map(|line| line.trim().to_string()).collect())
+    }
+
+    /// Networks and volumes whose definition changed, by their kind and name on the engine. Compose would recreate
+    /// them before it creates an instance of these services.
+    ///
+    /// # Errors
+    /// Compose refuses the dry run.
+    pub fn changed_objects(&self, services: &[&str]) -> Result<Vec<(&'static str, String)>> {
+        let words = ["up", "--no-start", "--no-recreate", "--no-deps"].iter().chain(services);
+        let result = self.dry_run(&words.map(|w| w.to_string()).collect::<Vec<_>>())?;
+        Ok([&result.stderr, &result.stdout].into_iter().flat_map(|text| changed_objects(text)).collect())
+    }
+
+    /// Brings services to their definition and starts them; recreates outdated containers, and touches no other
+    /// service.
+    pub fn up_services(&self, services: &[String]) -> Result<()> {
+        self.check_lease()?;
+        self.run_compose(&up_services_words("--detach", services))
+    }
+
+    /// Creates outdated or missing containers of services that do not run, without starting them.
+    pub fn create_services(&self, services: &[String]) -> Result<()> {
+        self.check_lease()?;
+        self.run_compose(&up_services_words("--no-start", services))
+    }
+
+    /// Command line of [`Docker::up_services`].
+    pub fn up_services_command(&self, services: &[String]) -> Vec<String> {
+        let words = up_services_words("--detach", services);
+        let mut argv = self.compose_words(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        let program = Path::new(&argv[0]).file_name().map(|name| name.to_string_lossy().into_owned());
+        program.into_iter().for_each(|name| argv[0] = name);
+        argv
+    }
+
     /// As [`Docker::collateral`], for starting services that are down.
     pub fn collateral_of_start(&self, services: &[&str]) -> Result<Vec<String>> {
         let words = ["up", "--no-start", "--no-recreate"].iter().chain(services);
@@ -218,6 +257,30 @@ fn up_words(mode: &str, service: &str, total: usize) -> Vec<String> {
         .collect()
 }
 
+fn up_services_words(mode: &str, services: &[String]) -> Vec<String> {
+    let flags = ["up", mode, "--no-deps", "--no-build", "--pull", "never"].into_iter().map(String::from);
+    flags.chain(services.iter().cloned()).collect()
+}
+
+/// Networks and volumes that a dry run reports as changed.
+fn changed_objects(text: &str) -> Vec<(&'static str, String)> {
+    let object = |line: &str| {
+        let line = line.replace("DRY-RUN MODE -", "");
+        let network = || {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            matches!(words[..], ["Network", _, "Removed" | "Recreate"])
+                .then(|| ("network", words[1].to_string()))
+        };
+        let volume = || {
+            let (_, rest) = line.split_once("Volume \"")?;
+            let (name, rest) = rest.split_once('"')?;
+            rest.contains("match configuration").then(|| ("volume", name.to_string()))
+        };
+        network().or_else(volume)
+    };
+    text.lines().filter_map(object).collect()
+}
+
 /// Compose's warnings in its log lines: `time="…" level=warning msg="…"`.
 pub(super) fn warnings(stderr: &str) -> Vec<String> {
     let message = |line: &str| {
@@ -246,4 +309,19 @@ pub(super) fn collateral(text: &str) -> impl Iterator<Item = String> {
     let name =
         |line: &str| line.replace("DRY-RUN MODE -", "").split_whitespace().collect::<Vec<_>>().join(" ");
     text.lines().filter(is_removal).map(name).collect::<Vec<_>>().into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changed_networks_and_volumes_are_in_the_output_of_a_dry_run() {
+        let output = " DRY-RUN MODE -  Container p-a-1  Stopping\n DRY-RUN MODE -  Network p_n  Removed\n\
+            Volume \"p_data\" exists but doesn't match configuration in compose file. Recreate (data will be lost)? \
+            DRY-RUN MODE -  Container p-b-1  Running\n DRY-RUN MODE -  Network p_new  Created\n";
+        let expected =
+            [("network", "p_n"), ("volume", "p_data")].map(|(kind, name)| (kind, name.to_string()));
+        assert_eq!(changed_objects(output), expected);
+    }
 }

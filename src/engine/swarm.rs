@@ -41,7 +41,7 @@ use recovery::{Failure, Reaction};
 ///
 /// # Errors
 /// An [`Error`] whose exit code reports what serves now.
-pub fn put_in_place(context: &Context, mut request: Request) -> Result<()> {
+pub fn put_in_place(context: &Context, request: &mut Request) -> Result<()> {
     let before = watch::observe(&request.config.docker, &request.config.project.name)?;
     let overrides = match &request.record {
         Some(record) => release_overrides(&mut request.config.snapshot, record, &request.args.services),
@@ -121,7 +121,7 @@ fn release_overrides(
 /// One deploy or rollback on Swarm.
 struct SwarmDeploy<'a> {
     context: &'a Context<'a>,
-    request: Request,
+    request: &'a Request,
     overrides: StackOverrides,
     /// Number of the release that the run makes.
     number: u32,

@@ -151,6 +151,53 @@ pub struct DeployArgs {
 }
 
 #[derive(Args, Debug, Clone, Default)]
+pub struct UpArgs {
+    /// Services or pairs to bring up [default: all; dependencies that are down are started]
+    #[arg(value_name = "SERVICE")]
+    pub services: Vec<String>,
+    /// Recreate what cannot be replaced without downtime: databases, the proxy
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Remove containers of services that the file no longer has
+    #[arg(long)]
+    pub remove_orphans: bool,
+    /// With --dry-run: print each key that differs, with its old and new value
+    #[arg(long, requires = "dry_run")]
+    pub diff: bool,
+    /// Accepted, as in Compose: the containers always run in the background
+    #[arg(short, long, hide = true)]
+    pub detach: bool,
+    /// Pull images first
+    #[arg(long)]
+    pub pull: bool,
+    /// Build images first (the default for services with `build`)
+    #[arg(long, conflicts_with = "no_build")]
+    pub build: bool,
+    /// Do not build images
+    #[arg(long)]
+    pub no_build: bool,
+    #[command(flatten)]
+    pub update: UpdateLayer,
+    #[command(flatten)]
+    pub rollout: RolloutArgs,
+}
+
+impl UpArgs {
+    /// Arguments of the rollout.
+    pub fn deploy_args(&self) -> DeployArgs {
+        DeployArgs {
+            services: self.services.clone(),
+            pull: self.pull,
+            build: self.build,
+            no_build: self.no_build,
+            update: self.update.clone(),
+            rollout: self.rollout.clone(),
+            ..DeployArgs::default()
+        }
+    }
+}
+
+#[derive(Args, Debug, Clone, Default)]
 pub struct RollbackArgs {
     /// Services or pairs to restore [default: those that the last rollout changed]
     #[arg(value_name = "SERVICE")]

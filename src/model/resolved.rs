@@ -57,6 +57,10 @@ impl ResolvedProject {
     }
 
     /// The definition of a service; null if there is none.
+    pub fn definition(&self, service: &str) -> &Value {
+        self.service(service)
+    }
+
     fn service(&self, name: &str) -> &Value {
         &self.0["services"][name]
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use derive_more::{Display, From};
 use serde::{Deserialize, Serialize};
 
+use super::changes::ServiceChange;
 use super::messages::{
     after, dependents, durations, held_text, in_seconds, in_service_text, lines_after, list, placed, plural,
     quoted, restoring, rounded, total_window,
@@ -167,6 +168,16 @@ pub enum Event {
         by: String,
         images: Vec<ImageChange>,
     },
+    /// A service that `up` changes, or leaves although it differs from the file.
+    ServiceChange(ServiceChange),
+    /// Services that Compose starts.
+    #[display("starting {_0}")]
+    StartingServices(Services),
+    /// Services that Compose recreates, with downtime.
+    #[display("recreating {_0}")]
+    Recreating(Services),
+    #[display("up: {_0}")]
+    ServicesUp(Services),
     /// A change of a proxy that stays after the rollout.
     Prepared(Change),
     #[display("would do: {_0}")]

@@ -512,7 +512,6 @@ fn a_project_without_a_proxy_on_a_manager_gets_a_hint_at_swarm() {
 fn every_wrong_start_has_one_next_command() {
     let fake = FakeDocker::new();
     for (words, answer) in [
-        ("up", "`docker compose up -d` starts a project for the first time"),
         ("ps", "`compose-zd status`"),
         ("deploy -d app", "a deploy returns once the new version serves"),
         ("deploy --detach app", "a deploy returns once the new version serves"),
@@ -530,7 +529,7 @@ fn every_wrong_start_has_one_next_command() {
     for entry in fs::read_dir(fake.path("containers")).unwrap() {
         fs::remove_file(entry.unwrap().path()).unwrap();
     }
-    says(&fake.run("deploy").code(2), &["nothing of project `p` runs", "`docker compose up -d`"]);
+    says(&fake.run("deploy").code(2), &["nothing of project `p` runs", "`compose-zd up`"]);
     fake.fail("compose config", "additional properties 'app' not allowed");
     fake.write("compose.yaml", "app: {image: shop:1}\n");
     says(&fake.run("check").code(2), &["has no key `services`", "put all of it under `services:`"]);

@@ -68,6 +68,37 @@ impl Importer<'_> {
         self.record(imported.services, &imported.snapshot, journal)
     }
 
+    /// Definitions from which the containers of these services were created: the recorded ones, else guesses. Returns
+    /// the services for which Compose computes the hash of their containers, and the project with their definitions.
+    pub fn definitions(
+        &self,
+        services: &[&str],
+        containers: &[&Container],
+        recorded: Option<ResolvedProject>,
+    ) -> Result<(BTreeSet<String>, ResolvedProject)> {
+        let of_service = |service: &&str| {
+            let mut its = containers.iter().filter(|c| c.compose().is_some_and(|(_, s)| s == *service));
+            let first = its.clone().find(|c| c.is_running()).or_else(|| its.next())?;
+            Some(RunningVersion { service: service.to_string(), container: first, count: 1 })
+        };
+        let mut unresolved: Vec<RunningVersion> = services.iter().filter_map(of_service).collect();
+        let mut found = ImportedState { services: BTreeMap::new(), snapshot: self.snapshot.clone() };
+        if let Some(recorded) = recorded.filter(|_| !unresolved.is_empty()) {
+            let hashes = self.hashes(&recorded).unwrap_or_default();
+            unresolved = self.accept_matching(unresolved, &(recorded, hashes), &mut found);
+        }
+        if !unresolved.is_empty() {
+            let hashes = self.docker.hashes()?;
+            unresolved = self.accept_matching(unresolved, &(self.snapshot.clone(), hashes), &mut found);
+        }
+        if !unresolved.is_empty() {
+            for guess in self.guess_projects(&unresolved) {
+                unresolved = self.accept_matching(unresolved, &guess?, &mut found);
+            }
+        }
+        Ok((found.services.into_keys().collect(), found.snapshot))
+    }
+
     /// Guessed configurations with their hashes, likeliest first.
     fn guess_projects(&self, unresolved: &[RunningVersion]) -> Vec<Result<GuessedProject>> {
         let guess = |guess: ProjectGuess| {

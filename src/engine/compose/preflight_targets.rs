@@ -134,7 +134,8 @@ impl<'a> ComposeRun<'a> {
         let all = self.project().services.keys().map(String::as_str);
         let others: Vec<&str> = all.filter(|s| !deployed.contains(s)).collect();
         let is_there = self.prepared.containers.iter().any(|c| is_member(self.project(), c, &others));
-        if self.kind == RolloutKind::Deploy && is_there { others } else { Vec::new() }
+        let is_reported = self.kind == RolloutKind::Deploy && !self.request.is_of_project;
+        if is_reported && is_there { others } else { Vec::new() }
     }
 
     fn images_of(&self, services: &[&str]) -> BTreeSet<&'a str> {

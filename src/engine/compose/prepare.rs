@@ -14,6 +14,7 @@ use crate::docker::Docker;
 use crate::docker::inspect::{Container, Image};
 use crate::error::Error;
 use crate::jobs::{self, Jobs};
+use crate::model::args::DeployArgs;
 use crate::model::{Project, ResolvedProject, Service};
 use crate::mounted_files::{self, FileReport};
 use crate::observe::{self, DesiredVersion};
@@ -96,7 +97,8 @@ impl Prepared {
         }
         set_images(ctx, request, &self.jobs)?;
         preflight::file::build_contexts(&request.config.project, &self.targets, &ctx.state_dir, ctx.report);
-        let provided = self.provide_images(ctx, request);
+        let services = self.targets.iter().flat_map(Target::services).chain(self.jobs.all());
+        let provided = provide_images(ctx, &request.config, &request.args, services);
         if let Some(signal) = ctx.stop.signal() {
             return Err(Error::interrupted(signal).into());
         }
@@ -175,42 +177,44 @@ impl Prepared {
         let before = ctx.journal.in_progress.iter().flat_map(|h| h.replaced.clone());
         forced.chain(before).collect()
     }
+}
 
-    /// Builds and pulls every missing image before any change. Returns the existing images by reference. Returns
-    /// `None` after a build or pull, because the images may have changed.
-    fn provide_images(&self, ctx: &Context, request: &Request) -> Result<Option<BTreeMap<String, Image>>> {
-        let (args, Configuration { docker, project, .. }) = (&request.args, &request.config);
-        let names = self.targets.iter().flat_map(Target::services).chain(self.jobs.all());
-        let services = names.collect::<BTreeSet<&str>>().into_iter().map(|s| &project.services[s]);
-        let (built, others): (Vec<&Service>, Vec<&Service>) =
-            services.partition(|s| s.is_built() && !args.no_build);
-        let names = |services: &[&Service]| services.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
-        if ctx.args.dry_run {
-            if !built.is_empty() {
-                let what =
-                    format!("build {}; the plan may change with the new image", names(&built).join(", "));
-                ctx.report.event(Event::WouldPrepare(what.into()));
-            }
-            return Ok(Some(BTreeMap::new()));
-        }
+/// Builds and pulls every missing image of these services before any change. Returns the existing images by reference.
+/// Returns `None` after a build or pull, because the images may have changed.
+pub fn provide_images<'s>(
+    ctx: &Context,
+    Configuration { docker, project, .. }: &Configuration,
+    args: &DeployArgs,
+    services: impl Iterator<Item = &'s str>,
+) -> Result<Option<BTreeMap<String, Image>>> {
+    let services = services.collect::<BTreeSet<&str>>().into_iter().map(|s| &project.services[s]);
+    let (built, others): (Vec<&Service>, Vec<&Service>) =
+        services.partition(|s| s.is_built() && !args.no_build);
+    let names = |services: &[&Service]| services.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
+    if ctx.args.dry_run {
         if !built.is_empty() {
-            ctx.report.event(Event::Building(names(&built).into()));
-            docker.build(&names(&built))?;
+            let what = format!("build {}; the plan may change with the new image", names(&built).join(", "));
+            ctx.report.event(Event::WouldPrepare(what.into()));
         }
-        let (mut pulled, mut existing) = (Vec::new(), BTreeMap::new());
-        for service in others {
-            let image = if args.pull { None } else { docker.image(&service.image)? };
-            match image {
-                Some(image) => _ = existing.insert(service.image.clone(), image),
-                None => pulled.push(service),
-            }
-        }
-        if !pulled.is_empty() {
-            ctx.report.event(Event::Pulling(names(&pulled).into()));
-            docker.pull(&names(&pulled))?;
-        }
-        Ok((built.is_empty() && pulled.is_empty()).then_some(existing))
+        return Ok(Some(BTreeMap::new()));
     }
+    if !built.is_empty() {
+        ctx.report.event(Event::Building(names(&built).into()));
+        docker.build(&names(&built))?;
+    }
+    let (mut pulled, mut existing) = (Vec::new(), BTreeMap::new());
+    for service in others {
+        let image = if args.pull { None } else { docker.image(&service.image)? };
+        match image {
+            Some(image) => _ = existing.insert(service.image.clone(), image),
+            None => pulled.push(service),
+        }
+    }
+    if !pulled.is_empty() {
+        ctx.report.event(Event::Pulling(names(&pulled).into()));
+        docker.pull(&names(&pulled))?;
+    }
+    Ok((built.is_empty() && pulled.is_empty()).then_some(existing))
 }
 
 fn select_targets(
@@ -227,7 +231,7 @@ fn select_targets(
     let names_nothing = args.services.is_empty() && args.scale.is_empty() && args.image.is_empty();
     let nothing_runs = || {
         let error = Error::usage(format!("nothing of project `{}` runs", project.name));
-        error.hint("`docker compose up -d` starts it")
+        error.hint("`compose-zd up` starts it")
     };
     Ok(selected.map_err(|error| {
         let error = if names_nothing && !containers.iter().any(runs) { nothing_runs() } else { error };

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use super::super::changes::{KeyChange, ServiceChange, Way};
 use super::super::event::{Answer, ImageChange, InitialInstance, StepEvent, former};
 use super::super::plan::{PlannedCommand, PlannedStep};
 use super::*;
@@ -38,6 +39,15 @@ fn every() -> Vec<Event> {
             by: text(),
             images: vec![ImageChange { service: text(), from: names(), to: text() }],
         },
+        Event::ServiceChange(ServiceChange {
+            service: text(),
+            way: Way::Scale { from: 1, to: 2 },
+            reasons: names(),
+            diff: vec![KeyChange { key: text(), old: None, new: Some(text()) }],
+        }),
+        Event::StartingServices(names().into()),
+        Event::Recreating(names().into()),
+        Event::ServicesUp(names().into()),
         Event::Prepared(text().into()),
         Event::WouldPrepare(text().into()),
         Event::Plan {

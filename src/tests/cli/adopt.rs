@@ -330,7 +330,7 @@ fn help_lists_commands_and_topics() {
         |words: &str| String::from_utf8_lossy(&fake.run(words).success().get_output().stdout).into_owned();
     let list = help("help");
     let (commands, topics) = list.split_once("\nTopics:\n").expect("both");
-    assert!(commands.starts_with("Commands:\n  deploy ") && !commands.contains("metadata"), "{list}");
+    assert!(commands.starts_with("Commands:\n  up ") && !commands.contains("metadata"), "{list}");
     assert!(
         topics.contains("\n  haproxy ") && list.lines().all(|line| line.chars().count() <= 130),
         "{list}"

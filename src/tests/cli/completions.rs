@@ -43,7 +43,8 @@ fn candidates(fake: &FakeDocker, shell: &str, line: &str) -> Vec<String> {
 fn shells_complete_commands_flags_services_and_releases() {
     let fake = FakeDocker::new();
     fake.run("deploy app").success();
-    let commands = "check completions deploy help history init man prune recover rollback schema status";
+    let commands =
+        "check completions deploy help history init man plan prune recover rollback schema status up";
     let lines = [
         ("compose-zd ", commands),
         ("compose-zd ro", "rollback"),

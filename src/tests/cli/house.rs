@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Modules of the program from top to bottom. A module imports only modules below it.
-const FLOORS: [&str; 36] = [
+const FLOORS: [&str; 38] = [
     "main",
     "cli",
     "commands",
     "manual",
+    "up",
     "deploy",
     "engine",
     "rollout",
+    "project_plan",
     "preflight",
     "plan",
     "observe",

@@ -1,0 +1,214 @@
+//! `up` and `plan`: a whole project from what runs to what its file says, each service by the gentlest way it has.
+
+mod apply;
+mod services;
+mod survey;
+
+use anyhow::Result;
+
+use crate::configuration::Configuration;
+use crate::context::{Context, Invocation};
+use crate::deploy::put_in_place;
+use crate::docker::inspect::Container;
+use crate::engine::compose::prepare::provide_images;
+use crate::error::{Error, Exit};
+use crate::finding;
+use crate::model::EngineKind;
+use crate::model::args::{self, DeployArgs, UpArgs};
+use crate::project_plan::{self, Stages};
+use crate::report::changes::{ServiceChange, Way};
+use crate::report::plan::{PlannedCommand, PlannedStep};
+use crate::report::{Event, Report, Warning};
+use crate::request::Request;
+use apply::Apply;
+use survey::Survey;
+
+/// Brings a project to what its file says.
+///
+/// # Errors
+/// An [`Error`] whose exit code reports what serves now; also if a service needs consent and was left.
+pub fn up(call: Invocation, args: &UpArgs) -> Result<()> {
+    run(call, args, args.deploy_args())
+}
+
+/// Prints what `up` would do, with the differences and the commands.
+pub fn plan(call: Invocation, args: &UpArgs) -> Result<()> {
+    let mut deploy = args.deploy_args();
+    deploy.rollout.dry_run = true;
+    run(call, &UpArgs { diff: true, ..args.clone() }, deploy)
+}
+
+fn run(call: Invocation, args: &UpArgs, deploy: DeployArgs) -> Result<()> {
+    let context = Context::for_deploy(call, &deploy, deploy.rollout.settings(&args.update))?;
+    context.locked(&args::run_name("up", &args.services), |ctx| {
+        if ctx.engine == EngineKind::Swarm {
+            // Swarm replaces only what has changed, and has its own way for each service.
+            let mut request = Request::from_file(ctx, &deploy)?;
+            return put_in_place(ctx, &mut request);
+        }
+        bring_up(ctx, args, &deploy)
+    })
+}
+
+fn bring_up(ctx: &mut Context, args: &UpArgs, deploy: &DeployArgs) -> Result<()> {
+    let config = ctx.configuration()?;
+    provide(ctx, &config, args, deploy)?;
+    let survey = Survey::new(ctx, &config, &args.services)?;
+    let mut changes: Vec<ServiceChange> = survey.facts.iter().map(project_plan::change).collect();
+    if ctx.args.dry_run {
+        let stages = Stages::new(&config.project, &survey.facts, &changes);
+        changes.extend(survey.orphans.iter().map(|orphan| orphan_change(orphan, args)));
+        show(ctx.report, &config.project.name, args, &changes);
+        finding::require(survey.refused)?;
+        return preview(ctx, config, deploy, &stages);
+    }
+    let (facts, refused) = (&survey.facts, survey.refused);
+    ask_for_consent(&mut changes, args);
+    let stages = Stages::new(&config.project, facts, &changes);
+    let orphan_changes = survey.orphans.iter().map(|orphan| orphan_change(orphan, args));
+    let all: Vec<ServiceChange> = changes.iter().cloned().chain(orphan_changes).collect();
+    report_changes(ctx.report, &all);
+    finding::require(refused.into_iter().map(finding::Finding::nothing_changed))?;
+    let removed: Vec<Container> = if args.remove_orphans { survey.orphans } else { Vec::new() };
+    let has_work = !stages.is_empty() || !removed.is_empty();
+    if has_work {
+        let request =
+            Request::of_project(config, DeployArgs { no_build: true, pull: false, ..deploy.clone() });
+        Apply::new(ctx, request, &stages, survey.running).run(removed)?;
+    }
+    finish(ctx, &changes, has_work)
+}
+
+/// Provides every image, before anything is compared.
+fn provide(ctx: &Context, config: &Configuration, args: &UpArgs, deploy: &DeployArgs) -> Result<()> {
+    let all = config.project.services.keys();
+    let named = all.filter(|name| args.services.is_empty() || args.services.contains(name));
+    provide_images(ctx, config, deploy, named.map(String::as_str))?;
+    config.docker.discard_prefetched();
+    match ctx.stop.signal() {
+        Some(signal) => Err(Error::interrupted(signal).into()),
+        None => Ok(()),
+    }
+}
+
+/// Turns each change that means downtime into one that leaves the service alone, unless the user consents.
+fn ask_for_consent(changes: &mut [ServiceChange], args: &UpArgs) {
+    let mut with_downtime: Vec<&mut ServiceChange> =
+        changes.iter_mut().filter(|change| matches!(change.way, Way::Recreate { .. })).collect();
+    if with_downtime.is_empty() || args.yes {
+        return;
+    }
+    let lines: Vec<String> = with_downtime.iter().map(|change| change.to_string()).collect();
+    let question = format!("{}\nrecreate with downtime?", lines.join("\n"));
+    if Report::confirm(&question) == Some(true) {
+        return;
+    }
+    for change in &mut with_downtime {
+        let name = &change.service;
+        change.way = Way::Leave {
+            hint: format!("because replacing it means downtime; `compose-zd up --yes {name}` recreates it"),
+        };
+    }
+}
+
+/// Change of a container whose service the file no longer has.
+fn orphan_change(orphan: &Container, args: &UpArgs) -> ServiceChange {
+    let hint = || "`compose-zd up --remove-orphans` removes it".into();
+    ServiceChange {
+        service: orphan.name().into(),
+        way: if args.remove_orphans { Way::Remove } else { Way::Leave { hint: hint() } },
+        reasons: vec!["not in the file".into()],
+        diff: Vec::new(),
+    }
+}
+
+fn report_changes(report: Report, changes: &[ServiceChange]) {
+    let shown = changes.iter().filter(|change| change.way != Way::Unchanged);
+    shown.for_each(|change| report.event(Event::ServiceChange(change.clone())));
+}
+
+/// Prints the changes of a dry run.
+fn show(report: Report, project: &str, args: &UpArgs, changes: &[ServiceChange]) {
+    if report.is_json() {
+        return report_changes(report, changes);
+    }
+    let (unchanged, changed): (Vec<&ServiceChange>, Vec<&ServiceChange>) =
+        changes.iter().partition(|change| change.way == Way::Unchanged);
+    if changed.is_empty() {
+        return report.print_line(&format!("`{project}`: nothing has to change"));
+    }
+    let rows: Vec<Vec<String>> = changed.iter().map(|change| change.row()).collect();
+    report.table(&["SERVICE", "CHANGE", "WHY"], &rows);
+    if !unchanged.is_empty() {
+        let names: Vec<&str> = unchanged.iter().map(|change| change.service.as_str()).collect();
+        report.print_line(&format!("unchanged: {}", names.join(", ")));
+    }
+    for change in changed.iter().filter(|change| args.diff && !change.diff.is_empty()) {
+        report.print_line(&format!("{}:", change.service));
+        change.diff_lines().iter().for_each(|line| report.print_line(line));
+    }
+}
+
+/// Prints the commands of a dry run, in their order.
+fn preview(ctx: &mut Context, config: Configuration, deploy: &DeployArgs, stages: &Stages) -> Result<()> {
+    let (docker, report) = (config.docker.clone(), ctx.report);
+    let by_compose = |verb: &str, services: &[String], reason: &str| {
+        let command = PlannedCommand::Command(docker.up_services_command(services));
+        let step = PlannedStep {
+            verb: verb.into(),
+            names: services.to_vec(),
+            text: format!("{verb} {}", services.join(", ")),
+            reason: reason.into(),
+            actions: vec![command],
+        };
+        if !services.is_empty() {
+            report.plan(&services.join(", "), vec![step]);
+        }
+    };
+    by_compose("start", &stages.start, "not running");
+    by_compose("recreate", &stages.recreate, "needs `--yes`");
+    if !stages.roll_out.is_empty() {
+        let args = DeployArgs { services: stages.roll_out.clone(), no_build: true, ..deploy.clone() };
+        put_in_place(ctx, &mut Request::of_project(config, args))?;
+    }
+    by_compose("start", &stages.start_after, "depends on what is replaced");
+    Ok(())
+}
+
+/// Reports the end of the run.
+///
+/// # Errors
+/// A changed service was left, because its replacement needs consent.
+fn finish(ctx: &Context, changes: &[ServiceChange], has_work: bool) -> Result<()> {
+    let left: Vec<&ServiceChange> =
+        changes.iter().filter(|change| matches!(change.way, Way::Leave { .. })).collect();
+    let project = &ctx.journal.project;
+    if left.is_empty() {
+        let state = if has_work { "runs as its file says" } else { "nothing has to change" };
+        ctx.report.print_line(&format!("`{project}`: {state}"));
+        return Ok(());
+    }
+    let names: Vec<&str> = left.iter().map(|change| change.service.as_str()).collect();
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    let (exit, rest) = if has_work {
+        (Exit::StillServing, "all other services run as the file says")
+    } else {
+        (Exit::Unchanged, "nothing was changed")
+    };
+    let message = format!(
+        "{} changed in the file and was left alone, because its replacement means downtime; {rest}",
+        quoted.join(", ")
+    );
+    Err(Error::new(exit, message)
+        .hint(format!("`compose-zd up --yes {}` recreates it, with downtime", names.join(" ")))
+        .into())
+}
+
+/// Warns of services that are recreated and whose present definition is unknown.
+fn warn_of_no_way_back(report: Report, services: &[String], is_known: impl Fn(&str) -> bool) {
+    for service in services.iter().filter(|service| !is_known(service)) {
+        report.warn(&Warning::Other(format!(
+            "the definition from which `{service}` was created is unknown, so a failed `{service}` cannot be restored"
+        )));
+    }
+}

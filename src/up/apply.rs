@@ -1,0 +1,341 @@
+//! Execution of the changes of a project: all or none, where there is a way back.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::services::{self, ServiceState};
+use super::warn_of_no_way_back;
+use crate::context::Context;
+use crate::deploy::{put_in_place, restore_last_good};
+use crate::docker::Docker;
+use crate::docker::inspect::Container;
+use crate::error::{Error, Exit};
+use crate::model::{Project, ResolvedProject};
+use crate::project_plan::Stages;
+use crate::report::{Event, Warning};
+use crate::request::Request;
+use crate::targets::is_member;
+use crate::wait::{self, StopSignal, WaitResult};
+
+/// Interval at which started services are checked.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Number of last log lines that are shown of a failed service.
+const LOG_LINES: u32 = 10;
+
+/// A change that was made, and what its undo needs.
+enum Done {
+    /// Services that Compose started, and the ids of their containers before.
+    Started(Vec<String>, BTreeSet<String>),
+    Recreated(Vec<String>),
+    RolledOut,
+}
+
+/// Execution of the stages.
+pub struct Apply<'c, 'a> {
+    ctx: &'c mut Context<'a>,
+    request: Request,
+    stages: &'c Stages,
+    /// Services whose running definition is certain, and a project with their definitions.
+    running: (BTreeSet<String>, ResolvedProject),
+    done: Vec<Done>,
+}
+
+impl<'c, 'a> Apply<'c, 'a> {
+    pub fn new(
+        ctx: &'c mut Context<'a>,
+        request: Request,
+        stages: &'c Stages,
+        running: (BTreeSet<String>, ResolvedProject),
+    ) -> Self {
+        Apply { ctx, request, stages, running, done: Vec::new() }
+    }
+
+    /// Makes the changes. Then removes these containers.
+    ///
+    /// # Errors
+    /// A failure, after an undo of what was changed.
+    pub fn run(mut self, orphans: Vec<Container>) -> Result<()> {
+        let is_known = |service: &str| self.running.0.contains(service);
+        warn_of_no_way_back(self.ctx.report, &self.stages.recreate, is_known);
+        let rolled = match self.change() {
+            Ok(rolled) => rolled,
+            Err(error) => return Err(self.undo(error).into()),
+        };
+        self.clean_up(orphans);
+        rolled.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Runs the stages. Returns an error that is no reason for an undo: lost requests with `--strict`.
+    fn change(&mut self) -> Result<Option<Error>, Error> {
+        let stages = self.stages;
+        self.start(&stages.start)?;
+        for service in &stages.recreate {
+            self.recreate(service)?;
+        }
+        let rolled = self.roll_out()?;
+        self.start(&stages.start_after)?;
+        Ok(rolled)
+    }
+
+    fn docker(&self) -> &Docker {
+        &self.request.config.docker
+    }
+
+    fn project(&self) -> &Project {
+        &self.request.config.project
+    }
+
+    /// Containers of services, running or not.
+    fn containers(&self, services: &[String]) -> Result<Vec<Container>, Error> {
+        let services: Vec<&str> = services.iter().map(String::as_str).collect();
+        let all = self.docker().project_containers(&self.project().name).map_err(Error::from_error)?;
+        Ok(all.into_iter().filter(|c| is_member(self.project(), c, &services)).collect())
+    }
+
+    fn check_signal(&self) -> Result<(), Error> {
+        self.ctx.stop.signal().map_or(Ok(()), |signal| Err(Error::interrupted(signal)))
+    }
+
+    /// Starts services by Compose and waits until they are up.
+    fn start(&mut self, services: &[String]) -> Result<(), Error> {
+        if services.is_empty() {
+            return Ok(());
+        }
+        self.check_signal()?;
+        let before = self.containers(services)?.into_iter().map(|c| c.id).collect();
+        self.done.push(Done::Started(services.to_vec(), before));
+        self.ctx.report.event(Event::StartingServices(services.to_vec().into()));
+        self.docker().up_services(services).map_err(Error::from_error)?;
+        self.wait_until_up(services)
+    }
+
+    /// Recreates a service by Compose, with the services that share its namespaces.
+    fn recreate(&mut self, service: &String) -> Result<(), Error> {
+        self.check_signal()?;
+        let shares = |other: &&String| {
+            let hosts = self.project().services[*other].hosts();
+            hosts.iter().any(|(_, host)| host == service)
+        };
+        let others = self.project().services.keys().filter(shares).cloned();
+        let services: Vec<String> = std::iter::once(service.clone()).chain(others).collect();
+        self.done.push(Done::Recreated(services.clone()));
+        self.ctx.report.event(Event::Recreating(services.clone().into()));
+        self.docker().up_services(&services).map_err(Error::from_error)?;
+        self.wait_until_up(&services)?;
+        self.restart_dependents(service)
+    }
+
+    /// Restarts dependents with `restart: true`, as Compose does. Those of the rollout are replaced anyway.
+    fn restart_dependents(&self, service: &String) -> Result<(), Error> {
+        let project = self.project();
+        let depends = |name: &&String| project.services[*name].restarts_with().any(|other| other == service);
+        let is_replaced =
+            |name: &&String| self.stages.roll_out.contains(name) || self.stages.recreate.contains(name);
+        let dependents = project.services.keys().filter(depends).filter(|name| !is_replaced(name));
+        let dependents: Vec<String> = dependents.cloned().collect();
+        if dependents.is_empty() {
+            return Ok(());
+        }
+        self.ctx.report.event(Event::Restarting(dependents.clone().into()));
+        self.docker().restart_services(&dependents).map_err(Error::from_error)
+    }
+
+    /// Replaces the targets of the rollout. Returns an error that is no reason for an undo.
+    fn roll_out(&mut self) -> Result<Option<Error>, Error> {
+        if self.stages.roll_out.is_empty() {
+            return Ok(None);
+        }
+        self.check_signal()?;
+        self.docker().discard_prefetched();
+        self.request.args.services = self.stages.roll_out.clone();
+        let result = put_in_place(self.ctx, &mut self.request).map_err(Error::from_error);
+        match result {
+            Ok(()) => {}
+            Err(error) if error.exit == Exit::RequestsLost => {
+                self.done.push(Done::RolledOut);
+                return Ok(Some(error));
+            }
+            Err(error) => return Err(error),
+        }
+        self.done.push(Done::RolledOut);
+        Ok(None)
+    }
+
+    /// Waits until services are up.
+    ///
+    /// # Errors
+    /// A service failed, or is not up within its deadline.
+    fn wait_until_up(&self, services: &[String]) -> Result<(), Error> {
+        self.wait_with(self.ctx.stop, services)
+    }
+
+    fn wait_with(&self, stop: &StopSignal, services: &[String]) -> Result<(), Error> {
+        let start = Instant::now();
+        for service in services {
+            let settings = &self.project().services[service];
+            let is_job = self.is_job(service);
+            let window = settings.update.monitor;
+            let deadline = if is_job { Duration::MAX } else { settings.settings.timing.deadline + window };
+            let mut last = "no container".to_string();
+            let named = std::slice::from_ref(service);
+            let waited = wait::until(POLL, deadline, stop, || {
+                let containers = self.containers(named)?;
+                let state = |c: &Container| services::state(c, is_job, start.elapsed(), window);
+                let states: Vec<ServiceState> = containers.iter().map(state).collect();
+                for (container, state) in containers.iter().zip(&states) {
+                    match state {
+                        ServiceState::Failed(reason) => return Err(self.failure(service, container, reason)),
+                        ServiceState::Waiting(reason) => last.clone_from(reason),
+                        ServiceState::Up => {}
+                    }
+                }
+                let is_up = !states.is_empty() && states.iter().all(|state| *state == ServiceState::Up);
+                Ok(is_up.then_some(()))
+            })?;
+            match waited {
+                WaitResult::Done(()) => {}
+                WaitResult::Interrupted(signal) => return Err(Error::interrupted(signal)),
+                WaitResult::TimedOut => {
+                    let limit = humantime::format_duration(deadline);
+                    return Err(Error::unchanged(format!("`{service}` is not up after {limit}: {last}")));
+                }
+            }
+        }
+        self.ctx.report.event(Event::ServicesUp(services.to_vec().into()));
+        Ok(())
+    }
+
+    fn is_job(&self, service: &str) -> bool {
+        let needs = |name: &String| self.project().services[name].needs(self.project());
+        let mut all = self.project().services.keys();
+        all.any(|name| needs(name).get(service).is_some_and(|condition| condition.is_completed()))
+    }
+
+    fn failure(&self, service: &str, container: &Container, reason: &str) -> Error {
+        let log = self.docker().logs(&container.id, LOG_LINES).unwrap_or_default();
+        let lines: String = log.iter().map(|line| format!("  {line}\n")).collect();
+        let error = Error::unchanged(format!("`{service}`: {} {reason}", container.name()));
+        let title = format!("last lines of {}:", container.name());
+        if log.is_empty() { error } else { error.detail(&title).detail(&lines) }
+    }
+
+    /// Creates the containers of the jobs that the rollout ran, and removes services and orphans.
+    fn clean_up(&self, orphans: Vec<Container>) {
+        let warn = |what: String| self.ctx.report.warn(&Warning::Other(what));
+        if !self.stages.jobs.is_empty()
+            && let Err(error) = self.docker().create_services(&self.stages.jobs)
+        {
+            warn(format!(
+                "the containers of {} could not be created: {error:#}",
+                self.stages.jobs.join(", ")
+            ));
+        }
+        let removed = self.containers(&self.stages.remove).unwrap_or_default();
+        let all: Vec<Container> = removed.into_iter().chain(orphans).collect();
+        if let Err(error) = self.remove(&all) {
+            let names: Vec<&str> = all.iter().map(Container::name).collect();
+            warn(format!("{} could not be removed: {error:#}", names.join(", ")));
+        }
+    }
+
+    fn remove(&self, containers: &[Container]) -> Result<()> {
+        if containers.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<String> = containers.iter().map(|c| c.id.clone()).collect();
+        let names: Vec<String> = containers.iter().map(|c| c.name().to_string()).collect();
+        self.docker().stop(&ids)?;
+        self.docker().remove(&ids)?;
+        self.ctx.report.event(Event::Removed(names.into()));
+        Ok(())
+    }
+
+    /// Undoes what was changed, and adds the result to the error.
+    fn undo(&mut self, error: Error) -> Error {
+        let is_paused = || {
+            let journal = self.ctx.journal.reopen().ok();
+            journal.and_then(|journal| journal.in_progress).is_some_and(|rollout| rollout.paused)
+        };
+        if error.exit == Exit::LostLock || self.done.is_empty() || is_paused() {
+            return error;
+        }
+        self.ctx.report.event(Event::RollingBack);
+        let failures: Vec<Error> = std::mem::take(&mut self.done)
+            .iter()
+            .rev()
+            .filter_map(|done| self.undo_one(done).err())
+            .collect();
+        let exit = match error.exit {
+            Exit::Outage => Exit::Outage,
+            _ if !failures.is_empty() => Exit::Outage,
+            Exit::Interrupted(signal) => Exit::Interrupted(signal),
+            _ => Exit::StillServing,
+        };
+        let end = if failures.is_empty() { "; what was changed before is undone" } else { "" };
+        let project = &self.project().name;
+        let undone = Error { exit, message: format!("{}{end}", error.message), ..error };
+        if failures.is_empty() {
+            return undone;
+        }
+        let hint = format!(
+            "act now: `docker compose --project-name {project} ps --all` shows what runs; fix the cause, then `compose-zd up`"
+        );
+        failures.iter().fold(undone, |error, failure| error.detail(&failure.to_string())).hint(hint)
+    }
+
+    fn undo_one(&self, done: &Done) -> Result<(), Error> {
+        match done {
+            Done::Started(services, before) => self.undo_start(services, before),
+            Done::Recreated(services) => self.undo_recreation(services),
+            Done::RolledOut => self.undo_rollout(),
+        }
+    }
+
+    /// Stops what was started; removes the containers that did not exist before.
+    fn undo_start(&self, services: &[String], before: &BTreeSet<String>) -> Result<(), Error> {
+        let containers = self.containers(services)?;
+        let ids: Vec<String> = containers.iter().map(|c| c.id.clone()).collect();
+        let new: Vec<String> = ids.iter().filter(|id| !before.contains(*id)).cloned().collect();
+        let undone = self.docker().stop(&ids).and_then(|()| self.docker().remove(&new));
+        undone.map_err(|error| {
+            Error::unchanged(format!("{} could not be stopped: {error:#}", services.join(", ")))
+        })
+    }
+
+    /// Recreates services from the definition that ran.
+    fn undo_recreation(&self, services: &[String]) -> Result<(), Error> {
+        let named = services.join(", ");
+        let (certain, definitions) = &self.running;
+        if let Some(unknown) =
+            services.iter().find(|s| !certain.contains(*s) && self.stages.recreate.contains(s))
+        {
+            return Err(Error::unchanged(format!(
+                "`{unknown}` stays as it is, because the definition that ran before is unknown"
+            )));
+        }
+        let (project, folder) = (&self.project().name, &self.request.config.folder);
+        let docker = self.docker().with_project_text(&definitions.text(), project, folder);
+        let restored = docker.up_services(services).map_err(Error::from_error);
+        let restored = restored.and_then(|()| self.wait_with(&StopSignal::default(), services));
+        restored.map_err(|error| Error::unchanged(format!("{named} could not be restored: {error}")))
+    }
+
+    /// Restores the release before; removes what no release before had.
+    fn undo_rollout(&self) -> Result<(), Error> {
+        let journal = self.ctx.journal.reopen()?;
+        let Some(current) = journal.history.current() else { return Ok(()) };
+        let mut older = journal.history.newest_first().filter(|r| r.is_good() && r.number < current.number);
+        let before = older.next();
+        let is_known = |service: &&String| before.is_some_and(|r| r.services.contains_key(*service));
+        let (known, new): (Vec<&String>, Vec<&String>) = current.deployed.iter().partition(is_known);
+        let owned = |names: Vec<&String>| names.into_iter().cloned().collect::<Vec<String>>();
+        if let Some(before) = before.filter(|_| !known.is_empty()) {
+            restore_last_good(self.ctx, before.number, &owned(known)).map_err(Error::from_error)?;
+        }
+        let new = self.containers(&owned(new))?;
+        self.remove(&new).map_err(Error::from_error)
+    }
+}

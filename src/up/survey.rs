@@ -1,0 +1,281 @@
+//! Facts on a project: what runs, what the file says, and what Compose would do to networks and volumes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use crate::configuration::Configuration;
+use crate::context::Context;
+use crate::docker::Docker;
+use crate::docker::inspect::Container;
+use crate::engine::compose::import_running::Importer;
+use crate::error::Error;
+use crate::finding::Finding;
+use crate::jobs::Jobs;
+use crate::model::{Project, ResolvedProject, Service};
+use crate::observe::{self, DesiredVersion};
+use crate::preflight::file;
+use crate::project_plan::{Role, TargetFacts, diff};
+use crate::proxy::{self, Proxy};
+use crate::report::ImageChange;
+use crate::targets::{self, Target, is_member};
+
+/// Findings by the file for which a target cannot run twice. Each other refusal is an error in the file.
+const OBSTACLES: [&str; 6] = [
+    "container-name",
+    "fixed-host-port",
+    "network-mode",
+    "fixed-address",
+    "anonymous-volume",
+    "shared-namespace",
+];
+
+/// Project as it runs, compared with its file.
+pub struct Survey {
+    pub facts: Vec<TargetFacts>,
+    /// Containers of services that the file no longer has.
+    pub orphans: Vec<Container>,
+    /// Networks and volumes that Compose would recreate.
+    pub refused: Vec<Finding>,
+    /// Definitions of the running services, and those of them that are certain.
+    pub running: (BTreeSet<String>, ResolvedProject),
+}
+
+impl Survey {
+    /// Compares these services with what runs; without names, all services of the file.
+    pub fn new(ctx: &mut Context, config: &Configuration, named: &[String]) -> Result<Survey> {
+        let Configuration { docker, project, .. } = config;
+        let containers = docker.containers()?;
+        let targets = select(project, named, &containers)?;
+        let proxies = observe::detect(docker, project, &containers)?;
+        let desired = desired_version(ctx, config, &targets)?;
+        let reader = Reader { config, containers: &containers, proxies: &proxies, desired: &desired };
+        let mut facts =
+            targets.iter().map(|target| reader.facts(target)).collect::<Result<Vec<_>, Error>>()?;
+        let running = reader.running_definitions(ctx, &facts)?;
+        for facts in &mut facts {
+            reader.compare(facts, &running);
+        }
+        let services: Vec<&str> = targets.iter().flat_map(Target::services).collect();
+        let orphans = if named.is_empty() { orphans(docker, project, &containers)? } else { Vec::new() };
+        let refused = recreated_objects(config, &services)?;
+        Ok(Survey { facts, orphans, refused, running })
+    }
+}
+
+/// Targets of these names, with the dependencies that do not run; all targets without names. Dependencies first.
+fn select(project: &Project, named: &[String], containers: &[Container]) -> Result<Vec<Target>, Error> {
+    let names: Vec<String> = match named {
+        [] => project.services.keys().cloned().collect(),
+        named => {
+            let chosen = targets::from_names(project, named)?;
+            let services: Vec<&str> = chosen.iter().flat_map(Target::services).collect();
+            let needs = services.iter().flat_map(|s| project.services[*s].needs(project));
+            let runs = |s: &str| containers.iter().any(|c| c.is_running() && is_member(project, c, &[s]));
+            let is_down = |s: &str| project.services.contains_key(s) && !runs(s);
+            let down = needs.map(|(name, _)| name).filter(|name| is_down(name)).map(String::from);
+            named.iter().cloned().chain(down.collect::<BTreeSet<_>>()).collect()
+        }
+    };
+    let mut targets = targets::from_names(project, &names)?;
+    targets::sort_by_dependencies(project, &mut targets);
+    Ok(targets)
+}
+
+fn desired_version(ctx: &Context, config: &Configuration, targets: &[Target]) -> Result<DesiredVersion> {
+    let mut desired = DesiredVersion::read(&config.docker, &config.project, targets, Default::default())?;
+    desired.add_hashes(config.resolved_hashes()?);
+    if config.may_have_label_files {
+        desired.add_hashes(ctx.journal.hashes_of_same(&config.snapshot));
+    }
+    Ok(desired)
+}
+
+/// Findings for networks and volumes whose definition changed, and which Compose would recreate.
+fn recreated_objects(config: &Configuration, services: &[&str]) -> Result<Vec<Finding>> {
+    let finding = |(kind, name): (&'static str, String)| {
+        let message = format!("the definition of {kind} {name} changed, and Compose would recreate it");
+        match kind {
+            "volume" => Finding::unchanged(
+                "volume-changed",
+                format!("{message}, without its data"),
+                "give the new volume another name in the file and copy the data, or restore the definition",
+            ),
+            _ => Finding::unchanged(
+                "network-changed",
+                format!("{message}, which stops everything on it"),
+                "give the new network another name in the file, so that both can exist; or take the downtime with \
+                 `docker compose up --detach`",
+            ),
+        }
+    };
+    Ok(config.docker.changed_objects(services)?.into_iter().map(finding).collect())
+}
+
+/// Containers of services that no profile of the file has.
+fn orphans(docker: &Docker, project: &Project, containers: &[Container]) -> Result<Vec<Container>> {
+    let own = |c: &&Container| c.compose().is_some_and(|(name, _)| name == project.name);
+    let unknown = |c: &&Container| c.compose().is_some_and(|(_, s)| !project.services.contains_key(s));
+    let candidates: Vec<&Container> = containers.iter().filter(own).filter(unknown).collect();
+    if candidates.is_empty() {
+        return Ok(Vec::new());
+    }
+    let known = docker.services_of_all_profiles()?;
+    let is_orphan = |c: &&Container| c.compose().is_some_and(|(_, s)| !known.iter().any(|k| k == s));
+    Ok(candidates.into_iter().filter(is_orphan).cloned().collect())
+}
+
+/// Reader of the facts on each target.
+struct Reader<'a> {
+    config: &'a Configuration,
+    containers: &'a [Container],
+    proxies: &'a [Arc<dyn Proxy>],
+    desired: &'a DesiredVersion,
+}
+
+impl<'a> Reader<'a> {
+    fn project(&self) -> &'a Project {
+        &self.config.project
+    }
+
+    fn members(&self, services: &[&str]) -> Vec<&'a Container> {
+        self.containers.iter().filter(|c| is_member(self.project(), c, services) && !c.is_bridge()).collect()
+    }
+
+    /// # Errors
+    /// A refusal that is an error in the file.
+    fn facts(&self, target: &Target) -> Result<TargetFacts, Error> {
+        let services = target.services();
+        let role = self.role(target);
+        let members = self.members(&services);
+        let is_same =
+            |c: &&Container| c.compose().is_some_and(|(_, service)| self.desired.matches(service, c));
+        let live: Vec<&Container> = members.iter().copied().filter(|c| is_live(c)).collect();
+        let outdated = match role {
+            Role::Job => usize::from(!members.iter().any(is_same)),
+            _ => live.iter().filter(|c| !is_same(c)).count(),
+        };
+        let in_file = self.project().services[services[0]].replicas().map(|n| n as usize);
+        Ok(TargetFacts {
+            name: target.name().into(),
+            role,
+            running: if role == Role::Job { 0 } else { live.len() },
+            outdated,
+            exists: !members.is_empty(),
+            // A pair has one side, or both.
+            replicas: in_file.filter(|_| services.len() == 1),
+            obstacle: self.obstacle(target)?,
+            single: self.single_cause(&services, live.len()),
+            files: Vec::new(),
+            image: self.image(&services, &members),
+            diff: None,
+            services: services.into_iter().map(String::from).collect(),
+        })
+    }
+
+    fn role(&self, target: &Target) -> Role {
+        let (project, services) = (self.project(), target.services());
+        let service = &project.services[services[0]];
+        let all: Vec<Target> = project.services.keys().cloned().map(Target::Service).collect();
+        let jobs = Jobs::new(project, &all);
+        let is_job = |s: &Service| needed_completed(project, &s.name);
+        if is_job(service) {
+            return Role::Job;
+        }
+        if jobs.all().contains(service.name.as_str()) {
+            return Role::DeployJob;
+        }
+        let own = |p: &&Arc<dyn Proxy>| p.container().is_some_and(|c| is_member(project, c, &services));
+        let is_proxy = match self.proxies.iter().find(own) {
+            Some(proxy) => !proxy.routes_nowhere(),
+            None => proxy::is_proxy_image(&service.image),
+        };
+        let fronting =
+            observe::proxies_of(&self.config.docker, project, target, self.containers, self.proxies);
+        match service.data_store() {
+            _ if is_proxy => Role::Proxy,
+            // A proxy that is missing is an error of the rollout, with its fix.
+            _ if fronting.is_ok_and(|proxies| !proxies.is_empty()) => Role::Routed,
+            Some(kind) => Role::DataStore(kind),
+            None => Role::Other,
+        }
+    }
+
+    /// Reason for which requests are held while the only instance is replaced.
+    fn single_cause(&self, services: &[&str], running: usize) -> Option<String> {
+        let [name] = services else { return None };
+        let service = &self.project().services[*name];
+        let is_alone = service.replicas().map_or(running, |n| n as usize) <= 1;
+        service.hold_cause(&service.update).filter(|_| is_alone).map(|cause| cause.to_string())
+    }
+
+    /// Reason for which a target cannot run twice.
+    fn obstacle(&self, target: &Target) -> Result<Option<String>, Error> {
+        let project = self.project();
+        let found = file::findings(project, target, self.proxies);
+        let image_volumes = target.services().into_iter().flat_map(|name| {
+            let (service, image) = (&project.services[name], self.desired.images.get(name));
+            let paths = image.into_iter().flat_map(|image| image.config.volumes.keys());
+            let unnamed = paths.filter(|path| !service.mounted_paths().contains(path));
+            unnamed.filter_map(|path| file::anonymous_volume(service, path)).collect::<Vec<_>>()
+        });
+        let mut obstacle = None;
+        for finding in found.into_iter().chain(image_volumes).filter(Finding::is_refusal) {
+            match finding.rule {
+                "no-instances" => {}
+                rule if OBSTACLES.contains(&rule) => obstacle = obstacle.or(Some(finding.message)),
+                _ => return Err(finding.into()),
+            }
+        }
+        Ok(obstacle)
+    }
+
+    /// Images that run, and the one of the file, if they differ.
+    fn image(&self, services: &[&str], members: &[&Container]) -> Option<String> {
+        let shown = |service: &&str| {
+            let its = members.iter().filter(|c| c.compose().is_some_and(|(_, s)| s == *service));
+            let to = self.project().services[*service].image.as_str();
+            let id = self.desired.images.get(*service).map_or("", |image| image.id.as_str());
+            let differs = |c: &&&Container| c.image_id != id || c.config.image != to;
+            let from: Vec<_> =
+                its.filter(differs).map(|c| (c.config.image.clone(), c.image_id.clone())).collect();
+            let change = ImageChange::new(service, from, (to, id));
+            let is_named = !change.from.is_empty() && change.from != [change.to.clone()];
+            is_named.then(|| format!("{} → {}", change.from.join(", "), change.to))
+        };
+        services.iter().find_map(shown)
+    }
+
+    /// Definitions of the targets that differ from the file.
+    fn running_definitions(
+        &self,
+        ctx: &Context,
+        facts: &[TargetFacts],
+    ) -> Result<(BTreeSet<String>, ResolvedProject)> {
+        let changed = facts.iter().filter(|f| f.outdated > 0 && f.exists).flat_map(|f| &f.services);
+        let services: Vec<&str> = changed.map(String::as_str).collect();
+        let recorded = ctx.journal.history.current().and_then(|r| ctx.journal.snapshot(r.number).ok());
+        let Configuration { docker, project, snapshot, folder, .. } = self.config;
+        let importer = Importer { docker, project, snapshot, folder, report: ctx.report };
+        importer.definitions(&services, &self.members(&services), recorded)
+    }
+
+    /// Adds the keys that differ from the running definition.
+    fn compare(&self, facts: &mut TargetFacts, (certain, running): &(BTreeSet<String>, ResolvedProject)) {
+        let known: Vec<&String> = facts.services.iter().filter(|s| certain.contains(*s)).collect();
+        let of = |s: &&String| diff::changes(running.definition(s), self.config.snapshot.definition(s));
+        facts.diff = (!known.is_empty()).then(|| known.iter().flat_map(of).collect());
+    }
+}
+
+/// True for a container that runs, or that the engine keeps trying to run.
+fn is_live(container: &Container) -> bool {
+    ["running", "restarting", "paused"].contains(&container.state.status.as_str())
+}
+
+/// True if another service waits for the completion of this one.
+fn needed_completed(project: &Project, name: &str) -> bool {
+    let needs = |s: &Service| s.needs(project).get(name).is_some_and(|condition| condition.is_completed());
+    project.services.values().any(needs)
+}
