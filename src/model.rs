@@ -8,6 +8,7 @@ mod location;
 mod notify;
 mod pairs;
 mod resolved;
+mod scheduler;
 mod service;
 mod settings;
 mod update;

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 pub use compose::collateral;
+pub use unknown_proxy::routes_to;
 
 use crate::docker::inspect::Container;
 use crate::error::Error;

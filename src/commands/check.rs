@@ -5,11 +5,12 @@ mod audit_report;
 mod configured_proxies;
 mod host;
 mod render;
+mod role;
 mod selection;
 mod swarm;
 mod target;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,17 +21,19 @@ use crate::docker::ENGINE_DENIED;
 use crate::docker::inspect::{Container, Image};
 use crate::error::Error;
 use crate::finding::Finding;
+use crate::jobs::Jobs;
 use crate::model::args::{CheckArgs, ComposeArgs};
-use crate::model::{EngineKind, FlagLayers, Project};
+use crate::model::{EngineKind, FlagLayers, Project, Service};
 use crate::observe::{self, DesiredVersion};
 use crate::plan::Plan;
 use crate::preflight;
-use crate::proxy::Proxy;
+use crate::proxy::{Place, Proxy};
 use crate::report::Report;
-use crate::targets::is_member;
-use crate::targets::{self, Target};
-use audit_report::{AuditReport, Verdict, VerdictRow};
+use crate::targets::{self, Target, backend, is_member};
+use audit_report::{AuditReport, Unknown, Verdict, VerdictRow};
 use configured_proxies::ConfiguredProxies;
+use role::Role;
+use selection::Selection;
 
 /// Reports for every service whether a deploy would lose requests or data, each loss with its fix.
 ///
@@ -47,9 +50,8 @@ pub fn check(compose: &ComposeArgs, args: &CheckArgs, report: Report) -> Result<
     if report.is_json() {
         report.print_document("check", &audit_report);
     } else {
-        render::lines(&audit_report, report.width(), args.quiet)
-            .iter()
-            .for_each(|line| report.print_line(line));
+        let page = render::Page::new(report.width(), args.quiet, args.verbose);
+        page.lines(&audit_report).iter().for_each(|line| report.print_line(line));
     }
     if audit_report.ok { Ok(()) } else { Err(loss_error(&audit_report).into()) }
 }
@@ -67,7 +69,7 @@ fn audit(compose: &ComposeArgs, args: &CheckArgs, request: &Configuration) -> Re
     let mut report = AuditReport::new(&project.name);
     let containers = docker.containers().map_err(Error::from_error).map_err(|error| {
         let message = error.message.replace('\n', " ");
-        report.not_audited.push(format!("running containers, images and memory: {message}"));
+        report.not_audited.push(Unknown::new("running containers, images and memory", message));
         // Without an engine only the file is checked. An engine that denies access to this user refuses every deploy.
         report.findings.extend((error.rule == Some(&ENGINE_DENIED)).then(|| error.into()));
     });
@@ -82,7 +84,7 @@ fn audit(compose: &ComposeArgs, args: &CheckArgs, request: &Configuration) -> Re
         return Ok(report);
     }
     let facts = ProjectFacts::gather(compose, args, request, containers)?;
-    report.not_audited.extend(facts.configured_proxies.notes());
+    report.not_audited.extend(facts.configured_proxies.unknown());
     facts.audit(&args.services, &mut report)?;
     Ok(report)
 }
@@ -100,6 +102,8 @@ struct ProjectFacts<'a> {
     proxies: Vec<Arc<dyn Proxy>>,
     /// Proxies in the Compose file that do not run.
     configured_proxies: ConfiguredProxies,
+    /// Jobs that settings name.
+    jobs: BTreeSet<String>,
     state_dir: PathBuf,
 }
 
@@ -122,11 +126,26 @@ impl<'a> ProjectFacts<'a> {
             containers,
             desired: DesiredVersion { images, ..DesiredVersion::default() },
             configured_proxies: ConfiguredProxies::default(),
+            jobs: named_jobs(project)?,
             state_dir: compose.state_dir(args.state.state_dir.as_deref(), None),
         };
         let runs = |service: &str| facts.running_count(service) > 0;
         facts.configured_proxies = ConfiguredProxies::find(request, &facts.desired, &runs)?;
+        facts.drop_proxied_ports();
         Ok(facts)
+    }
+
+    /// Removes the published ports of services that a proxy of the file routes to.
+    fn drop_proxied_ports(&mut self) {
+        let (project, configured) = (self.project, &self.configured_proxies);
+        let is_proxied = |service: &str| {
+            let backend = backend(project, &project.services[service]);
+            configured.known().any(|p| p.routes_to(&backend))
+        };
+        self.proxies.retain(|proxy| match proxy.place() {
+            Place::Port { service, .. } => !is_proxied(service),
+            _ => true,
+        });
     }
 
     /// Instances of a service, running or not.
@@ -144,6 +163,7 @@ impl<'a> ProjectFacts<'a> {
 
     fn audit(&self, named: &[String], report: &mut AuditReport) -> Result<()> {
         let selection = selection::select(self, named)?;
+        report.not_audited.extend(self.unknown_routes(&selection));
         let (mut demands, mut plans) = (Vec::new(), Vec::new());
         for target in &selection.audited {
             let others = selection.audited.iter().filter(|other| *other != target);
@@ -157,11 +177,24 @@ impl<'a> ProjectFacts<'a> {
             services: vec![name.clone()],
             name,
             verdict: Verdict::LeftAlone,
-            message: reason.into(),
+            message: reason,
             proxies: Vec::new(),
         }));
         report.findings.extend(self.audit_host(demands)?);
         Ok(())
+    }
+
+    /// Built services that may be proxies: they do not run, and other services have no other way to get requests.
+    fn unknown_routes(&self, selection: &Selection) -> Vec<Unknown> {
+        let skipped = selection.skipped.iter().filter_map(|(name, _)| self.project.services.get(name));
+        let inside: Vec<&Service> = skipped.filter(|s| self.role(s) == Role::Inside).collect();
+        let leads_inside =
+            |service: &&Service| inside.iter().any(|other| service.depends_on.contains_key(&other.name));
+        let audited = selection.audited.iter().flat_map(Target::services).map(|s| &self.project.services[s]);
+        let maybe =
+            audited.filter(|s| s.is_built() && !s.ports.is_empty() && self.running_count(&s.name) == 0);
+        let unknown = |s: &Service| Unknown::new("routes to other services", "no instance runs").of(&s.name);
+        maybe.filter(leads_inside).map(unknown).collect()
     }
 
     /// All DNS names of a service and of its containers.
@@ -187,6 +220,12 @@ impl<'a> ProjectFacts<'a> {
         };
         local().filter_map(finding).collect()
     }
+}
+
+fn named_jobs(project: &Project) -> Result<BTreeSet<String>> {
+    let all: Vec<String> = project.services.keys().cloned().collect();
+    let jobs = Jobs::new(project, &targets::from_names(project, &all)?);
+    Ok(jobs.all().into_iter().map(String::from).collect())
 }
 
 /// Images on this engine by service; a service whose image is missing is left out.

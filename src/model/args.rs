@@ -98,8 +98,11 @@ pub struct CheckArgs {
     #[arg(value_name = "SERVICE")]
     pub services: Vec<String>,
     /// Print only losses
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
+    /// Print the notes of each service; without it, those of one rule are one note
+    #[arg(short, long)]
+    pub verbose: bool,
     /// text, or json: one document
     #[arg(long, env = "COMPOSE_ZD_OUTPUT", value_name = "FORM", value_enum, default_value_t)]
     pub output: OutputFormat,

@@ -85,7 +85,7 @@ const STORE_PORTS: [(&str, &str); 12] = [
 ];
 
 /// Images of applications with a database in a file, and the variable that selects another database.
-const EMBEDDED: [(&str, &str, &str); 18] = [
+const EMBEDDED: [(&str, &str, &str); 19] = [
     ("vaultwarden/server", "SQLite", "DATABASE_URL"),
     ("uptime-kuma", "SQLite", "UPTIME_KUMA_DB_TYPE"),
     ("grafana", "SQLite", "GF_DATABASE_TYPE"),
@@ -104,12 +104,15 @@ const EMBEDDED: [(&str, &str, &str); 18] = [
     ("open-webui", "SQLite", "DATABASE_URL"),
     ("pocketbase", "SQLite", ""),
     ("metabase", "H2", "MB_DB_TYPE"),
+    ("minecraft-server", "its world", ""),
 ];
 
 impl Service {
     /// The database, cache or queue that the service is: by its image, the folder of its data or its ports.
     pub fn data_store(&self) -> Option<&'static str> {
-        let by_image = || find(&STORE_IMAGES, |name| is_image(&self.image, name));
+        // A built image may be named after the store that it uses.
+        let is_named = |name: &str| is_image(&self.image, name) && (!self.is_built() || self.image == name);
+        let by_image = || find(&STORE_IMAGES, is_named);
         let paths = self.shared_paths();
         let by_path = || find(&STORE_PATHS, |folder| paths.iter().any(|path| is_inside(path, folder)));
         by_image().or_else(by_path).or_else(|| self.store_of_ports())

@@ -130,6 +130,11 @@ impl Port {
     pub fn protocol(&self) -> &str {
         self.protocol.as_deref().unwrap_or("tcp")
     }
+
+    /// The host port, if only one container can have it.
+    pub fn fixed(&self) -> Option<u16> {
+        self.published.as_ref()?.parse().ok().filter(|port| *port > 0)
+    }
 }
 
 /// State of a dependency in which the service may start.
@@ -153,7 +158,7 @@ impl DependsOnCondition {
 #[derive(Debug, Deserialize)]
 #[serde(expecting = "a map of keys")]
 pub struct Dependency {
-    condition: DependsOnCondition,
+    pub condition: DependsOnCondition,
     #[serde(default)]
     restart: bool,
     required: Option<bool>,
@@ -313,8 +318,7 @@ impl Service {
 
     /// Host ports that only one container can have.
     pub fn fixed_ports(&self) -> Vec<String> {
-        let published = self.ports.iter().filter_map(|port| port.published.clone());
-        published.filter(|port| port.parse::<u16>().is_ok_and(|port| port > 0)).collect()
+        self.ports.iter().filter_map(Port::fixed).map(|port| port.to_string()).collect()
     }
 
     /// Ranges of host ports from which Docker chooses, with their size.

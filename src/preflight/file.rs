@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::finding::Finding;
-use crate::model::{Project, Service};
+use crate::model::{Port, Project, Service};
 use crate::plan::Unplannable;
 use crate::proxy::{self, Backend, Place, Proxy, port};
 use crate::report::{Report, Warning};
@@ -33,6 +33,9 @@ const NETWORK_MODE: &str = "network-mode";
 const CONTAINER_NAME: &str = "container-name";
 const FIXED_PORT: &str = "fixed-host-port";
 
+/// Port of HTTP/3.
+const HTTP3: u16 = 443;
+
 /// Obstacles to a second instance.
 pub fn obstacles(service: &Service) -> Vec<Finding> {
     let name = &service.name;
@@ -45,13 +48,7 @@ pub fn obstacles(service: &Service) -> Vec<Finding> {
         let hint = format!("remove `services.{name}.container_name`; {by_name}");
         found.push(Finding::usage(CONTAINER_NAME, message, hint));
     }
-    for port in service.fixed_ports() {
-        let message = format!("`{name}` publishes host port {port}, which only one instance can have");
-        let hint = format!(
-            "remove `{port}:…` from `services.{name}.ports` and let the proxy use the container port (`expose`)"
-        );
-        found.push(Finding::usage(FIXED_PORT, message, hint));
-    }
+    found.extend(service.ports.iter().filter_map(|port| fixed_port(name, port)));
     if let Some(mode) = service.network_mode.as_ref().filter(|mode| *mode != "bridge") {
         let message = format!(
             "`{name}` has `network_mode: {mode}`, so its instances share one address and cannot be distinguished"
@@ -66,6 +63,25 @@ pub fn obstacles(service: &Service) -> Vec<Finding> {
         found.push(Finding::usage("fixed-address", message, hint));
     }
     found
+}
+
+/// Obstacle of a fixed port. A stand-in serves only TCP.
+fn fixed_port(name: &str, port: &Port) -> Option<Finding> {
+    let published = port.fixed()?;
+    if port.protocol() == "tcp" {
+        let message = format!("`{name}` publishes host port {published}, which only one instance can have");
+        let hint = format!(
+            "remove `{published}:…` from `services.{name}.ports` and let the proxy use the container port (`expose`)"
+        );
+        return Some(Finding::usage(FIXED_PORT, message, hint));
+    }
+    let protocol = port.protocol();
+    let message =
+        format!("`{name}` publishes host port {published}/{protocol}, which only one instance can have");
+    let removal = format!("remove `{published}:{}/{protocol}` from `services.{name}.ports`", port.target);
+    let instead = if port.target == HTTP3 { "; browsers use TCP instead" } else { "" };
+    let hint = removal + instead;
+    Some(Finding::usage("fixed-udp-port", message, hint))
 }
 
 /// Removes the findings on fixed ports if a stand-in can serve meanwhile, or adds to their hints why none can.

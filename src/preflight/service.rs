@@ -64,6 +64,7 @@ pub fn findings(context: &ServiceContext) -> Vec<Finding> {
         shared_volume,
         no_hold,
         stop_first,
+        runs_twice,
         no_restart_policy,
         moving_image,
         state_in_image,
@@ -237,8 +238,11 @@ fn no_hold(s: &ServiceContext) -> Option<Finding> {
 
 /// A worker with a volume is replaced stop-first; a service with clients should not be.
 fn stop_first(s: &ServiceContext) -> Option<Finding> {
-    let is_stop_first =
-        s.proxy == ProxyPresence::NoProxy && s.service.holds_volume() && s.service.update.order.is_none();
+    // Obstacles refuse a deploy before.
+    let is_stop_first = s.proxy == ProxyPresence::NoProxy
+        && s.service.holds_volume()
+        && s.service.update.order.is_none()
+        && file::obstacles(s.service).is_empty();
     let message = format!(
         "`{}` holds a writable volume and is behind no proxy, so its old instance stops before the new one starts: its \
          clients get no answer meanwhile",
@@ -249,6 +253,21 @@ fn stop_first(s: &ServiceContext) -> Option<Finding> {
         s.key("deploy.update_config.order")
     );
     (is_stop_first && s.has_clients).then(|| Finding::loss("stops-first", message, fix))
+}
+
+/// Old and new instance of a scheduler would both start each job.
+fn runs_twice(s: &ServiceContext) -> Option<Finding> {
+    let words = s.command_line();
+    let scheduler = s.service.scheduler(&words)?;
+    let order = s.service.update.order;
+    let stops_first = order == Some(Order::StopFirst) || (order.is_none() && s.service.holds_volume());
+    let are_side_by_side = s.proxy == ProxyPresence::NoProxy && !stops_first;
+    let message = format!(
+        "`{}` is {scheduler}, and its new instance starts before the old one stops: a job that is due then runs twice",
+        s.name()
+    );
+    let fix = format!("set `{}: stop-first`", s.key("deploy.update_config.order"));
+    are_side_by_side.then(|| Finding::loss("runs-twice", message, fix))
 }
 
 fn no_restart_policy(s: &ServiceContext) -> Option<Finding> {

@@ -186,7 +186,7 @@ fn resolves_soon(line: &str) -> bool {
 }
 
 /// True if a text has a name as a host: `//app`, `app:3000` or `server app`.
-fn routes_to(text: &str, name: &str) -> bool {
+pub fn routes_to(text: &str, name: &str) -> bool {
     whole_words(text, name).any(|(before, after)| {
         let with_port =
             after.strip_prefix(':').is_some_and(|port| port.starts_with(|c: char| c.is_ascii_digit()));

@@ -245,7 +245,7 @@ impl Proxy for PublishedPort {
 /// Fixed TCP ports of a service.
 pub fn forwards(service: &Service) -> Vec<Forward> {
     let forward = |port: &crate::model::Port| {
-        let published = port.published.as_ref()?.parse().ok().filter(|port| *port > 0)?;
+        let published = port.fixed()?;
         let ip = port.host_ip.as_ref().and_then(|ip| ip.parse().ok());
         let ip = ip.filter(|ip: &std::net::IpAddr| !ip.is_unspecified());
         (port.protocol() == "tcp").then_some(Forward { ip, published, target: port.target })
@@ -253,20 +253,16 @@ pub fn forwards(service: &Service) -> Vec<Forward> {
     service.ports.iter().filter_map(forward).collect()
 }
 
-/// True if a stand-in can serve for the published port of a service: fixed TCP ports are the only thing that a second
-/// instance could not have, and two instances may run at the same time.
+/// True if a stand-in can serve for the published TCP ports of a service, as far as their number and data go. Other
+/// keys that keep a second instance from starting have findings of their own.
 pub fn can_have_stand_in(service: &Service) -> bool {
     let kind = service.settings.proxy.kind.as_deref();
     let is_wanted = kind == Some(KIND);
     let is_open =
         kind.is_none() && service.settings.proxy.container.is_none() && service.single_writer().is_none();
-    let fixed = service.fixed_ports().len();
     (is_wanted || is_open)
-        && fixed > 0
-        && forwards(service).len() == fixed
-        && service.container_name.is_none()
+        && !forwards(service).is_empty()
         && service.network_mode.as_ref().is_none_or(|mode| mode == "bridge")
-        && service.own_addresses().next().is_none()
         && !service.starts_by_compose
         && service.replicas().is_none_or(|n| n == 1)
         && service.update.order != Some(Order::StopFirst)

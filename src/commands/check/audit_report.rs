@@ -1,6 +1,6 @@
 //! Document of `check`: a verdict for each service, and the findings.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::finding::{Finding, Subject};
 
@@ -29,11 +29,51 @@ pub struct VerdictRow {
     pub proxies: Vec<String>,
 }
 
-impl VerdictRow {
-    /// True if the finding is on a service of the row.
-    pub fn has(&self, finding: &Finding) -> bool {
-        finding.service().is_some_and(|name| self.services.iter().any(|service| service == name))
+/// A fact that was not available, about the whole project or some services.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unknown {
+    fact: String,
+    services: Vec<String>,
+    reason: String,
+}
+
+impl Unknown {
+    pub fn new(fact: &str, reason: impl Into<String>) -> Unknown {
+        Unknown { fact: fact.into(), services: Vec::new(), reason: reason.into() }
     }
+
+    pub fn of(self, service: &str) -> Unknown {
+        Unknown { services: vec![service.into()], ..self }
+    }
+
+    /// Text with the names of at most so many services.
+    pub fn text(&self, limit: usize) -> String {
+        let Unknown { fact, services, reason } = self;
+        let names = || services.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        match services.len() {
+            0 => format!("{fact}: {reason}"),
+            n if n > limit => format!("{fact} of {n} services: {reason}"),
+            _ => format!("{fact} of {}: {reason}", names()),
+        }
+    }
+}
+
+impl Serialize for Unknown {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&self.text(usize::MAX))
+    }
+}
+
+/// One entry for each fact and reason, with all its services.
+fn merged(all: Vec<Unknown>) -> Vec<Unknown> {
+    let mut merged: Vec<Unknown> = Vec::new();
+    for unknown in all {
+        match merged.iter_mut().find(|m| (&m.fact, &m.reason) == (&unknown.fact, &unknown.reason)) {
+            Some(known) => known.services.extend(unknown.services),
+            None => merged.push(unknown),
+        }
+    }
+    merged
 }
 
 /// Document of `check --output json`.
@@ -45,8 +85,8 @@ pub struct AuditReport {
     pub ok: bool,
     pub services: Vec<VerdictRow>,
     pub findings: Vec<Finding>,
-    /// Facts that were not available, with the reason.
-    pub not_audited: Vec<String>,
+    /// Facts that were not available.
+    pub not_audited: Vec<Unknown>,
 }
 
 impl AuditReport {
@@ -75,7 +115,7 @@ impl AuditReport {
             }
         }
         self.findings = unique;
-        self.not_audited.dedup();
+        self.not_audited = merged(self.not_audited);
         let losses: Vec<&Finding> = self.findings.iter().filter(|f| f.is_loss()).collect();
         for row in self.services.iter_mut().filter(|r| r.verdict != Verdict::LeftAlone) {
             let concerns = |loss: &&Finding| match &loss.subject {
@@ -135,13 +175,19 @@ mod tests {
     #[test]
     fn a_finding_on_two_services_is_reported_once() {
         let finding = || Finding::loss("x", "a", "b");
-        let report = AuditReport {
-            findings: vec![finding(), finding()],
-            not_audited: vec!["u".into(), "u".into()],
-            ..AuditReport::new("p")
-        };
-        let report = report.with_verdicts();
-        assert_eq!((report.findings.len(), report.not_audited.len()), (1, 1));
+        let report = AuditReport { findings: vec![finding(), finding()], ..AuditReport::new("p") };
+        assert_eq!(report.with_verdicts().findings.len(), 1);
+    }
+
+    #[test]
+    fn facts_that_are_unknown_for_the_same_reason_are_one_entry() {
+        let memory = |service: &str, reason: &str| Unknown::new("memory", reason).of(service);
+        let not_audited =
+            vec![memory("a", "x"), memory("b", "y"), memory("c", "x"), Unknown::new("engine", "none")];
+        let report = AuditReport { not_audited, ..AuditReport::new("p") }.with_verdicts();
+        let texts = |limit| report.not_audited.iter().map(|u| u.text(limit)).collect::<Vec<_>>();
+        assert_eq!(texts(2), ["memory of `a`, `c`: x", "memory of `b`: y", "engine: none"]);
+        assert_eq!(texts(1), ["memory of 2 services: x", "memory of `b`: y", "engine: none"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::audit_report::Unknown;
 use crate::configuration::Configuration;
 use crate::docker::inspect::Image;
 use crate::model::Service;
@@ -167,17 +168,17 @@ impl ConfiguredProxies {
         mounted_file(&configured.mounts, path)
     }
 
-    /// Notes on facts that the file does not contain.
-    pub fn notes(&self) -> Vec<String> {
-        let note = |configured: &ConfiguredProxy| {
-            let what = if configured.is_known {
-                "so only the file was checked"
+    /// Facts that the file does not contain.
+    pub fn unknown(&self) -> Vec<Unknown> {
+        let unknown = |configured: &ConfiguredProxy| {
+            let reason = if configured.is_known {
+                "it does not run, so only the file was checked"
             } else {
-                "and its configuration is not in the file"
+                "it does not run, and its configuration is not in the file"
             };
-            format!("{}: does not run, {what}", configured.proxy.name())
+            Unknown::new(&configured.proxy.name(), reason)
         };
-        self.0.iter().map(note).collect()
+        self.0.iter().map(unknown).collect()
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::audit_report::{AuditReport, Verdict, VerdictRow};
+use super::audit_report::{AuditReport, Unknown, Verdict, VerdictRow};
 use crate::configuration::Configuration;
 use crate::docker::inspect::Image;
 use crate::error::Error;
@@ -55,13 +55,12 @@ pub fn audit(
         report.findings.extend(found.into_iter().filter(|f| SWARM_RULES.contains(&f.rule)));
         report.services.push(verdict_row(service));
         if image(&service.image)?.is_none() {
-            report
-                .not_audited
-                .push(format!("image of `{name}` (health check, command): missing on this machine"));
+            let fact = Unknown::new("health check and command", "the image is missing on this machine");
+            report.not_audited.push(fact.of(name));
         }
     }
     if engine && docker.swarm_id().is_err() {
-        report.not_audited.push("running services: this engine is no manager of a Swarm".into());
+        report.not_audited.push(Unknown::new("running services", "this engine is no manager of a Swarm"));
     }
     report.findings.extend(versions::findings(docker.compose_version()?.as_deref(), None));
     Ok(())

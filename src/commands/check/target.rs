@@ -5,7 +5,8 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::ProjectFacts;
-use super::audit_report::{AuditReport, Verdict, VerdictRow};
+use super::audit_report::{AuditReport, Unknown, Verdict, VerdictRow};
+use super::role::{self, Role};
 use crate::docker::inspect::Container;
 use crate::engine::compose::desired;
 use crate::error::Error;
@@ -18,7 +19,7 @@ use crate::preflight::readiness::{self, ServingInstance};
 use crate::preflight::service::{self, HoldState, ProxyPresence, ServiceContext};
 use crate::preflight::signals::SignalMasks;
 use crate::preflight::{self, Surroundings, file, proxies};
-use crate::proxy::{self, Planned, Proxy, RolloutShape, converge};
+use crate::proxy::{self, Place, Planned, Proxy, RolloutShape, converge};
 use crate::targets::{Target, backend};
 
 /// Result of the audit of a target.
@@ -119,7 +120,7 @@ impl ProjectFacts<'_> {
         &self,
         target: &Target,
         proxies: &TargetProxies,
-        not_audited: &mut Vec<String>,
+        not_audited: &mut Vec<Unknown>,
     ) -> Result<Vec<Finding>> {
         let mut found = Vec::new();
         for name in target.services() {
@@ -163,17 +164,16 @@ impl ProjectFacts<'_> {
         Ok(TargetProxies { configured, may_have_another, ..TargetProxies::default() })
     }
 
-    /// Reason for not knowing the readiness probe of a target. Without the image its healthcheck is unknown.
-    fn unknown_probe(&self, target: &Target) -> Option<String> {
+    /// The readiness probe of a target, if it is unknown. Without the image its healthcheck is unknown.
+    fn unknown_probe(&self, target: &Target) -> Option<Unknown> {
         let services = target.services().into_iter().map(|name| &self.project.services[name]);
         let is_unknown = |s: &&Service| {
-            let is_set = s.healthcheck().is_some() || s.settings.http.is_some();
-            !is_set && !self.desired.images.contains_key(&s.name)
+            let is_own = s.healthcheck().is_some_and(|test| test != ["NONE"]) || s.settings.http.is_some();
+            !is_own && !self.desired.images.contains_key(&s.name)
         };
-        let Service { name, image, .. } = services.into_iter().find(is_unknown)?;
-        let reason =
-            if self.has_engine { format!("the image {image} is missing") } else { "no engine".into() };
-        Some(format!("readiness probe of `{name}`: {reason}"))
+        let service = services.into_iter().find(is_unknown)?;
+        let reason = if self.has_engine { "the image is missing on this machine" } else { "no engine" };
+        Some(Unknown::new("readiness probe", reason).of(&service.name))
     }
 
     /// Findings on a proxy. Each belongs to the service that its message names, else to the proxy.
@@ -184,6 +184,10 @@ impl ProjectFacts<'_> {
         proxy: &dyn Proxy,
         shape: &RolloutShape,
     ) -> Result<Vec<Finding>> {
+        // The findings of the file explain why a port cannot be led elsewhere.
+        if matches!(proxy.place(), Place::Port { obstacle: Some(_), .. }) {
+            return Ok(Vec::new());
+        }
         let files = |path: &str| self.configured_proxies.mounted_file(proxy, path);
         let planned = Planned { files: &files, present: self.number_in_file(target) };
         let is_planned = proxies.running.is_empty();
@@ -275,14 +279,13 @@ impl ProjectFacts<'_> {
         signals: Option<(String, SignalMasks)>,
     ) -> Vec<Finding> {
         let service = &self.project.services[name];
-        let depends = |other: &Service| other.depends_on.contains_key(name);
         service::findings(&ServiceContext {
             hold: self.hold_state(target, proxies),
             service,
             image: self.desired.images.get(name),
             proxy: proxies.presence(),
             requests_route: proxy::route_setting(&backend(self.project, service)).is_some(),
-            has_clients: !service.fixed_ports().is_empty() || self.project.services.values().any(depends),
+            has_clients: !service.fixed_ports().is_empty() || role::has_clients(self.project, service),
             listens: !service.exposed().is_empty(),
             has_engine: self.has_engine,
             instances: self.largest_number(target),
@@ -292,14 +295,12 @@ impl ProjectFacts<'_> {
         })
     }
 
-    /// Reason for not knowing the reaction of a service to its stop signal.
-    fn unknown_signals(&self, name: &str, is_unknown: bool) -> Option<String> {
+    /// The reaction of a service to its stop signal, if it is unknown.
+    fn unknown_signals(&self, name: &str, is_unknown: bool) -> Option<Unknown> {
         match self.running_count(name) {
-            0 => Some(format!("reaction of `{name}` to its stop signal, and its memory: no instance runs")),
+            0 => Some(Unknown::new("stop signal and memory", "no instance runs").of(name)),
             _ => is_unknown.then(|| {
-                format!(
-                    "reaction of `{name}` to its stop signal: not available from this machine or its image"
-                )
+                Unknown::new("stop signal", "not available from this machine or the image").of(name)
             }),
         }
     }
@@ -323,36 +324,51 @@ impl ProjectFacts<'_> {
 
     fn verdict_row(&self, target: &Target, proxies: &TargetProxies) -> VerdictRow {
         let services: Vec<String> = target.services().into_iter().map(String::from).collect();
+        let service = &self.project.services[&services[0]];
         let count = match services.iter().map(|s| self.running_count(s)).sum() {
             0 => "not started".to_string(),
             1 => "1 instance".to_string(),
             n => format!("{n} instances"),
         };
-        let names: Vec<String> = proxies.all().iter().map(|p| p.name()).collect();
-        let behind = match names.is_empty() {
-            false => format!("behind {}", names.join(", ")),
-            true if proxies.may_have_another => "behind a proxy with an unknown configuration".into(),
-            true => "no proxy in front".into(),
-        };
-        let service = &self.project.services[&services[0]];
-        let policy = desired::plan_policy(service, &service.update, !proxies.is_none());
-        let cause = service
-            .hold_cause(&service.update)
-            .filter(|_| self.hold_state(target, proxies) == HoldState::Waits);
-        let order = match cause {
-            Some(cause) => {
-                let hold = humantime::format_duration(service.settings.hold);
-                format!(", requests wait up to {hold} for the new version, because {cause}")
-            }
-            None if policy.order == Order::StopFirst => ", stops before it starts".into(),
-            None => String::new(),
-        };
+        let parts = [Some(count), Some(self.way_to(service, proxies)), self.order_of(target, proxies)];
         VerdictRow {
             name: target.name().into(),
             services,
             verdict: Verdict::Yes,
-            message: format!("{count}, {behind}{order}"),
-            proxies: names,
+            message: parts.into_iter().flatten().collect::<Vec<_>>().join(", "),
+            proxies: proxies.all().iter().map(|p| p.name()).collect(),
+        }
+    }
+
+    /// Order of a replacement, unless the new instance starts first.
+    fn order_of(&self, target: &Target, proxies: &TargetProxies) -> Option<String> {
+        let service = &self.project.services[target.services()[0]];
+        let waits = self.hold_state(target, proxies) == HoldState::Waits;
+        if let Some(cause) = service.hold_cause(&service.update).filter(|_| waits) {
+            let hold = humantime::format_duration(service.settings.hold);
+            return Some(format!("requests wait up to {hold} for the new version, because {cause}"));
+        }
+        let policy = desired::plan_policy(service, &service.update, !proxies.is_none());
+        (policy.order == Order::StopFirst).then(|| "stops before it starts".into())
+    }
+
+    /// The way of requests to a service.
+    fn way_to(&self, service: &Service, proxies: &TargetProxies) -> String {
+        let image = self.desired.images.get(&service.name).map(|i| i.config.clone()).unwrap_or_default();
+        let words = service.command_line(&image.entrypoint, &image.cmd);
+        let place = |proxy: &Arc<dyn Proxy>| match proxy.place() {
+            Place::Port { title, .. } => title.to_string(),
+            _ => format!("behind {}", proxy.name()),
+        };
+        let places: Vec<String> = proxies.all().iter().map(place).collect();
+        if !places.is_empty() {
+            places.join(", ")
+        } else if proxies.may_have_another {
+            "behind a proxy with an unknown configuration".into()
+        } else if self.role(service) == Role::Worker {
+            service.scheduler(&words).unwrap_or("no route".into())
+        } else {
+            "no proxy in front".into()
         }
     }
 }

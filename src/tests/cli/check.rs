@@ -21,9 +21,9 @@ fn check_passes_a_service_that_loses_nothing() {
     ));
     fake.run("check").code(0).stdout_eq(
         "\
-app  yes  1 instance, no proxy in front
+app  yes  1 instance, no route
 not checked
-  - reaction of `app` to its stop signal: not available from this machine or its image
+  - stop signal of `app`: not available from this machine or the image
 ",
     );
     assert_only_reads(&fake);
@@ -34,9 +34,9 @@ fn check_reports_each_loss_with_its_fix_and_fails() {
     let fake = FakeDocker::new();
     fake.service("image: 'app:1', restart: always, container_name: one, healthcheck: {test: [CMD, up]}");
     let expected = "\
-app  no   1 instance, no proxy in front
-  no    `app` has `container_name: one`, so a new instance cannot start beside the old one [container-name]
-        hint: remove `services.app.container_name`; other containers reach it by its service name `app`
+app  no   1 instance, no route
+no    `app` has `container_name: one`, so a new instance cannot start beside the old one [container-name]
+      hint: remove `services.app.container_name`; other containers reach it by its service name `app`
 ";
     fake.run("check --quiet").code(1).stdout_eq(expected);
     fake.run("check --quiet app").code(1).stderr_eq(
@@ -101,6 +101,94 @@ hint: the project has `app`; a service of a profile needs `--profile`
     fake.fail("compose config", "yaml: line 3: did not find expected key");
     let output = fake.run("check").code(2).get_output().clone();
     assert!(String::from_utf8(output.stderr).unwrap().contains("did not find expected key"));
+}
+
+/// Services of typical projects, with the start of the line on each, in the order of the report.
+const PROJECTS: [(&str, &[&str]); 9] = [
+    (
+        "db: {image: 'postgres:16', volumes: [{type: volume, source: d, target: /var/lib/postgresql/data}]}, \
+         cache: {image: 'shop-cache:1', expose: ['6379']}, \
+         web: {image: 'shop:1', ports: [{target: 80, published: '8080'}], depends_on: {db: {condition: service_started}}, \
+         volumes: [{type: volume, source: static, target: /app/static}]}",
+        &["web yes not started", "cache - Redis", "db - PostgreSQL"],
+    ),
+    (
+        "web: {image: 'shop:1', ports: [{target: 80, published: '8080'}]}, \
+         worker: {image: 'shop:1', command: [celery, worker], volumes: [{type: volume, source: media, target: /media}]}, \
+         beat: {image: 'shop:1', command: [celery, -A, shop, beat]}, broker: {image: 'rabbitmq:4'}",
+        &[
+            "web yes",
+            "beat no not started, a scheduler (celery beat)",
+            "worker yes not started, no route",
+            "broker - RabbitMQ",
+        ],
+    ),
+    (
+        "beat: {image: 'shop:1', command: [celery, beat], deploy: {update_config: {order: stop-first}}}",
+        &["beat yes not started, a scheduler (celery beat), stops before it starts"],
+    ),
+    (
+        "front: {image: 'front:1', ports: [{target: 80, published: '80'}], environment: {BACKEND: 'http://api:3000'}}, \
+         api: {image: 'api:1'}",
+        &["front yes", "api - reached only by other services"],
+    ),
+    (
+        "app: {image: 'shop:1', ports: [{target: 80, published: '80'}], depends_on: {seed: {condition: \
+         service_completed_successfully}}}, seed: {image: 'shop:1'}, db-init: {image: 'shop:1'}",
+        &["app yes", "db-init - a job", "seed - a job"],
+    ),
+    (
+        "app: {image: 'shop:1', container_name: shop, ports: [{target: 80, published: '80'}], \
+         volumes: [{type: volume, source: u, target: /uploads}]}",
+        &["app no"],
+    ),
+    (
+        "web: {image: 'caddy-app:1', ports: [{target: 443, published: '443'}, {target: 443, published: '443', protocol: udp}]}",
+        &["web no"],
+    ),
+    ("db: {image: 'mysql:8', ports: [{target: 3306, published: '3306'}]}", &["db - MySQL"]),
+    ("api: {image: 'api:1', expose: ['80']}, db: {image: mongo}", &["api no", "db - MongoDB"]),
+];
+
+#[test]
+fn check_lists_first_what_is_reached_from_outside() {
+    let fake = FakeDocker::new();
+    for (services, expected) in PROJECTS {
+        fake.write("config.yaml", &format!("name: q\nservices: {{{services}}}\n"));
+        let output = fake.run("check --output json").get_output().clone();
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let rows = document["services"].as_array().unwrap().iter().map(|row| {
+            let verdict = row["verdict"].as_str().unwrap().replace("left_alone", "-");
+            format!("{} {verdict} {}", row["name"].as_str().unwrap(), row["message"].as_str().unwrap())
+        });
+        let rows: Vec<String> = rows.collect();
+        assert_eq!(rows.len(), expected.len(), "{services}: {rows:#?}");
+        let is_expected = |(row, start): (&String, &&str)| row.starts_with(start);
+        assert!(rows.iter().zip(expected).all(is_expected), "{services}: {rows:#?}");
+    }
+}
+
+/// One mistake is one loss: what follows from it is not reported as well.
+#[test]
+fn check_reports_one_cause_once() {
+    let fake = FakeDocker::new();
+    for (keys, rule) in [
+        ("container_name: one, ports: [{target: 80, published: '8080'}]", "container-name"),
+        (
+            "ports: [{target: 443, published: '443'}, {target: 443, published: '443', protocol: udp}]",
+            "fixed-udp-port",
+        ),
+    ] {
+        fake.service(&format!(
+            "image: 'app:1', {keys}, volumes: [{{type: volume, source: u, target: /uploads}}]"
+        ));
+        let output = fake.run("check --output json").code(1).get_output().clone();
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let findings = document["findings"].as_array().unwrap();
+        let losses = findings.iter().filter(|f| f["severity"] == "no" && f["rule"] != "fixed-host-port");
+        let losses: Vec<&Value> = losses.map(|f| &f["rule"]).collect();
+        assert_eq!(losses, [rule], "{document:#}");
+    }
 }
 
 /// `check` lists everything that a file lacks for a Swarm; `init --swarm --print` shows the converted file.
