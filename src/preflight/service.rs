@@ -57,7 +57,7 @@ pub struct ServiceContext<'a> {
 
 /// Findings of all rules.
 pub fn findings(context: &ServiceContext) -> Vec<Finding> {
-    let rules: [fn(&ServiceContext) -> Option<Finding>; 9] = [
+    let rules: [fn(&ServiceContext) -> Option<Finding>; 10] = [
         no_proxy,
         ignores_stop_signal,
         short_grace,
