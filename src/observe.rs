@@ -250,7 +250,11 @@ impl TargetReader<'_> {
 
     /// Observes the target by containers that were just read.
     pub fn observe_containers(&self, containers: Vec<Container>) -> Result<TargetSnapshot> {
-        self.snapshot(containers, &|service, container| self.is_ready(service, container))
+        self.snapshot(containers, &|service, container| match container.is_relay() {
+            // A relay that forwards already hides requests in flight, so a new rollout needs another one.
+            true => Ok(self.docker.relay_status(&container.id).is_some_and(|s| s.forwarding_to.is_none())),
+            false => self.is_ready(service, container),
+        })
     }
 
     fn snapshot(&self, containers: Vec<Container>, is_ready: IsReady) -> Result<TargetSnapshot> {

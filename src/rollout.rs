@@ -265,6 +265,7 @@ impl<'a> Rollout<'a> {
         if out.is_empty() || inside.is_empty() {
             return;
         }
+        self.hold_again(&inside);
         for (proxy, rotation) in self.rotations_with(&inside, &out) {
             let goal = Goal::Rotation(Rotation { urgent: true, ..rotation });
             let _ = Pursuit::new(self.context.docker, proxy, goal).step();

@@ -20,7 +20,7 @@ fn helper_words(words: &[&str]) -> Vec<String> {
 impl Docker {
     /// Status of a relay; `None` if it does not answer.
     pub fn relay_status(&self, relay: &str) -> Option<RelayStatus> {
-        let result = self.exec(&Exec::new(relay, status_command())).ok().filter(|result| result.ok())?;
+        let result = self.query(&Exec::new(relay, status_command())).ok().filter(|result| result.ok())?;
         serde_json::from_str(&result.stdout).ok()
     }
 

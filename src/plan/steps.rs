@@ -247,10 +247,16 @@ impl Plan {
     /// Highest number of additional instances at a time.
     pub fn extra_instances(&self) -> usize {
         let (mut more, mut most) = (0isize, 0);
+        // A relay is no instance of the service.
+        let is_relay = |key: &InstanceKey| {
+            let creates = |(step, _): &&PlannedStep| matches!(step, Step::CreateBridge { key: k, kind: Bridge::Relay, .. } if k == key);
+            self.steps().iter().any(creates)
+        };
+        let instances = |keys: &[InstanceKey]| keys.iter().filter(|k| !is_relay(k)).count() as isize;
         for (step, _) in self.steps() {
             match step {
-                Step::Start(keys) => more += keys.len() as isize,
-                Step::Stop(keys) => more -= keys.len() as isize,
+                Step::Start(keys) => more += instances(keys),
+                Step::Stop(keys) => more -= instances(keys),
                 _ => {}
             }
             most = most.max(more);

@@ -212,6 +212,9 @@ pub enum Event {
     #[serde(alias = "idle")]
     #[display("no request in flight: {_0}")]
     Drained(Names),
+    /// Requests wait in a relay from now on.
+    #[display("requests wait in {_0}")]
+    Holding(Names),
     /// Requests that waited in a relay while the only instance of a service was replaced.
     #[display("{}", held_text(*requests, *longest, *refused))]
     Held {

@@ -154,6 +154,7 @@ pub fn is_displayed(event: &Event) -> bool {
             | Event::Ready(_)
             | Event::NotReady(_)
             | Event::Routed { .. }
+            | Event::Holding(_)
             | Event::Draining(_)
             | Event::Drained(_)
             | Event::Stopped(_)

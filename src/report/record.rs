@@ -68,6 +68,7 @@ pub fn summary(records: &[EventRecord], exit: u8, took: Duration) -> Value {
             .iter()
             .flat_map(|event| event["services"].as_array().cloned().unwrap_or_default())
             .collect::<Vec<Value>>(),
+        "held": fields(|event| matches!(event, Event::Held { .. }), &["/requests", "/longest", "/refused"]),
         "witness": fields(
             |event| matches!(event, Event::Witness(_)),
             &["/url", "/summary/sent", "/summary/lost", "/summary/longest_gap_ms"],

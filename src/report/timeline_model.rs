@@ -21,6 +21,8 @@ pub enum InstancePhase {
     Ready,
     #[display("in rotation")]
     InRotation,
+    /// A relay in rotation, in which requests wait.
+    Holding,
     /// Out of rotation, with requests in flight.
     Draining,
     /// Exited, or without an answer.
@@ -120,8 +122,9 @@ impl InstanceTracks {
             }
             Event::Routed { in_rotation, out_of_rotation } => {
                 self.enter_if(at, in_rotation, InRotation, |_| true);
-                self.enter_if(at, out_of_rotation, Draining, |now| now == InRotation);
+                self.enter_if(at, out_of_rotation, Draining, |now| [InRotation, Holding].contains(&now));
             }
+            Event::Holding(relays) => self.enter(at, relays, Holding),
             Event::Draining(draining) => {
                 let tracks = self.tracks.iter_mut().filter(|t| draining.names.contains(&t.name));
                 tracks.filter(|t| t.is_drained()).for_each(|track| track.enter(at, Draining));
@@ -281,6 +284,21 @@ mod tests {
             Event::Stopped(names("app-3").into()),
         ];
         assert_eq!(timeline(&events)[3], "app-3 new: created@1, in rotation@2, failed@3, stopped@6");
+    }
+
+    #[test]
+    fn a_relay_holds_until_the_new_instance_is_in_rotation() {
+        let events = [
+            deploying("lb"),
+            Event::Created(names("app-3").into()),
+            ready("app-3"),
+            Event::Routed { in_rotation: names("app-3"), out_of_rotation: names("app-1") },
+            Event::Holding(names("app-3").into()),
+            Event::Routed { in_rotation: names("app-4"), out_of_rotation: names("app-3") },
+            Event::Stopped(names("app-3").into()),
+        ];
+        let expected = "app-3 new: created@1, ready@2, in rotation@3, holding@4, draining@5, stopped@6";
+        assert_eq!(timeline(&events)[3], expected);
     }
 
     #[test]

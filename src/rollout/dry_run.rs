@@ -52,6 +52,10 @@ impl Rollout<'_> {
     }
 
     pub(super) fn note_readiness(&self, key: &InstanceKey) -> Result<()> {
+        if self.is_relay(key) {
+            self.note("wait until the relay listens".into());
+            return Ok(());
+        }
         let timing = &self.service(key).settings.timing;
         self.note(format!(
             "wait for {}, every {} for at most {}",

@@ -131,17 +131,28 @@ impl Rollout<'_> {
         for (relay, address) in forwards {
             failures.extend(docker.forward_relay(&relay.id, Some(address)).err());
         }
-        if owner.is_none() && self.is_best_effort {
-            for relay in self.running_relays(inside) {
-                failures.extend(docker.forward_relay(&self.containers[relay].id, None).err());
-            }
-        }
         for error in failures {
             self.context.report.warn(&Warning::Other(format!("requests that wait may be lost: {error:#}")));
+        }
+        if self.is_best_effort {
+            self.hold_again(inside);
         }
         if owner.is_none() && !self.running_relays(inside).is_empty() {
             self.held_since.get_or_insert_with(Instant::now);
             self.context.witness.begin_hold();
+        }
+    }
+
+    /// Requests wait again in a relay of these, unless an instance is among them.
+    pub(super) fn hold_again(&self, inside: &[InstanceKey]) {
+        let relays = self.running_relays(inside);
+        if relays.is_empty() || inside.iter().any(|k| !self.is_relay(k)) {
+            return;
+        }
+        self.context.witness.begin_hold();
+        for relay in relays {
+            // A relay that does not answer has ended, or holds nothing.
+            let _ = self.context.docker.forward_relay(&self.containers[relay].id, None);
         }
     }
 
@@ -157,6 +168,8 @@ impl Rollout<'_> {
     pub(super) fn ready_time(&self, service: &Service) -> Option<Duration> {
         let since = self.held_since.filter(|_| !self.is_best_effort)?;
         let left = service.settings.hold.saturating_sub(since.elapsed());
+        // A round number, for messages.
+        let left = Duration::from_millis(left.as_millis() as u64 / 100 * 100);
         Some(left.max(service.settings.timing.interval))
             .filter(|left| *left < service.settings.timing.deadline)
     }

@@ -48,8 +48,12 @@ impl<'a> Rollout<'a> {
         for id in self.ids(outside) {
             self.left_rotation_at.entry(id).or_insert(now);
         }
-        let (inside, outside) = (self.names(&self.inside), self.names(outside));
-        self.context.report.event(Event::Routed { in_rotation: inside, out_of_rotation: outside });
+        let names = |keys: &[InstanceKey]| self.names(keys);
+        let (in_rotation, out_of_rotation) = (names(&self.inside), names(outside));
+        self.context.report.event(Event::Routed { in_rotation, out_of_rotation });
+        if self.inside.iter().all(|k| self.is_relay(k)) {
+            self.report(Event::Holding, &self.inside);
+        }
         Ok(())
     }
 

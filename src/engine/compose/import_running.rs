@@ -266,7 +266,7 @@ fn unrecorded<'a>(
     let mut versions = Vec::new();
     for target in targets {
         let services = target.services();
-        let runs = |c: &&Container| c.is_running() && is_member(project, c, &services);
+        let runs = |c: &&Container| c.is_running() && !c.is_bridge() && is_member(project, c, &services);
         let running: Vec<&Container> = containers.iter().filter(runs).collect();
         let kinds: BTreeSet<(&str, Option<&str>)> =
             running.iter().map(|c| (c.image_id.as_str(), single_service_hash(c, &services))).collect();

@@ -62,7 +62,8 @@ impl<'a> ComposeRun<'a> {
 
     fn image_change(&self, service: &str) -> ImageChange {
         let containers = self.prepared.containers.iter();
-        let running = containers.filter(|c| is_member(self.project(), c, &[service]) && c.is_running());
+        let is_instance = |c: &&Container| is_member(self.project(), c, &[service]) && !c.is_bridge();
+        let running = containers.filter(is_instance).filter(|c| c.is_running());
         let from = running.map(|c| (c.config.image.clone(), c.image_id.clone()));
         // A restored release has a tag of compose-zd as its image.
         let recorded = self.restored.get(service).map(|release| release.image.as_str());

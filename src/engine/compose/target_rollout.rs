@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::docker::CommandList;
-use crate::docker::inspect::{CONFIG_HASH, Container};
+use crate::docker::inspect::{BRIDGE, CONFIG_HASH, Container, RELAY};
 use crate::error::Error;
 use crate::model::{FailureAction, Update};
 use crate::observe::{TargetReader, TargetSnapshot};
@@ -168,10 +168,11 @@ impl<'a> TargetRollout<'a> {
                     .filter(|c| c.compose().is_some_and(|(_, s)| s == service))
                     .map(Container::number);
                 let next = last.max().unwrap_or(0) + 1;
+                let is_relay = matches!(step, Step::CreateBridge { kind: Bridge::Relay, .. });
                 let new_containers = fresh
                     .iter()
                     .zip(next..)
-                    .map(|(key, n)| (key.clone(), self.planned_container(service, n)));
+                    .map(|(key, n)| (key.clone(), self.planned_container(service, n, is_relay)));
                 bound.extend(new_containers.collect::<Vec<_>>());
             }
         }
@@ -194,11 +195,14 @@ impl<'a> TargetRollout<'a> {
         Ok(self.plan.steps().into_iter().zip(actions).map(step).collect())
     }
 
-    /// Container of an instance to create, with Compose's next number.
-    fn planned_container(&self, service: &str, number: u32) -> Container {
+    /// Container of an instance or relay to create, with Compose's next number.
+    fn planned_container(&self, service: &str, number: u32, is_relay: bool) -> Container {
         let project = &self.context.project.name;
         let mut container = self.reader.preview(service).named(&format!("{project}-{service}-{number}"));
         container.id = format!("<id of {service}-{number}>");
+        if is_relay {
+            container.config.labels.insert(BRIDGE.into(), RELAY.into());
+        }
         container.numbered(number)
     }
 

@@ -78,6 +78,8 @@ fn every() -> Vec<Event> {
         Event::Routed { in_rotation: names(), out_of_rotation: Vec::new() },
         Event::Draining(names().into()),
         Event::Drained(names().into()),
+        Event::Holding(names().into()),
+        Event::Held { requests: 2, longest: second, refused: 0 },
         Event::Stopped(names().into()),
         Event::Removed(names().into()),
         Event::StartingDependencies(names().into()),
