@@ -384,7 +384,7 @@ impl<'a> PlanBuilder<'a> {
             Err(Unplannable {
                 service: desired.service.clone(),
                 reason: "is replaced stop-first, and no other instance would serve meanwhile",
-                fix: "use `order: start-first`, or run more instances than are replaced at a time",
+                fix: "use `order: start-first`, let requests wait (`x-zd.hold`), or run more instances than are replaced at a time",
             })
         } else {
             Ok(self.inside.is_empty() || self.inside.iter().any(|k| stays(&k) && !self.is_broken(k)))

@@ -557,6 +557,8 @@ pub struct RouteInfo {
     pub host: Option<String>,
     /// True if the proxy sends FastCGI, uwsgi or gRPC, not HTTP.
     pub not_http: bool,
+    /// Time after which the proxy gives up on an answer, if its configuration has one.
+    pub answer_timeout: Option<Duration>,
     /// Public routes, the simplest first; empty if the proxy's configuration does not name them.
     pub public: Vec<PublicRoute>,
 }

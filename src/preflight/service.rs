@@ -49,6 +49,8 @@ pub struct ServiceContext<'a> {
     /// Present or future number of instances.
     pub instances: usize,
     pub hold: HoldState,
+    /// Proxy in front, and the time after which it gives up on an answer.
+    pub answer_timeout: Option<(String, Duration)>,
     /// Name of a running instance, with the signal masks of its first process.
     pub signals: Option<(String, SignalMasks)>,
     /// The state folder, if it is inside the build context.
@@ -57,12 +59,13 @@ pub struct ServiceContext<'a> {
 
 /// Findings of all rules.
 pub fn findings(context: &ServiceContext) -> Vec<Finding> {
-    let rules: [fn(&ServiceContext) -> Option<Finding>; 10] = [
+    let rules: [fn(&ServiceContext) -> Option<Finding>; 11] = [
         no_proxy,
         ignores_stop_signal,
         short_grace,
         shared_volume,
         no_hold,
+        short_answer_timeout,
         stop_first,
         runs_twice,
         no_restart_policy,
@@ -234,6 +237,24 @@ fn no_hold(s: &ServiceContext) -> Option<Finding> {
     );
     let fix = "see `compose-zd help hold` for what a hold needs".to_string();
     (s.hold == HoldState::Impossible).then(|| Finding::note("no-hold", message, fix))
+}
+
+/// A proxy gives up on requests that wait, before the old instance can answer them.
+fn short_answer_timeout(s: &ServiceContext) -> Option<Finding> {
+    let (proxy, limit) = s.answer_timeout.as_ref()?;
+    let wait = s.service.settings.hold * 2;
+    let message = format!(
+        "requests of `{}` may wait up to {} while its only instance is replaced, and {proxy} gives up on an answer after {}",
+        s.name(),
+        humantime::format_duration(wait),
+        humantime::format_duration(*limit)
+    );
+    let fix = format!(
+        "set `{}: {}` or less, or a longer time-out in the proxy",
+        s.key("x-zd.hold"),
+        humantime::format_duration(*limit / 2)
+    );
+    (s.hold == HoldState::Waits && wait > *limit).then(|| Finding::note("short-proxy-timeout", message, fix))
 }
 
 /// A worker with a volume is replaced stop-first; a service with clients should not be.

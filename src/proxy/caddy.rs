@@ -327,6 +327,7 @@ impl Proxy for Caddy {
         RouteInfo {
             port: port.or_else(|| labelled_port(&backend.labels).filter(|_| self.by_labels)),
             not_http: handlers.iter().any(|handler| handler.fastcgi),
+            answer_timeout: None,
             public: public_route::public_routes(&self.settings.config, &by_address.collect()),
             host: handlers.into_iter().find_map(|h| h.public_host),
         }

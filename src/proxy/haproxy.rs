@@ -13,6 +13,7 @@ mod variables;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::kit::connections;
 use super::public_route::PublicRoute;
@@ -159,6 +160,10 @@ impl Haproxy {
         is_new && !self.config.has_static_balance(backend)
     }
 
+    fn answer_timeout(&self, names: &[String]) -> Option<Duration> {
+        self.backends_of(names).into_iter().filter_map(|backend| self.config.answer_timeout(backend)).min()
+    }
+
     fn public_routes_to(&self, names: &[String]) -> Vec<PublicRoute> {
         frontend::public_routes(&self.config.frontends, &self.backends_of(names))
     }
@@ -259,6 +264,7 @@ impl Proxy for Haproxy {
     fn route_to(&self, backend: &Backend) -> RouteInfo {
         RouteInfo {
             port: self.lines_of(&backend.names).find_map(|line| line.port),
+            answer_timeout: self.answer_timeout(&backend.names),
             public: self.public_routes_to(&backend.names),
             ..RouteInfo::default()
         }

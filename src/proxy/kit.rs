@@ -5,4 +5,5 @@ pub mod connections;
 pub mod hosts;
 pub mod sock_diag;
 pub mod sockets;
+pub mod time;
 pub mod version;

@@ -34,6 +34,9 @@ const KEEPALIVE_MIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 const KEEPALIVE_SINCE: [u32; 3] = [1, 27, 4];
 
+/// Default of `proxy_read_timeout`.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
 const TITLE: &str = "nginx";
 
 pub const ADAPTER: Adapter = Adapter {
@@ -225,6 +228,7 @@ impl Proxy for Nginx {
             port: main.and_then(|(_, upstream)| upstream.port),
             host: main.and_then(|(pass, _)| pass.host_header.clone()),
             not_http: main.is_some_and(|(pass, _)| !pass.is_http),
+            answer_timeout: Some(self.settings.routes.read_timeout.unwrap_or(READ_TIMEOUT)),
             public,
         }
     }

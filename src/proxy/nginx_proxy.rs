@@ -404,6 +404,7 @@ impl Proxy for NginxProxy {
             port: port.or(only).or(Some(80)),
             host: host.filter(|h| is_plain_host(h)).map(String::from),
             not_http: ["fastcgi", "uwsgi", "grpc", "grpcs"].contains(&protocol.trim()),
+            answer_timeout: None,
             public: self.public_routes(backend, routes.as_deref()),
         }
     }

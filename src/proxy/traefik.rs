@@ -363,6 +363,7 @@ impl Proxy for Traefik {
             port: http.port().or(backend.exposed.first().copied()),
             host: http.rules().find_map(labels::host).or_else(|| labels::host(&default?)),
             not_http: false,
+            answer_timeout: None,
             public: public_route::public_routes(&self.config, &backend.labels),
         }
     }

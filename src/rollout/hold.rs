@@ -134,9 +134,7 @@ impl Rollout<'_> {
         for error in failures {
             self.context.report.warn(&Warning::Other(format!("requests that wait may be lost: {error:#}")));
         }
-        if self.is_best_effort {
-            self.hold_again(inside);
-        }
+        self.hold_again(inside);
         if owner.is_none() && !self.running_relays(inside).is_empty() {
             self.held_since.get_or_insert_with(Instant::now);
             self.context.witness.begin_hold();

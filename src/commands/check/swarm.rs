@@ -70,6 +70,7 @@ pub fn audit(
 fn service_context<'a>(service: &'a Service, image: Option<&'a Image>) -> ServiceContext<'a> {
     ServiceContext {
         hold: HoldState::Unneeded,
+        answer_timeout: None,
         service,
         image,
         proxy: ProxyPresence::NoProxy,

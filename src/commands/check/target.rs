@@ -1,6 +1,7 @@
 //! Audit of one target: its settings, plan, readiness probe, proxies and signal handling.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -19,7 +20,7 @@ use crate::preflight::readiness::{self, ServingInstance};
 use crate::preflight::service::{self, HoldState, ProxyPresence, ServiceContext};
 use crate::preflight::signals::SignalMasks;
 use crate::preflight::{self, Surroundings, file, proxies};
-use crate::proxy::{self, Place, Planned, Proxy, RolloutShape, converge};
+use crate::proxy::{self, Backend, Place, Planned, Proxy, RolloutShape, converge};
 use crate::targets::{Target, backend};
 
 /// Result of the audit of a target.
@@ -281,6 +282,7 @@ impl ProjectFacts<'_> {
         let service = &self.project.services[name];
         service::findings(&ServiceContext {
             hold: self.hold_state(target, proxies),
+            answer_timeout: answer_timeout(&proxies.all(), &backend(self.project, service)),
             service,
             image: self.desired.images.get(name),
             proxy: proxies.presence(),
@@ -371,6 +373,12 @@ impl ProjectFacts<'_> {
             "no proxy in front".into()
         }
     }
+}
+
+/// Shortest time after which a proxy gives up on an answer, with its name.
+fn answer_timeout(proxies: &[Arc<dyn Proxy>], backend: &Backend) -> Option<(String, Duration)> {
+    let limits = proxies.iter().filter_map(|p| Some((p.name(), p.route_to(backend).answer_timeout?)));
+    limits.min_by_key(|(_, limit)| *limit)
 }
 
 /// Findings on probes that prove little, or the lack of any.

@@ -10,6 +10,7 @@ fn service(keys: &str) -> Service {
 fn context(service: &Service, presence: ProxyPresence) -> ServiceContext<'_> {
     ServiceContext {
         hold: HoldState::Unneeded,
+        answer_timeout: None,
         service,
         image: None,
         proxy: presence,
@@ -225,4 +226,18 @@ fn requests_that_wait_leave_no_two_writers_and_a_hold_that_cannot_be_is_a_note()
     let with = |hold| rules(&findings(&ServiceContext { hold, ..context(&service, ProxyPresence::Drains) }));
     assert_eq!(with(HoldState::Waits), "");
     assert_eq!(with(HoldState::Impossible), "shared-volume no-hold");
+}
+
+#[test]
+fn a_proxy_that_gives_up_before_a_hold_is_over_is_a_note() {
+    let service = service("x-zd: {hold: 20s}, deploy: {update_config: {order: stop-first}}");
+    let with = |hold, limit| {
+        let answer_timeout = Some(("haproxy `lb`".to_string(), Duration::from_secs(limit)));
+        let context = ServiceContext { hold, answer_timeout, ..context(&service, ProxyPresence::Drains) };
+        findings(&context).iter().map(|f| f.message.clone()).collect::<String>()
+    };
+    let expected = "requests of `app` may wait up to 40s while its only instance is replaced, and haproxy `lb` gives up on \
+                    an answer after 39s";
+    assert_eq!(with(HoldState::Waits, 39), expected);
+    assert_eq!([with(HoldState::Waits, 40), with(HoldState::Unneeded, 1)], ["", ""]);
 }

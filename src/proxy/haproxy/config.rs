@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use super::frontend::Frontend;
 use super::server::Server;
 use super::variables::Variables;
 use super::words::{bare, words};
-use crate::proxy::kit::version;
+use crate::proxy::kit::{time, version};
 
 /// First version whose runtime API adds servers, and checks them.
 pub const ADDS_SERVERS_SINCE: [u32; 2] = [2, 6];
@@ -42,6 +43,8 @@ struct BackendTraits {
     /// The `balance` algorithm hashes a property of the request, by a map unless `hash-type` is `consistent`.
     is_hashed: bool,
     is_consistent: bool,
+    /// `timeout server`.
+    answer_timeout: Option<Duration>,
 }
 
 /// `server NAME HOST:PORT …` or `server-template PREFIX COUNT NAME:PORT …`.
@@ -178,6 +181,11 @@ impl HaproxyConfig {
         self.backends.get(backend).is_some_and(|b| b.redispatches)
     }
 
+    /// Time after which HAProxy gives up on an answer of the backend.
+    pub fn answer_timeout(&self, backend: &str) -> Option<Duration> {
+        self.backends.get(backend)?.answer_timeout
+    }
+
     /// The `balance` algorithm of the backend has a fixed map of servers.
     pub fn has_static_balance(&self, backend: &str) -> bool {
         self.backends.get(backend).is_some_and(|b| b.is_static || (b.is_hashed && !b.is_consistent))
@@ -241,6 +249,7 @@ impl ConfigReader {
                 traits.is_static = algorithm == "static-rr";
                 traits.is_hashed = HASHES.iter().any(|hash| algorithm.split('(').next() == Some(hash));
             }
+            ["timeout", "server", time, ..] => traits.answer_timeout = time::parse(time, "ms"),
             ["hash-type", method, ..] => traits.is_consistent = method == "consistent",
             ["option", "redispatch", ..] => traits.redispatches = true,
             ["no", "option", "redispatch", ..] => traits.redispatches = false,

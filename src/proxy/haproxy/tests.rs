@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::socket::parse_address;
 use super::*;
+use crate::docker::inspect::{BRIDGE, RELAY};
 
 fn container(json: &str) -> Container {
     serde_json::from_str(json).unwrap()
@@ -747,4 +748,46 @@ fn a_sticky_backend_whose_sessions_maintenance_cuts_is_refused() {
         ["check", "inter", "1s"],
         "an added server leaves by maintenance"
     );
+}
+
+#[test]
+fn a_relay_has_an_added_server_without_a_check() {
+    let relay = |id: &str| {
+        let labels = [(BRIDGE.to_string(), RELAY.to_string())].into();
+        Endpoint { labels, ..endpoint(id, "172.21.0.5") }
+    };
+    let held = Rotation { inside: vec![relay("new")], ..rotation() };
+    let step =
+        |configuration: &str, state: &str| commands(haproxy(configuration).route(&output(state), &held));
+    let add = "add server web/compose-zd-new 172.21.0.5:3000 inter 500ms; set server web/compose-zd-new state drain";
+    assert_eq!(step(LINES, FIXED), add);
+    assert_eq!(step(LINES, &with_added("172.21.0.9 0 0 2", "")), add, "a vacant line would check the relay");
+    let added = with_added("172.21.0.2 2 0 3", "172.21.0.5 2 8 0").replace("15 0 4 6", "1 0 0 0");
+    let switch = "set server web/compose-zd-new state ready; set server web/one state drain";
+    assert_eq!(step(LINES, &added), switch);
+    let slot = step(CONFIGURATION, RECORDED);
+    assert!(slot.contains("add server web/compose-zd-new") && !slot.contains("web/app3"), "{slot}");
+}
+
+#[test]
+fn requests_can_wait_where_haproxy_adds_servers_without_tls() {
+    let can_hold = |line: &str, version: &str| {
+        let configuration = format!("backend web\n    {line}\n@version HAProxy version {version}\n");
+        haproxy(&configuration).abilities().can_hold
+    };
+    assert!(can_hold("server one app:3000 check", "3.2.1"));
+    assert!(!can_hold("server one app:3000 check", "2.4.0"));
+    assert!(!can_hold("server one app:3000 ssl verify none", "3.2.1"), "TLS begins before the hold is over");
+}
+
+#[test]
+fn the_time_for_an_answer_is_that_of_the_backend_or_its_defaults() {
+    let limit = |backend: &str| {
+        let configuration = format!(
+            "defaults\n    timeout server 60s\nbackend web\n    {backend}\n    server one app:3000\n"
+        );
+        haproxy(&configuration).route_to(&self::backend("app", "front")).answer_timeout
+    };
+    assert_eq!(limit(""), Some(Duration::from_secs(60)));
+    assert_eq!(limit("timeout server 5000"), Some(Duration::from_secs(5)));
 }

@@ -1,8 +1,10 @@
 //! Routes of nginx's configuration: the hosts of each `…_pass`, and the public routes that lead to them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::config::Directive;
+use crate::proxy::kit::time;
 use crate::proxy::public_route::{PublicRoute, is_plain};
 
 /// Host to which nginx sends requests.
@@ -31,6 +33,8 @@ pub struct Routes {
     /// True if `master_process off` is set, so that a reload has no new workers.
     pub is_single_process: bool,
     pub has_keepalive_min_timeout: bool,
+    /// Shortest `proxy_read_timeout` of all places.
+    pub read_timeout: Option<Duration>,
 }
 
 /// Most values of a text with variables.
@@ -60,6 +64,7 @@ pub fn routes(directives: &[Directive]) -> Routes {
     let mut routes = Routes {
         is_single_process: directives.iter().any(|d| is(d, "master_process", "off")),
         has_keepalive_min_timeout: has(directives, "keepalive_min_timeout"),
+        read_timeout: read_timeout(directives),
         ..Routes::default()
     };
     for block in directives.iter().filter(|d| ["http", "stream"].contains(&d.name.as_str())) {
@@ -73,6 +78,11 @@ pub fn routes(directives: &[Directive]) -> Routes {
 
 fn has(directives: &[Directive], name: &str) -> bool {
     directives.iter().any(|d| d.name == name || has(&d.block, name))
+}
+
+fn read_timeout(directives: &[Directive]) -> Option<Duration> {
+    let own = |d: &Directive| time::parse(d.arg(0), "s").filter(|_| d.name == "proxy_read_timeout");
+    directives.iter().flat_map(|d| [own(d), read_timeout(&d.block)]).flatten().min()
 }
 
 impl Names {

@@ -460,3 +460,13 @@ fn requests_in_flight_are_the_connections_of_nginx() {
     assert_eq!(state.in_flight, expected.map(|(id, n)| (id, crate::proxy::InFlight::Exact(n))).into());
     assert!(proxy(GOOD).advance(&[output("@now 3\n")], &switch()).is_err(), "a cut answer");
 }
+
+#[test]
+fn the_time_for_an_answer_is_the_shortest_of_all_places() {
+    let seconds =
+        |http: &str| proxy(http).route_to(&backend(&["app"], false)).answer_timeout.unwrap().as_secs();
+    let route = "server { location / { proxy_pass http://app:3000; proxy_read_timeout 20; } }";
+    assert_eq!(seconds("server { location / { proxy_pass http://app:3000; } }"), 60);
+    assert_eq!(seconds(route), 20);
+    assert_eq!(seconds(&format!("proxy_read_timeout 1m; {route}")), 20);
+}

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::docker::PIN;
+use crate::docker::inspect::{BRIDGE, RELAY};
 
 const FLAGS: &str =
     "--entrypoints.web.address=:80 --providers.docker=true --providers.docker.exposedbydefault=false";
@@ -635,4 +636,16 @@ fn routes_outside_labels_and_files_raise_a_doubt() {
     );
     let directory = format!("{FLAGS} --providers.file.directory=/etc/traefik/dynamic");
     assert_eq!(traefik(&directory).route_files(), ["/etc/traefik/dynamic"]);
+}
+
+#[test]
+fn the_pin_of_a_relay_has_no_healthcheck() {
+    let checked = "traefik.http.services.app.loadbalancer.healthcheck.path=/up";
+    let labels = |inside: Endpoint| text(&pins(FLAGS, &rotation_of(inside, old()))[0]);
+    let instance = endpoint("new", "192.168.0.6", checked);
+    assert!(labels(instance.clone()).contains("healthcheck.path=/up"));
+    let mut relay = instance;
+    relay.labels.insert(BRIDGE.into(), RELAY.into());
+    let relay = labels(relay);
+    assert!(!relay.contains("healthcheck") && relay.contains("server.port=3000"), "{relay}");
 }
