@@ -1,6 +1,7 @@
 //! Relay: takes the place of an instance while the service is replaced. Holds each connection until it gets the address
 //! of the new instance, and then copies bytes both ways.
 
+mod activity;
 mod connection;
 mod control;
 mod first_bytes;
@@ -63,6 +64,9 @@ pub struct RelayStatus {
     pub held_bytes: usize,
     /// Address that gets all connections; `None` while the relay holds them.
     pub forwarding_to: Option<IpAddr>,
+    /// Connections to another address that may have a request without its answer.
+    #[serde(default)]
+    pub leaving: usize,
 }
 
 /// Bounds of what a relay holds.

@@ -118,8 +118,8 @@ pub fn stopped_proxy<'p>(
     places.into_iter().find(|(_, c)| is_own(c) && !c.is_running())
 }
 
-/// Services with a route. If none has one: those whose published port can be led to a stand-in, without a volume that
-/// two instances would share.
+/// Services with a route. If none has one: those whose published port can be led to a stand-in or a relay, without a
+/// volume that two instances would share.
 fn routed_services(project: &Project, proxies: &[Arc<dyn Proxy>]) -> Vec<String> {
     let leads_to =
         |b: &Backend, is_port: bool| proxies.iter().any(|p| p.place().is_port() == is_port && p.routes_to(b));
@@ -133,7 +133,8 @@ fn routed_services(project: &Project, proxies: &[Arc<dyn Proxy>]) -> Vec<String>
     if !routed.is_empty() {
         return names(&routed);
     }
-    let published = |s: &&Service| !s.holds_volume() && leads_to(&backend(project, s), true);
+    let can_replace = |s: &Service| !s.holds_volume() || s.hold_cause(&s.update).is_some();
+    let published = |s: &&Service| can_replace(s) && leads_to(&backend(project, s), true);
     names(&project.services.values().filter(published).collect::<Vec<_>>())
 }
 

@@ -20,6 +20,8 @@ pub struct Relay {
     pub command: Vec<String>,
     /// Ports that the image of the service exposes.
     pub exposed: Vec<u16>,
+    /// Ports that the engine publishes where it likes, each with an address of the host.
+    pub published: Vec<(Option<IpAddr>, u16)>,
 }
 
 /// A resolved project as a tree of values.
@@ -128,14 +130,7 @@ impl ResolvedProject {
     ) -> ResolvedProject {
         let mut project = self.clone();
         let Some(service) = project.service_mut(name) else { return project };
-        let port = |(ip, target): &(Option<IpAddr>, u16)| {
-            let mut port = Mapping::new();
-            port.insert("target".into(), (*target).into());
-            port.insert("protocol".into(), "tcp".into());
-            ip.iter().for_each(|ip| _ = port.insert("host_ip".into(), ip.to_string().into()));
-            Value::Mapping(port)
-        };
-        service.insert("ports".into(), ports.iter().map(port).collect::<Vec<_>>().into());
+        service.insert("ports".into(), random_ports(ports));
         service.insert("restart".into(), "no".into());
         add_label(service, label);
         project
@@ -163,6 +158,9 @@ impl ResolvedProject {
             ("pull_policy", "never".into()),
         ];
         service.extend(keys.map(|(key, value)| (key.into(), value)));
+        if !relay.published.is_empty() {
+            service.insert("ports".into(), random_ports(&relay.published));
+        }
         add_label(service, label);
         project
     }
@@ -203,6 +201,18 @@ impl ResolvedProject {
         let root = self.0.as_mapping_mut()?;
         root.entry(key.into()).or_insert_with(|| Value::Mapping(Mapping::new())).as_mapping_mut()
     }
+}
+
+/// Ports of a container that the engine publishes where it likes, each with an address of the host.
+fn random_ports(ports: &[(Option<IpAddr>, u16)]) -> Value {
+    let port = |(ip, target): &(Option<IpAddr>, u16)| {
+        let mut port = Mapping::new();
+        port.insert("target".into(), (*target).into());
+        port.insert("protocol".into(), "tcp".into());
+        ip.iter().for_each(|ip| _ = port.insert("host_ip".into(), ip.to_string().into()));
+        Value::Mapping(port)
+    };
+    ports.iter().map(port).collect::<Vec<_>>().into()
 }
 
 fn add_label(service: &mut Mapping, (key, value): (&str, &str)) {
@@ -286,12 +296,17 @@ mod tests {
              environment: {VIRTUAL_HOST: shop, LD_PRELOAD: x}, labels: {traefik.enable: 'true'}}}",
         );
         let words = ["__helper", "relay", "$x"].map(String::from).to_vec();
-        let relay = Relay { image: "helper:1".into(), command: words, exposed: vec![3000] };
+        let relay =
+            Relay { image: "helper:1".into(), command: words, exposed: vec![3000], ..Relay::default() };
         let relay = project.with_relay("app", &relay, ("bridge", "relay"));
         let expected = "{networks: {front: {aliases: [shop]}}, environment: {VIRTUAL_HOST: shop}, image: 'helper:1', \
                         labels: {traefik.enable: 'true', bridge: relay}, command: [__helper, relay, $$x], \
                         expose: ['3000'], healthcheck: {disable: true}, restart: 'no', pull_policy: never}";
         assert_eq!(*relay.service("app"), serde_yaml::from_str::<Value>(expected).unwrap());
+        let published = vec![(Some("127.0.0.1".parse().unwrap()), 3000)];
+        let relay = project.with_relay("app", &Relay { published, ..Relay::default() }, ("bridge", "relay"));
+        let random = "[{target: 3000, protocol: tcp, host_ip: 127.0.0.1}]";
+        assert_eq!(relay.service("app")["ports"], serde_yaml::from_str::<Value>(random).unwrap());
     }
 
     #[test]

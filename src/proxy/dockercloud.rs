@@ -241,7 +241,11 @@ impl Dockercloud {
             };
         }
         let inside = || rotation.inside.iter().flat_map(|e| state.servers_of(e));
-        let admit: Vec<String> = inside().filter(|s| s.is_out()).map(|s| s.set("ready")).collect();
+        // A relay does not answer the check of a path (`option httpchk`).
+        let of_relay = rotation.inside.iter().filter(|e| e.is_relay()).flat_map(|e| state.servers_of(e));
+        let unchecked = of_relay.filter(|s| s.is_checked()).map(Server::disable_check);
+        let ready = inside().filter(|s| s.is_out()).map(|s| s.set("ready"));
+        let admit: Vec<String> = unchecked.chain(ready).collect();
         if !admit.is_empty() || !is_frozen {
             return Some(self.run_script("freeze", project, &admit));
         }

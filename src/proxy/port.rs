@@ -253,17 +253,41 @@ pub fn forwards(service: &Service) -> Vec<Forward> {
     service.ports.iter().filter_map(forward).collect()
 }
 
-/// True if a stand-in can serve for the published TCP ports of a service, as far as their number and data go. Other
-/// keys that keep a second instance from starting have findings of their own.
+/// True if a stand-in or a relay can serve for the published TCP ports of a service, as far as their number and data go.
+/// Other keys that keep a second instance from starting have findings of their own.
 pub fn can_have_stand_in(service: &Service) -> bool {
     let kind = service.settings.proxy.kind.as_deref();
     let is_wanted = kind == Some(KIND);
-    let is_open =
-        kind.is_none() && service.settings.proxy.container.is_none() && service.single_writer().is_none();
+    let holds = service.hold_cause(&service.update).is_some();
+    let is_open = kind.is_none()
+        && service.settings.proxy.container.is_none()
+        && (holds || service.single_writer().is_none());
     (is_wanted || is_open)
         && !forwards(service).is_empty()
         && service.network_mode.as_ref().is_none_or(|mode| mode == "bridge")
         && !service.starts_by_compose
         && service.replicas().is_none_or(|n| n == 1)
-        && service.update.order != Some(Order::StopFirst)
+        && (holds || service.update.order != Some(Order::StopFirst))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::FlagLayers;
+
+    #[test]
+    fn a_port_is_led_elsewhere_where_two_instances_may_run_or_requests_may_wait() {
+        let can = |keys: &str| {
+            let port = "ports: [{target: 80, published: '80', protocol: tcp}]";
+            let yaml = format!("name: p\nservices: {{app: {{image: app, {port}, {keys}}}}}");
+            let project = Project::read(&yaml, "compose.yaml", &FlagLayers::default()).unwrap();
+            can_have_stand_in(&project.services["app"])
+        };
+        let sqlite = "volumes: [{type: volume, source: v, target: /data/app.sqlite3}]";
+        let postgres = "volumes: [{type: volume, source: v, target: /var/lib/postgresql/data}]";
+        assert!(can("") && can(sqlite) && can("deploy: {update_config: {order: stop-first}}"));
+        assert!(!can(postgres));
+        let no_hold = "x-zd: {hold: 0s}, deploy: {update_config: {order: stop-first}}";
+        assert!(!can(no_hold) && !can(&format!("{sqlite}, x-zd: {{hold: 0s}}")));
+    }
 }

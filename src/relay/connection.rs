@@ -1,6 +1,6 @@
 //! One connection of a relay: held, then forwarded or refused.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::first_bytes::{FirstBytes, classify};
 use super::ledger::{Ledger, OpenConnection, Orders, Place};
-use super::splice::{refuse, splice};
+use super::splice::{SpliceEnd, linger, refuse, splice};
 
 /// Most bytes that are read of a connection before it is forwarded.
 pub const MAX_FIRST_BYTES: usize = 16 << 10;
@@ -29,33 +29,42 @@ const FIRST_BYTES_LIMIT: Duration = Duration::from_secs(1);
 
 /// End of a hold.
 enum HoldEnd {
-    Forward(TcpStream),
+    Forward(TcpStream, IpAddr),
     Refuse,
     /// The client has left.
     Gone,
 }
 
 /// Serves an accepted connection to its end.
-pub async fn serve(client: TcpStream, port: u16, ledger: Rc<Ledger>) {
+pub async fn serve(mut client: TcpStream, port: u16, ledger: Rc<Ledger>) {
     let _open = OpenConnection::new(&ledger);
     let mut held = HeldBytes::default();
-    let Some(mut place) = Place::take(&ledger) else {
-        drop(timeout(FIRST_BYTES_LIMIT, held.read_first(&client)).await);
-        ledger.refuse();
-        return refuse(client, classify(&held.bytes)).await;
-    };
-    let end = hold(&client, port, &ledger, &mut held, &mut place).await;
-    let has_request = place.has_request();
-    drop(place);
-    match end {
-        HoldEnd::Gone => {}
-        HoldEnd::Refuse => {
-            if has_request {
-                ledger.refuse();
+    loop {
+        let Some(mut place) = Place::take(&ledger) else {
+            drop(timeout(FIRST_BYTES_LIMIT, held.read_first(&client)).await);
+            ledger.refuse();
+            return refuse(client, classify(&held.bytes)).await;
+        };
+        let end = hold(&client, port, &ledger, &mut held, &mut place).await;
+        let has_request = place.has_request();
+        drop(place);
+        match end {
+            HoldEnd::Gone => return,
+            HoldEnd::Refuse => {
+                if has_request {
+                    ledger.refuse();
+                }
+                return refuse(client, classify(&held.bytes)).await;
             }
-            refuse(client, classify(&held.bytes)).await;
+            HoldEnd::Forward(server, target) => {
+                match splice(&mut client, server, target, held.bytes, &ledger).await {
+                    // The next request of the client does not go to a former target.
+                    SpliceEnd::NextRequest(bytes) => held = HeldBytes { bytes, is_whole: false },
+                    SpliceEnd::Ended => return linger(client).await,
+                    SpliceEnd::Reset => return,
+                }
+            }
         }
-        HoldEnd::Forward(server) => splice(client, server, held.bytes, ledger.orders()).await,
     }
 }
 
@@ -69,12 +78,15 @@ async fn hold(
 ) -> HoldEnd {
     let deadline = Instant::now() + ledger.bounds().hold;
     let mut all_orders = ledger.orders();
+    if !held.bytes.is_empty() && !place.add(held.bytes.len()) {
+        return HoldEnd::Refuse;
+    }
     loop {
         let orders: Orders = *all_orders.borrow_and_update();
         if let Some(target) = orders.target {
             let dial = TcpStream::connect(SocketAddr::new(target, port));
             if let Ok(Ok(server)) = timeout(DIAL_LIMIT, dial).await {
-                return HoldEnd::Forward(server);
+                return HoldEnd::Forward(server, target);
             }
         } else if orders.closing {
             return HoldEnd::Refuse;

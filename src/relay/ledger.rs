@@ -8,6 +8,7 @@ use std::rc::Rc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::activity::Activity;
 use super::{Bounds, RelayStatus};
 
 /// Orders for all connections.
@@ -32,6 +33,8 @@ struct Counts {
     held: usize,
     /// Start and number of each request that waits.
     waiting: BTreeSet<(Instant, u64)>,
+    /// Forwarded connections.
+    forwarded: Vec<Rc<Activity>>,
     status: RelayStatus,
 }
 
@@ -63,10 +66,13 @@ impl Ledger {
     pub fn status(&self) -> RelayStatus {
         let counts = self.counts.borrow();
         let oldest = counts.waiting.first().map_or(0, |(since, _)| milliseconds_since(*since));
+        let forwarding_to = self.orders.borrow().target;
+        let is_leaving = |a: &&Rc<Activity>| Some(a.target) != forwarding_to && !a.is_idle();
         RelayStatus {
             waiting: counts.waiting.len(),
             longest_ms: counts.status.longest_ms.max(oldest),
-            forwarding_to: self.orders.borrow().target,
+            forwarding_to,
+            leaving: counts.forwarded.iter().filter(is_leaving).count(),
             ..counts.status.clone()
         }
     }
@@ -94,6 +100,31 @@ impl OpenConnection {
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.counts.borrow_mut().open -= 1;
+    }
+}
+
+/// Forwarded connection, listed until it is dropped.
+pub struct Forwarded {
+    ledger: Rc<Ledger>,
+    pub activity: Rc<Activity>,
+}
+
+impl Forwarded {
+    pub fn new(ledger: &Rc<Ledger>, activity: Activity) -> Self {
+        let activity = Rc::new(activity);
+        ledger.counts.borrow_mut().forwarded.push(Rc::clone(&activity));
+        Forwarded { ledger: Rc::clone(ledger), activity }
+    }
+
+    /// Connections go elsewhere, or wait.
+    pub fn is_former(&self) -> bool {
+        self.ledger.orders.borrow().target != Some(self.activity.target)
+    }
+}
+
+impl Drop for Forwarded {
+    fn drop(&mut self) {
+        self.ledger.counts.borrow_mut().forwarded.retain(|other| !Rc::ptr_eq(other, &self.activity));
     }
 }
 

@@ -170,6 +170,52 @@ fn without_a_target_connections_wait_again() {
 }
 
 #[test]
+fn the_next_request_of_a_connection_does_not_go_to_a_former_target() {
+    run_test(async {
+        let relay = RunningRelay::start(BOUNDS, LONG).await;
+        let (app, other) = (relay.app(APP).await, relay.app(OTHER_APP).await);
+        relay.forward(APP).await;
+        let mut client = relay.send(GET).await;
+        let mut server = accept_one(&app).await;
+        read_request(&mut server, GET.len()).await;
+        relay.order(Order::Forward(None)).await.unwrap();
+        assert_eq!(relay.reaches(|_| true).await.leaving, 1, "the answer is missing");
+        server.write_all(b"one").await.unwrap();
+        assert_eq!(read_request(&mut client, 3).await, "one");
+        relay.reaches(|status| status.leaving == 0).await;
+
+        client.write_all(GET.as_bytes()).await.unwrap();
+        relay.reaches(|status| status.waiting == 1 && status.held_bytes == GET.len()).await;
+        assert_eq!(server.read(&mut [0]).await.unwrap(), 0, "the former target gets nothing more");
+        relay.forward(OTHER_APP).await;
+        let mut server = accept_one(&other).await;
+        assert_eq!(read_request(&mut server, GET.len()).await, GET);
+        server.write_all(b"two").await.unwrap();
+        assert_eq!(read_request(&mut client, 3).await, "two");
+    });
+}
+
+#[test]
+fn the_rest_of_a_request_still_goes_to_a_former_target() {
+    run_test(async {
+        let relay = RunningRelay::start(BOUNDS, LONG).await;
+        let app = relay.app(APP).await;
+        let head = "PUT / HTTP/1.1\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n";
+        let mut client = relay.send(head).await;
+        relay.forward(APP).await;
+        let mut server = accept_one(&app).await;
+        read_request(&mut server, head.len()).await;
+        server.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+        read_request(&mut client, 25).await;
+        relay.order(Order::Forward(None)).await.unwrap();
+        for part in ["GET ", "a", "body"] {
+            client.write_all(part.as_bytes()).await.unwrap();
+            assert_eq!(read_request(&mut server, part.len()).await, part);
+        }
+    });
+}
+
+#[test]
 fn several_requests_follow_each_other_on_a_forwarded_connection() {
     run_test(async {
         let relay = RunningRelay::start(BOUNDS, LONG).await;
@@ -394,7 +440,7 @@ fn a_status_comes_only_from_a_relay_that_listens() {
         let status = serde_json::to_string(&relay.reaches(|_| true).await).unwrap();
         assert_eq!(
             status,
-            r#"{"waiting":0,"held_total":0,"longest_ms":0,"refused":0,"held_bytes":0,"forwarding_to":null}"#
+            r#"{"waiting":0,"held_total":0,"longest_ms":0,"refused":0,"held_bytes":0,"forwarding_to":null,"leaving":0}"#
         );
     });
 }

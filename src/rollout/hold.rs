@@ -11,13 +11,17 @@ use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::model::{Relay, Service};
 use crate::observed::InstanceKey;
-use crate::proxy::Backend;
+use crate::proxy::{Backend, port};
 use crate::relay::RelayStatus;
 use crate::report::{Event, Warning};
 use crate::targets::backend;
+use crate::wait;
 
 /// Time for which a relay may exist after all waits of a rollout, so that it ends by itself after a kill.
 const SPARE_LIFETIME: Duration = Duration::from_secs(600);
+
+/// Interval at which a relay is asked for requests without an answer.
+const LEAVING_POLL: Duration = Duration::from_millis(200);
 
 /// Part of a hold that the requests in flight at the old instance may take.
 const DRAIN_PART: u32 = 3;
@@ -100,7 +104,11 @@ impl Rollout<'_> {
         let backends = || instances().map(Backend::from).chain([planned.clone()]);
         let of_proxies =
             self.context.proxies.iter().flat_map(|p| backends().filter_map(|b| p.route_to(&b).port));
-        let ports: BTreeSet<u16> = exposed.iter().copied().chain(of_proxies).collect();
+        let is_port = self.context.proxies.iter().any(|p| p.place().is_port());
+        let forwards = if is_port { port::forwards(service) } else { Vec::new() };
+        let published: Vec<_> = forwards.iter().map(|forward| (forward.ip, forward.target)).collect();
+        let of_host = published.iter().map(|(_, port)| *port);
+        let ports: BTreeSet<u16> = exposed.iter().copied().chain(of_proxies).chain(of_host).collect();
         if ports.is_empty() {
             let error = Error::unchanged(format!(
                 "the port of `{}` is unknown, so no request can wait",
@@ -112,7 +120,12 @@ impl Rollout<'_> {
             );
             return Err(error.hint(fix).into());
         }
-        Ok(Relay { image, command: command(service, &ports), exposed: exposed.into_iter().collect() })
+        Ok(Relay {
+            image,
+            command: command(service, &ports),
+            exposed: exposed.into_iter().collect(),
+            published,
+        })
     }
 
     /// Before a change of the rotation: a relay that leaves sends its requests to the instance that takes over, and
@@ -152,6 +165,23 @@ impl Rollout<'_> {
             // A relay that does not answer has ended, or holds nothing.
             let _ = self.context.docker.forward_relay(&self.containers[relay].id, None);
         }
+    }
+
+    /// Before instances stop: a relay that gets the requests of the service does not forward them to one of these any more.
+    /// Waits for the answers to those that are forwarded.
+    pub(super) fn take_from_relays(&mut self, leaving: &[InstanceKey], limit: Duration) -> Result<()> {
+        let relays = self.running_relays(&self.inside);
+        let docker = self.context.docker;
+        let status = |relay: &&InstanceKey| docker.relay_status(&self.containers[*relay].id);
+        let forwards = |relay| status(relay).is_some_and(|status| status.forwarding_to.is_some());
+        if leaving.iter().all(|k| self.is_relay(k)) || !relays.iter().any(forwards) {
+            return Ok(());
+        }
+        self.hold_again(&self.inside);
+        let is_done = || relays.iter().filter_map(status).all(|status| status.leaving == 0);
+        wait::until(LEAVING_POLL, limit, &self.stop, || Ok::<_, Error>(is_done().then_some(())))?;
+        self.held_since.get_or_insert_with(Instant::now);
+        Ok(())
     }
 
     /// Limit for the requests in flight at an instance. Others wait meanwhile if a relay has its place.

@@ -144,6 +144,7 @@ impl<'a> Rollout<'a> {
             self.note_drain(&keys[0]);
             return Ok(());
         }
+        self.take_from_relays(keys, limit)?;
         let since =
             keys.iter().filter_map(|k| self.left_rotation_at.get(&self.containers[k].id)).min().copied();
         let (requests, unsure) = self.retry_without_dead(|rollout| {

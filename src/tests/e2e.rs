@@ -29,6 +29,8 @@ mod failure;
 mod files;
 #[path = "e2e/haproxy.rs"]
 mod haproxy;
+#[path = "e2e/hold.rs"]
+mod hold;
 #[path = "e2e/interrupt.rs"]
 mod interrupt;
 #[path = "e2e/load.rs"]

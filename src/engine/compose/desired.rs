@@ -64,7 +64,12 @@ pub fn bridge(
     let is_port = proxies.iter().any(|p| p.place().is_port());
     let can_hold = !proxies.is_empty() && proxies.iter().all(|p| p.abilities().can_hold);
     let holds = can_hold && replicas == 1 && service.hold_cause(update).is_some();
-    if holds && can_help() { Some(Bridge::Relay) } else { is_port.then_some(Bridge::StandIn) }
+    match (holds, is_port) {
+        (true, _) => can_help().then_some(Bridge::Relay),
+        // Two instances may run at the same time.
+        (false, true) => Some(Bridge::StandIn),
+        (false, false) => None,
+    }
 }
 
 /// Strategy of a target; `both_serve` is true for a pair whose sides are replaced one after the other. `bridge` returns the
@@ -169,14 +174,35 @@ mod tests {
     use super::*;
     use crate::model::FlagLayers;
     use crate::proxy::haproxy;
+    use crate::proxy::port::PublishedPort;
+
+    fn project(keys: &str) -> Project {
+        let yaml = format!("name: p\nservices: {{app: {{image: app, {keys}}}}}");
+        Project::read(&yaml, "compose.yaml", &FlagLayers::default()).unwrap()
+    }
 
     /// Bridge of a service with these keys behind HAProxy.
     fn bridge_of(keys: &str, replicas: usize, can_help: bool) -> Option<Bridge> {
-        let yaml = format!("name: p\nservices: {{app: {{image: app, {keys}}}}}");
-        let project = Project::read(&yaml, "compose.yaml", &FlagLayers::default()).unwrap();
+        let project = project(keys);
         let service = &project.services["app"];
         let proxies = [Arc::from((haproxy::ADAPTER.declared)(&Container::default()))];
         bridge(service, &service.update, replicas, &proxies, &|| can_help)
+    }
+
+    #[test]
+    fn a_published_port_leads_to_a_stand_in_or_to_a_relay_where_only_one_instance_may_run() {
+        let bridge_of = |keys: &str, can_help: bool| {
+            let project =
+                project(&format!("ports: [{{target: 80, published: '80', protocol: tcp}}], {keys}"));
+            let service = &project.services["app"];
+            let port: Arc<dyn Proxy> = Arc::new(PublishedPort::new(&project, service, Err("root".into())));
+            bridge(service, &service.update, 1, &[port], &|| can_help)
+        };
+        let volume = "volumes: [{type: volume, source: v, target: /data}]";
+        assert_eq!(bridge_of("", true), Some(Bridge::StandIn));
+        assert_eq!(bridge_of("", false), Some(Bridge::StandIn));
+        assert_eq!(bridge_of(volume, true), Some(Bridge::Relay));
+        assert_eq!(bridge_of(volume, false), None, "a stand-in would write to the volume, too");
     }
 
     #[test]

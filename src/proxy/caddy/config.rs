@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 /// Name of our folder in the proxy, which also distinguishes a switch from a user's subroute.
 pub const FOLDER: &str = "compose-zd";
 
+/// Passive checks that count late answers, or many at a time, as failures.
+const LATE_OR_MANY: [&str; 2] = ["unhealthy_latency", "unhealthy_request_count"];
+
 /// Default refresh interval of `dynamic a`. Source: Caddy, reverseproxy/upstreams.go.
 const REFRESH: Duration = Duration::from_secs(60);
 
@@ -358,9 +361,11 @@ fn bank_handler(
         fields.insert("upstreams".into(), slots(parsed, names, bank, features).into());
     }
     // compose-zd decides about readiness during the deploy: Caddy's own check would notice a new instance only
-    // half a minute later.
+    // half a minute later. Requests that wait in a relay are late and many, and no failure.
     if let Some(checks) = copy.get_mut("health_checks").and_then(Value::as_object_mut) {
         checks.remove("active");
+        let passive = checks.get_mut("passive").and_then(Value::as_object_mut);
+        passive.map(|passive| LATE_OR_MANY.map(|limit| passive.remove(limit)));
     }
     if features.reads_files { vec![copy] } else { vec![folder_lookups(bank, features), copy] }
 }

@@ -109,6 +109,17 @@ fn a_switch_sends_requests_to_the_names_of_the_active_bank() {
 }
 
 #[test]
+fn late_answers_and_many_requests_are_no_failure_of_an_instance_in_a_bank() {
+    let mut handler = by_name();
+    let limits = json!({"fail_duration": 1, "unhealthy_latency": 1, "unhealthy_request_count": 1});
+    handler["health_checks"] = json!({"active": {"path": "/"}, "passive": limits});
+    let switched = with_switch(&caddy_with(NEW, handler)).to_string();
+    let count = |key: &str| switched.matches(&format!("\"{key}\"")).count();
+    let counts = ["fail_duration", "active", "unhealthy_latency", "unhealthy_request_count"].map(count);
+    assert_eq!(counts, [3, 1, 1, 1], "two banks, and the handler behind the switch");
+}
+
+#[test]
 fn a_foreign_reload_is_noticed() {
     let caddy = caddy();
     let (names, config_applied) = routed(&caddy, &state(SWITCHED, &caddy.settings.config));

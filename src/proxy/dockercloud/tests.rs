@@ -1,6 +1,7 @@
 //! Tests of the adapter: its commands by equality, its parser by recorded output.
 
 use super::*;
+use crate::docker::inspect::{BRIDGE, RELAY};
 
 const CONFIGURATION: &str = "\
 global
@@ -124,6 +125,18 @@ fn the_manager_is_resumed_until_haproxy_has_all_instances_inside() {
     assert_eq!(route(&without), "resume p");
     assert_eq!(route(&without.replace("@manager T", "@manager S")), "");
     assert_eq!(route(&RECORDED.replace("@manager T", "@manager S")), "freeze p");
+}
+
+#[test]
+fn a_relay_is_not_checked_while_requests_wait_in_it() {
+    let mut rotation = rotation();
+    rotation.inside[0].labels.insert(BRIDGE.into(), RELAY.into());
+    let ends_check = "freeze p disable health SERVICE_p_app/p-app-2";
+    assert_eq!(words(dockercloud().route(&output(RECORDED), &rotation)), ends_check);
+    let unchecked =
+        RECORDED.replace("p-app-2 172.21.0.5 2 0 1 1 2 6 3 4 6", "p-app-2 172.21.0.5 2 0 1 1 2 6 3 4 2");
+    let drains = "send p set server SERVICE_p_app/p-app-1 state drain";
+    assert_eq!(words(dockercloud().route(&output(&unchecked), &rotation)), drains);
 }
 
 #[test]

@@ -121,6 +121,11 @@ impl Server {
         format!("set server {}/{} health {health}", self.backend, self.name)
     }
 
+    /// Command that ends HAProxy's check; the server's health stays as it is.
+    pub fn disable_check(&self) -> String {
+        format!("disable health {}/{}", self.backend, self.name)
+    }
+
     /// Command that ends the server's requests, also those that still try to connect.
     pub fn shut_down(&self) -> String {
         format!("shutdown sessions server {}/{}", self.backend, self.name)

@@ -148,6 +148,10 @@ impl Answers {
         assert_eq!(self.lost(), 0, "lost requests; {:#}", self.0);
     }
 
+    pub fn answered(&self) -> u64 {
+        self.0["ok"].as_u64().expect("zd-load tells what was answered")
+    }
+
     pub fn lost(&self) -> u64 {
         self.0["lost"].as_u64().expect("zd-load tells what was lost")
     }

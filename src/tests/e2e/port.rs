@@ -22,7 +22,7 @@ fn up(name: &str) -> TestProject {
 }
 
 /// Rules of the project in the firewall, of both kinds.
-fn rules(project: &TestProject) -> Vec<String> {
+pub fn rules(project: &TestProject) -> Vec<String> {
     let owner = format!("compose-zd {}/app", project.name);
     let listed = |program: &&str| {
         let output = Command::new(program).args(["-w", "10", "-t", "nat", "-S"]).output().expect("iptables");

@@ -1,12 +1,13 @@
 //! The same promises behind every supported proxy: clients outside count the lost requests, and compose-zd leaves nothing in
 //! the proxy.
 
+use crate::hold;
 use crate::nginx::pins;
 use crate::test_project::{TestProject, WAIT_LIMIT, engine_kind, free_port, wait_until};
 
 /// Cost of the first deploy behind a new proxy: some proxies need a reload for their setup.
 #[derive(PartialEq)]
-enum FirstRelease {
+pub enum FirstRelease {
     Nothing,
     /// May lose single requests on kept connections.
     KeptConnections,
@@ -15,13 +16,13 @@ enum FirstRelease {
 }
 
 /// A proxy in front of a service.
-struct ProxySetup {
-    project: fn(&str) -> TestProject,
+pub struct ProxySetup {
+    pub project: fn(&str) -> TestProject,
     /// Number of instances of the service.
-    count: usize,
-    first: FirstRelease,
+    pub count: usize,
+    pub first: FirstRelease,
     /// Query for what compose-zd left in the proxy; empty between deploys.
-    left: fn(&TestProject) -> String,
+    pub left: fn(&TestProject) -> String,
 }
 
 impl ProxySetup {
@@ -151,6 +152,14 @@ macro_rules! behind {
             #[test]
             fn no_deploy_loses_a_request_even_when_killed_or_never_ready() {
                 $setup.deploy_in_every_way(&stringify!($proxy).replace('_', ""));
+            }
+
+            #[test]
+            fn an_app_that_cannot_run_twice_is_replaced_without_a_lost_request() {
+                hold::replaces_without_a_loss(
+                    &$setup,
+                    &format!("{}hold", stringify!($proxy).replace('_', "")),
+                );
             }
         }
     };

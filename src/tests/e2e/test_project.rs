@@ -237,7 +237,8 @@ impl TestProject {
         assert!(copied.is_ok_and(|status| status.success()), "{}", from.display());
     }
 
-    fn copy_fixture(&self, fixture: &str, name: &str) {
+    /// Copies a file of the fixtures under another name.
+    pub fn copy_fixture(&self, fixture: &str, name: &str) {
         let from = root().join("fixtures").join(fixture);
         fs::copy(&from, self.path(name)).unwrap_or_else(|e| panic!("{}: {e}", from.display()));
     }

@@ -1,0 +1,121 @@
+//! Hold: an app with SQLite, which cannot run twice, is replaced behind every proxy without a lost request.
+
+use std::process::Command;
+
+use crate::load::{Answers, Load};
+use crate::port::rules;
+use crate::promises::{FirstRelease, ProxySetup};
+use crate::test_project::{TestProject, WAIT_LIMIT, wait_until};
+
+/// The app of `fixtures/hold-sqlite` in place of the proxy's own.
+const APP: &str = "services: {app: {extends: {file: sqlite.yaml, service: app}}}\nvolumes: {data: {}}\n";
+
+/// dockercloud sends requests to every port that the image exposes.
+const APP_OF_DOCKERCLOUD: &str = "services: {app: {extends: {file: sqlite.yaml, service: app}, \
+    expose: !override ['8000'], environment: {PORT: '8000'}}}\nvolumes: {data: {}}\n";
+
+/// Lines after which a deploy is killed, each with its number: the relay gets the requests, the old instance has stopped, the
+/// new one has started, the new one gets the requests.
+const KILLED_AFTER: [(&str, usize); 4] =
+    [("in rotation:", 1), ("stopped", 1), ("started", 2), ("in rotation:", 2)];
+
+/// Clients of both kinds, which write and which read.
+struct Clients<'p> {
+    reading: Load<'p>,
+    writing: Load<'p>,
+}
+
+impl<'p> Clients<'p> {
+    fn start(project: &'p TestProject, kept: bool) -> Self {
+        let kept = if kept { "--keep-alive" } else { "" };
+        Clients {
+            reading: project.start_load(&format!("--clients 4 --rate 20 {kept}")),
+            writing: project.start_load(&format!("--clients 4 --rate 20 --method POST --body 500 {kept}")),
+        }
+    }
+
+    /// Asserts that these versions answered every request, and returns the number of the rows that were written.
+    fn stop(self, versions: &[&str]) -> u64 {
+        let answers: [Answers; 2] = [self.reading.stop(), self.writing.stop()];
+        answers.iter().for_each(|answers| answers.all_from(versions));
+        answers[1].answered()
+    }
+}
+
+/// Number of rows in the database.
+fn rows(project: &TestProject) -> u64 {
+    let host = format!("Host: {}", project.host());
+    let output = Command::new("curl").args(["-s", "-m", "30", "-H", &host, &project.url()]).output();
+    let text = String::from_utf8(output.expect("curl").stdout).expect("a text");
+    let number = text.trim().strip_suffix(" rows").and_then(|rest| rest.rsplit(' ').next()?.parse().ok());
+    number.unwrap_or_else(|| panic!("no number of rows: {text}"))
+}
+
+fn up(setup: &ProxySetup, name: &str) -> TestProject {
+    let project = (setup.project)(name);
+    project.copy_fixture("hold-sqlite/compose.yaml", "sqlite.yaml");
+    project.copy_fixture("hold-sqlite/app.py", "app.py");
+    let is_dockercloud = project.read("compose.yaml").contains("DOCKERCLOUD_IMAGE");
+    project.write_override(if is_dockercloud { APP_OF_DOCKERCLOUD } else { APP });
+    project.up("");
+    project
+}
+
+/// Replaces the app, with a version that serves and with one that never starts, and kills deploys.
+pub fn replaces_without_a_loss(setup: &ProxySetup, name: &str) {
+    let project = up(setup, name);
+    let left = || (setup.left)(&project);
+    let expect = |version: &str| {
+        assert_eq!((project.states("app"), left()), (vec![format!("running {version}")], String::new()));
+    };
+    let mut written = 0;
+    let mut expect_rows = |count: u64| {
+        written += count;
+        assert_eq!(rows(&project), written, "each request was written once");
+    };
+    if setup.first == FirstRelease::Requests {
+        project.deploy("app --force").exits(0).says("waited for the replacement");
+    }
+
+    project.log("--- the first deploy");
+    project.set_variables("VERSION=2");
+    let clients = Clients::start(&project, setup.first == FirstRelease::Nothing);
+    let (sent, lost) = project.deploy("app").exits(0).says("waited for the replacement").witness_counts();
+    assert!(sent > 0 && lost == 0, "the witness sent {sent} and lost {lost}");
+    expect_rows(clients.stop(&["1", "2"]));
+    expect("2");
+
+    project.log("--- a version that never starts");
+    project.set_variables("VERSION=3 START_DELAY=600");
+    let clients = Clients::start(&project, true);
+    project.deploy("app --hold 10s").exits(3).says("x-zd.hold");
+    expect_rows(clients.stop(&["2"]));
+    expect("2");
+
+    project.set_variables("START_DELAY=3");
+    for (line, number) in KILLED_AFTER {
+        project.log(&format!("--- killed after line {number} of `{line}`"));
+        let clients = Clients::start(&project, true);
+        let mut deploy = project.start_deploy("app");
+        deploy.wait_for_names(line, number);
+        deploy.kill();
+        wait_until("an instance answers what waited", WAIT_LIMIT, || {
+            project.get("/health").is_some_and(|reply| reply.status == 200)
+        });
+        project.start("recover").wait().exits(0);
+        expect_rows(clients.stop(&["2", "3"]));
+        expect("3");
+        project.rollback("app").exits(0);
+    }
+}
+
+#[test]
+fn behind_a_published_port_an_app_that_cannot_run_twice_is_replaced_without_a_lost_request() {
+    let setup = ProxySetup {
+        project: |name| TestProject::from_fixture(name, "published-port", &[]),
+        count: 1,
+        first: FirstRelease::Nothing,
+        left: |project| rules(project).join("\n"),
+    };
+    replaces_without_a_loss(&setup, "porthold");
+}
