@@ -87,11 +87,11 @@ impl Configuration {
         flags: FlagLayers,
     ) -> Result<Configuration> {
         let (source, folder) = (compose.source(), compose.folder());
-        Ok(Configuration {
-            may_have_env_files: compose.may_have_env_files(),
-            may_have_label_files: compose.may_have_label_files(),
-            ..Configuration::parse(docker, yaml, source, folder, flags)?
-        })
+        let mut config = Configuration::parse(docker, yaml, source, folder, flags)?;
+        config.project.profiles = compose.profiles();
+        config.may_have_env_files = compose.may_have_env_files();
+        config.may_have_label_files = compose.may_have_label_files();
+        Ok(config)
     }
 
     /// Resolved configuration. Compose reads it after [`Configuration::write`]; `source` names it in messages.

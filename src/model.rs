@@ -84,6 +84,9 @@ pub struct Project {
     zd: Option<Value>,
     #[serde(skip)]
     pub pairs: Vec<Pair>,
+    /// Profiles of services, also of those whose profiles are off and that are not in `services`.
+    #[serde(skip)]
+    pub profiles: BTreeMap<String, Vec<String>>,
     /// Number of releases to keep.
     #[serde(skip)]
     pub keep: usize,

@@ -438,7 +438,7 @@ fn named_proxy(
         .rule(&"proxy-missing")
     })?;
     if !container.is_running() {
-        return Err(Error::unchanged(format!("the proxy `{name}` is {}", container.state.status))
+        return Err(Error::unchanged(format!("the proxy `{name}` {}", container.down_state()))
             .hint(container.remedy())
             .rule(&"proxy-down")
             .into());

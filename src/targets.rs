@@ -53,8 +53,8 @@ pub fn select(
         named.to_vec()
     };
     if let Some((name, container)) = stopped_proxy(project, proxies).filter(|_| names.is_empty()) {
-        let status = &container.state.status;
-        return Err(Error::unchanged(format!("{name} is {status}, so its routes cannot be read"))
+        let state = container.down_state();
+        return Err(Error::unchanged(format!("the proxy {name} {state}, so its routes cannot be read"))
             .hint(container.remedy())
             .rule(&"proxy-down"));
     }
@@ -166,8 +166,46 @@ pub fn backend(project: &Project, service: &Service) -> Backend {
 /// Error for an unknown name on the command line or in the value of a flag.
 pub fn unknown_service(project: &Project, name: &str, flag: Option<&str>) -> Error {
     let prefix = flag.map_or(String::new(), |flag| format!("`{flag}`: "));
-    Error::usage(format!("{prefix}project `{}` has no service or pair `{name}`", project.name))
-        .hint(format!("the project has {}; a service of a profile needs `--profile`", list_names(project)))
+    if let Some(profiles) = project.profiles.get(name).filter(|profiles| !profiles.is_empty()) {
+        let list = profiles.iter().map(|p| format!("`{p}`")).collect::<Vec<_>>().join(", ");
+        let which = if profiles.len() == 1 { "the profile" } else { "the profiles" };
+        let verb = if profiles.len() == 1 { "is" } else { "are" };
+        return Error::usage(format!("{prefix}`{name}` is in {which} {list}, which {verb} off"))
+            .hint(switch_on(&profiles[0]));
+    }
+    Error::usage(format!("{prefix}project `{}` has no service or pair `{name}`", project.name)).hint(format!(
+        "the project has {}{}",
+        list_names(project),
+        list_profiles(project)
+    ))
+}
+
+fn switch_on(profile: &str) -> String {
+    format!("add `--profile {profile}` to the command, or set `COMPOSE_PROFILES={profile}`")
+}
+
+/// Services whose profiles are off.
+fn inactive(project: &Project) -> impl Iterator<Item = (&String, &Vec<String>)> {
+    project.profiles.iter().filter(|(name, all)| !project.services.contains_key(*name) && !all.is_empty())
+}
+
+fn list_profiles(project: &Project) -> String {
+    let list: Vec<String> = inactive(project)
+        .map(|(name, profiles)| format!("`{name}` with `--profile {}`", profiles[0]))
+        .collect();
+    if list.is_empty() { String::new() } else { format!("; and {}", list.join(", ")) }
+}
+
+/// Error for a project without an active service.
+pub fn no_services(project: &Project, source: &str) -> Error {
+    match inactive(project).next() {
+        Some((_, profiles)) => {
+            let message = format!("`{source}`: every service is in a profile, and no profile is on");
+            let others = list_profiles(project);
+            Error::usage(message).hint(format!("{}{others}", switch_on(&profiles[0])))
+        }
+        None => Error::usage(format!("`{source}` has no services")).hint("add one under `services`"),
+    }
 }
 
 /// Error for a deploy without names, where nothing leads to a service.

@@ -42,8 +42,7 @@ use selection::Selection;
 pub fn check(compose: &ComposeArgs, args: &CheckArgs, report: Report) -> Result<()> {
     let request = Configuration::load(&connect(compose, report)?, compose, FlagLayers::default(), report)?;
     if request.project.services.is_empty() {
-        let error = Error::usage(format!("{}: the project has no services", request.source));
-        return Err(error.hint("add them under `services`; services of a profile need `--profile`").into());
+        return Err(targets::no_services(&request.project, &request.source).into());
     }
     targets::from_names(&request.project, &args.services)?;
     let audit_report = audit(compose, args, &request)?.with_verdicts();

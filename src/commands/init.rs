@@ -251,11 +251,10 @@ impl InitContext {
         let mut docker = connect(&ComposeArgs { file: own.collect(), ..compose.clone() }, report)?;
         let yaml = resolve_config(&mut docker, compose, report)?;
         let source = compose.source();
-        let project = Project::read(&yaml, &source, &FlagLayers::default()).map_err(Error::from)?;
+        let mut project = Project::read(&yaml, &source, &FlagLayers::default()).map_err(Error::from)?;
+        project.profiles = compose.profiles();
         if project.services.is_empty() {
-            return Err(Error::usage(format!("`{source}` has no services"))
-                .hint("add one under `services`; a service of a profile needs `--profile`")
-                .into());
+            return Err(targets::no_services(&project, &source).into());
         }
         let facts = ProjectFacts { project, image_ports: BTreeMap::new() };
         let mut context = InitContext {

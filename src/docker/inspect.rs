@@ -255,6 +255,15 @@ impl Container {
         label.or(from_name).and_then(|n| n.parse().ok()).unwrap_or(0)
     }
 
+    /// State of a container that does not serve.
+    pub fn down_state(&self) -> &'static str {
+        match self.state.status.as_str() {
+            "restarting" => "keeps crashing",
+            "paused" => "is paused",
+            _ => "is stopped",
+        }
+    }
+
     /// Command that starts the stopped container.
     pub fn remedy(&self) -> String {
         let name = self.name();

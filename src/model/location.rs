@@ -103,6 +103,12 @@ impl ComposeArgs {
         overrides.into_iter().find(|file| !is_read(file) && is_own(file))
     }
 
+    /// Services of the Compose files with their profiles, as far as the files name them.
+    pub fn profiles(&self) -> BTreeMap<String, Vec<String>> {
+        let texts = self.texts().unwrap_or_default().into_iter().filter(|text| text.contains("profiles"));
+        texts.flat_map(|text| profiles_in(&text)).collect()
+    }
+
     /// True if a service may use `env_file` or `label_file`. Unreadable Compose files count as yes.
     pub fn may_have_env_files(&self) -> bool {
         self.texts()
@@ -179,9 +185,34 @@ fn first_service_without_services(text: &str) -> Option<String> {
     file.into_iter().find(|(_, value)| is_first_format && is_service(value)).map(|(name, _)| name)
 }
 
+/// Services of a file that have profiles.
+fn profiles_in(text: &str) -> BTreeMap<String, Vec<String>> {
+    let file: serde_yaml::Value = serde_yaml::from_str(text).unwrap_or_default();
+    let services = file["services"].as_mapping().cloned().unwrap_or_default();
+    let profiles = |service: serde_yaml::Value| serde_yaml::from_value(service["profiles"].clone()).ok();
+    let with_profiles = services.into_iter().filter_map(|(name, mut service)| {
+        service.apply_merge().ok()?;
+        Some((name.as_str()?.to_string(), profiles(service)?))
+    });
+    with_profiles.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_profiles_of_services_are_read_from_a_file() {
+        let text = "x-jobs: &jobs {profiles: [jobs]}\nservices: {web: {image: a}, worker: {profiles: [jobs, all]}, \
+                    beat: {<<: *jobs, image: b}}";
+        let expected = [("beat", vec!["jobs"]), ("worker", vec!["jobs", "all"])];
+        let expected =
+            expected.map(|(name, all)| (name.to_string(), all.into_iter().map(String::from).collect()));
+        assert_eq!(profiles_in(text), BTreeMap::from(expected));
+        for other in ["", "services: {}", "services: [", "- a", "services: {web: }"] {
+            assert!(profiles_in(other).is_empty(), "{other}");
+        }
+    }
 
     #[test]
     fn a_file_in_the_first_format_has_services_at_its_top() {

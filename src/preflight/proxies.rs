@@ -82,7 +82,9 @@ pub fn stopped(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -
     let own = project.services.values().find(|s| has_claim && proxy::is_proxy_image(&s.image));
     let place = |proxy: &Arc<dyn Proxy>| Some((proxy.name(), proxy.container()?.clone()));
     let (problem, remedy) = match (fronting.next().or_else(near).and_then(place), own) {
-        (Some((name, container)), _) => (format!("{name} is {}", container.state.status), container.remedy()),
+        (Some((name, container)), _) => {
+            (format!("the proxy {name} {}", container.down_state()), container.remedy())
+        }
         (None, Some(own)) => (
             format!("the proxy `{}` of this project does not run", own.name),
             format!("start it with `docker compose up --detach --no-deps {}`", own.name),

@@ -432,6 +432,22 @@ fn an_unknown_service_is_refused_with_a_list_of_the_services() {
 }
 
 #[test]
+fn a_profile_that_is_off_is_named_with_the_flag_that_switches_it_on() {
+    let fake = FakeDocker::new();
+    fake.write("compose.yaml", "services: {app: {image: x}, worker: {image: x, profiles: [jobs]}}");
+    for command in ["deploy worker", "check worker", "status worker", "deploy --scale worker=2"] {
+        let run = fake.run(command).code(2);
+        says(
+            &run,
+            &["`worker` is in the profile `jobs`, which is off", "--profile jobs", "COMPOSE_PROFILES=jobs"],
+        );
+    }
+    says(&fake.run("deploy nope").code(2), &["the project has `app`; and `worker` with `--profile jobs`"]);
+    fake.write("config.yaml", "name: p\nservices: {}\n");
+    says(&fake.run("check").code(2), &["every service is in a profile", "`--profile jobs`"]);
+}
+
+#[test]
 fn an_unknown_key_is_named_with_its_file() {
     let fake = FakeDocker::new();
     fake.service("image: app:1, x-zd: {health: {pth: /up}}");

@@ -21,18 +21,9 @@ fn candidates(fake: &FakeDocker, shell: &str, line: &str) -> Vec<String> {
             "compose-zd completions fish | source; complete -C $argv[1] | string replace -r '\\t.*' ''; true"
         }
     };
-    let program = Path::new(snapbox::cmd::cargo_bin!("compose-zd")).parent().unwrap().to_path_buf();
     let first = if shell == "bash" { vec!["-c", script, "bash"] } else { vec!["-c", script] };
     let zsh = if shell == "zsh" { vec!["-f", "-c", script, "zsh"] } else { first };
-    let run = Command::new(shell)
-        .args(zsh)
-        .arg(line)
-        .current_dir(fake.dir.path())
-        .env("PATH", format!("{}:{}:/usr/bin:/bin", program.display(), fake.path("bin").display()))
-        .env("FAKE", fake.dir.path())
-        .env("HOME", fake.dir.path())
-        .assert()
-        .success();
+    let run = shell_command(fake, shell).args(zsh).arg(line).assert().success();
     let output = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
     let mut words: Vec<String> = output.lines().filter(|l| !l.is_empty()).map(String::from).collect();
     words.sort();
@@ -61,6 +52,55 @@ fn shells_complete_commands_flags_services_and_releases() {
             assert_eq!(candidates(&fake, shell, line).join(" "), words, "{shell}: {line}");
         }
     }
+}
+
+/// Types a line, a tab and Ctrl-X into an interactive shell in a terminal; Ctrl-X prints the line that the shell then has.
+const TYPED: &str = r#"zmodload zsh/zpty
+case $1 in
+    zsh) start='zsh -f -i' setup='autoload -U compinit; compinit -u -D; source <(compose-zd completions zsh)
+        show() { print -r -- "<$BUFFER>"; }; zle -N show; bindkey "^X" show' ;;
+    bash) start='bash --norc --noprofile -i' setup='source <(compose-zd completions bash)
+        bind -x "\"\C-x\": printf \"<%s>\n\" \"\$READLINE_LINE\""' ;;
+    fish) start='fish --no-config -i' setup='compose-zd completions fish | source
+        bind \cx "printf \"<%s>\n\" (commandline)"' ;;
+esac
+zpty shell "TERM=dumb PS1='' $start"
+zpty -w shell "$setup"
+zpty -n -w shell "$2"$'\t\C-x'
+zpty -r shell output '*<compose-zd*>*'
+print -r -- "${${output##*<}%%>*}"
+zpty -d shell"#;
+
+#[test]
+fn a_tab_in_an_interactive_shell_completes_the_line() {
+    let fake = FakeDocker::new();
+    fake.run("deploy app").success();
+    let lines = [
+        ("compose-zd ro", "compose-zd rollback"),
+        ("compose-zd deploy ", "compose-zd deploy app"),
+        ("compose-zd deploy --sca", "compose-zd deploy --scale"),
+        ("compose-zd rollback --to ", "compose-zd rollback --to 1"),
+    ];
+    if !is_installed("zsh") {
+        return;
+    }
+    for shell in ["bash", "zsh", "fish"].into_iter().filter(|shell| is_installed(shell)) {
+        for (line, expected) in lines {
+            let run =
+                shell_command(&fake, "timeout").args(["60", "zsh", "-f", "-c", TYPED, "zsh", shell, line]);
+            let output = run.assert().success().get_output().stdout.clone();
+            assert_eq!(String::from_utf8_lossy(&output).trim(), expected, "{shell}");
+        }
+    }
+}
+
+fn shell_command(fake: &FakeDocker, program: &str) -> Command {
+    let own = Path::new(snapbox::cmd::cargo_bin!("compose-zd")).parent().unwrap().to_path_buf();
+    Command::new(program)
+        .current_dir(fake.dir.path())
+        .env("PATH", format!("{}:{}:/usr/bin:/bin", own.display(), fake.path("bin").display()))
+        .env("FAKE", fake.dir.path())
+        .env("HOME", fake.dir.path())
 }
 
 /// Shells that are not installed are skipped; `scripts/setup` installs them.

@@ -40,7 +40,7 @@ fn a_lacking_haproxy_configuration_is_reported_before_any_change() {
     project.log("--- the second proxy is down");
     project.compose("stop -t 0 proxy");
     let start = format!("docker start {}-proxy-1", project.name);
-    refuses("is exited, so no request reaches `app`", &start);
+    refuses("is stopped, so no request reaches `app`", &start);
 }
 
 /// Head of the answer at a port of this machine.
