@@ -166,7 +166,7 @@ pub fn backend(project: &Project, service: &Service) -> Backend {
 /// Error for an unknown name on the command line or in the value of a flag.
 pub fn unknown_service(project: &Project, name: &str, flag: Option<&str>) -> Error {
     let prefix = flag.map_or(String::new(), |flag| format!("`{flag}`: "));
-    if let Some(profiles) = project.profiles.get(name).filter(|profiles| !profiles.is_empty()) {
+    if let Some(profiles) = project.profiles.get(name) {
         let list = profiles.iter().map(|p| format!("`{p}`")).collect::<Vec<_>>().join(", ");
         let which = if profiles.len() == 1 { "the profile" } else { "the profiles" };
         let verb = if profiles.len() == 1 { "is" } else { "are" };
@@ -186,7 +186,7 @@ fn switch_on(profile: &str) -> String {
 
 /// Services whose profiles are off.
 fn inactive(project: &Project) -> impl Iterator<Item = (&String, &Vec<String>)> {
-    project.profiles.iter().filter(|(name, all)| !project.services.contains_key(*name) && !all.is_empty())
+    project.profiles.iter().filter(|(name, _)| !project.services.contains_key(*name))
 }
 
 fn list_profiles(project: &Project) -> String {

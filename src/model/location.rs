@@ -189,7 +189,10 @@ fn first_service_without_services(text: &str) -> Option<String> {
 fn profiles_in(text: &str) -> BTreeMap<String, Vec<String>> {
     let file: serde_yaml::Value = serde_yaml::from_str(text).unwrap_or_default();
     let services = file["services"].as_mapping().cloned().unwrap_or_default();
-    let profiles = |service: serde_yaml::Value| serde_yaml::from_value(service["profiles"].clone()).ok();
+    let profiles = |service: serde_yaml::Value| {
+        let all: Vec<String> = serde_yaml::from_value(service["profiles"].clone()).ok()?;
+        (!all.is_empty()).then_some(all)
+    };
     let with_profiles = services.into_iter().filter_map(|(name, mut service)| {
         service.apply_merge().ok()?;
         Some((name.as_str()?.to_string(), profiles(service)?))
