@@ -19,6 +19,7 @@ pub mod inspect;
 pub mod lock_resource;
 mod prefetch;
 pub mod relay;
+mod short_ids;
 pub mod swarm;
 pub mod types;
 
@@ -46,6 +47,7 @@ pub use images::KEEPER_LABEL;
 pub use init_container::InitContainer;
 pub use inspect::familiar_name;
 use prefetch::Prefetcher;
+use short_ids::ShortIds;
 
 /// Receives every command that ran, for `--verbose`.
 pub type Observer = Arc<dyn Fn(&str, Duration) + Send + Sync>;
@@ -71,6 +73,7 @@ pub struct Docker {
     /// Text of the project, if Compose reads the project from standard input.
     project_text: Option<Arc<str>>,
     observer: Observer,
+    short_ids: Arc<ShortIds>,
     engine_timeout: Duration,
     /// True if the engine did not answer the last check.
     is_silent: Arc<AtomicBool>,
@@ -128,6 +131,9 @@ impl Docker {
     }
 
     fn new(program: PathBuf, flags: ComposeFlags, observer: Observer) -> Docker {
+        let short_ids: Arc<ShortIds> = Arc::default();
+        let known = short_ids.clone();
+        let observer: Observer = Arc::new(move |shown, took| observer(&known.shorten(shown), took));
         Docker {
             program,
             standalone: None,
@@ -135,6 +141,7 @@ impl Docker {
             flags,
             project_text: None,
             observer,
+            short_ids,
             engine_timeout: endpoint::TIMEOUT,
             is_silent: Arc::default(),
             shells: Arc::default(),

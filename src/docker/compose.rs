@@ -34,7 +34,7 @@ impl Docker {
             return self.config();
         }
         Err(Error::usage("`docker compose config` refuses the project")
-            .detail(result.stderr_or_stdout())
+            .detail(&without_warnings(result.stderr_or_stdout()))
             .hint("correct the file, or name another with `--file`")
             .into())
     }
@@ -288,6 +288,12 @@ pub(super) fn warnings(stderr: &str) -> Vec<String> {
         Some(rest.trim_end_matches('"').replace("\\\"", "`"))
     };
     stderr.lines().filter_map(message).collect()
+}
+
+/// The lines of Compose that are no warnings; all of them if there is no other.
+fn without_warnings(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.contains("level=warning msg=")).collect();
+    if lines.is_empty() { text.into() } else { lines.join("\n") }
 }
 
 fn collateral_in(result: &CommandResult) -> Vec<String> {

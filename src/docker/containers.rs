@@ -68,7 +68,10 @@ impl Docker {
     }
 
     pub(super) fn listed(&self, labels: &[&str]) -> Result<Vec<ListedContainer>> {
-        self.get("/containers/json", &[("all", "1"), ("filters", &labelled(labels))])
+        let listed: Vec<ListedContainer> =
+            self.get("/containers/json", &[("all", "1"), ("filters", &labelled(labels))])?;
+        self.short_ids.learn(listed.iter().filter_map(|c| Some((c.id.as_str(), c.name()?))));
+        Ok(listed)
     }
 
     /// Inspects containers by id or name; containers that no longer exist are left out.

@@ -48,7 +48,7 @@ pub fn obstacles(service: &Service) -> Vec<Finding> {
         let hint = format!("remove `services.{name}.container_name`; {by_name}");
         found.push(Finding::usage(CONTAINER_NAME, message, hint));
     }
-    found.extend(service.ports.iter().filter_map(|port| fixed_port(name, port)));
+    found.extend(service.ports.iter().filter_map(|port| fixed_port(service, port)));
     if let Some(mode) = service.network_mode.as_ref().filter(|mode| *mode != "bridge") {
         let message = format!(
             "`{name}` has `network_mode: {mode}`, so its instances share one address and cannot be distinguished"
@@ -66,8 +66,19 @@ pub fn obstacles(service: &Service) -> Vec<Finding> {
 }
 
 /// Obstacle of a fixed port. A stand-in serves only TCP.
-fn fixed_port(name: &str, port: &Port) -> Option<Finding> {
-    let published = port.fixed()?;
+fn fixed_port(service: &Service, port: &Port) -> Option<Finding> {
+    let (name, published) = (&service.name, port.fixed()?);
+    if let Some(database) = service.single_writer().filter(|_| port.protocol() == "tcp") {
+        let message = format!(
+            "`{name}` publishes host port {published}, and {database} does not support two writers, so nothing can serve at \
+             the port while it is replaced"
+        );
+        let hint = format!(
+            "let a proxy publish the port instead of `services.{name}` (`compose-zd init`): requests then wait in it \
+             (`compose-zd help hold`)"
+        );
+        return Some(Finding::usage(FIXED_PORT, message, hint));
+    }
     if port.protocol() == "tcp" {
         let message = format!("`{name}` publishes host port {published}, which only one instance can have");
         let hint = format!(

@@ -423,6 +423,10 @@ fn an_error_of_compose_is_shown_unchanged() {
     fake.fail("compose config", "yaml: line 2: did not find expected node content");
     let run = fake.run("deploy app").code(2);
     says(&run, &["refuses the project", "yaml: line 2"]);
+    fake.fail("compose config", "time=\"x\" level=warning msg=\"The A variable is not set\"\nno file .env");
+    let run = fake.run("deploy app").code(2);
+    says(&run, &["no file .env"]);
+    assert!(!String::from_utf8_lossy(&run.get_output().stderr).contains("level=warning"));
 }
 
 #[test]

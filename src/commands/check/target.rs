@@ -69,13 +69,16 @@ impl ProjectFacts<'_> {
         let services = target.services();
         let mut found = file::findings(self.project, target, &self.proxies);
         // Before the first start the proxy is down, too, which is no error.
-        if services.iter().any(|s| self.running_count(s) > 0) {
-            found.extend(proxies::down(self.project, target, &self.proxies));
-        }
+        let runs = services.iter().any(|s| self.running_count(s) > 0);
+        let down = runs.then(|| proxies::down(self.project, target, &self.proxies)).flatten();
+        let is_known_down = down.is_some();
+        found.extend(down);
         let proxies = self.proxies_of(target).unwrap_or_else(|error| {
             found.push(Error::from_error(error).into());
             TargetProxies { may_have_another: true, ..TargetProxies::default() }
         });
+        let stopped = proxies.configured.first().filter(|_| runs && !is_known_down);
+        found.extend(stopped.and_then(|proxy| self.stopped_proxy(target, proxy.as_ref())));
         let reader = TargetReader {
             docker: &self.request.docker,
             project: self.project,
@@ -114,6 +117,15 @@ impl ProjectFacts<'_> {
         let largest_service = services.iter().max_by_key(|s| self.running_count(s));
         let largest_service = largest_service.copied().unwrap_or_default().to_string();
         Ok(TargetAudit { plan, starting, largest_service })
+    }
+
+    /// Finding for a proxy of the file that does not run, although the target does.
+    fn stopped_proxy(&self, target: &Target, proxy: &dyn Proxy) -> Option<Finding> {
+        let (_, service) = proxy.container()?.compose()?;
+        let message =
+            format!("the proxy {} is stopped, so no request reaches `{}`", proxy.name(), target.name());
+        let hint = format!("start it with `docker compose up --detach --no-deps {service}`");
+        Some(Finding::unchanged("proxy-down", message, hint))
     }
 
     /// Findings on each service by itself.

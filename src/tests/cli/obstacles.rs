@@ -428,3 +428,24 @@ fn a_dry_run_names_jobs_dependencies_and_builds() {
         &["would do: build app; the plan may change with the new image"],
     );
 }
+
+/// A proxy is read only if it shares a network with the service.
+#[test]
+fn nothing_is_executed_in_a_container_on_another_network() {
+    let proxy_on = |network: &str| {
+        let fake = FakeDocker::new();
+        let proxy = format!(
+            r#"{{"Id": "other", "Name": "/q-lb-1", "Image": "sha256:lb", "State": {{"Status": "running", "Pid": 4000000}}, "HostConfig": {{}},
+"Path": "haproxy", "Args": ["-f", "/etc/haproxy/haproxy.cfg"], "Config": {{"Image": "haproxy:3.2", "Labels": {{"com.docker.compose.project": "q",
+  "com.docker.compose.service": "lb", "com.docker.compose.oneoff": "False"}}}},
+"NetworkSettings": {{"Networks": {{"{network}": {{"IPAddress": "127.0.0.1"}}}}}}}}
+"#
+        );
+        fake.write("containers/other", &proxy);
+        fake.run("deploy app");
+        fake.run("check app");
+        fake.calls().into_iter().filter(|call| call.contains("exec") && call.contains("other")).count()
+    };
+    assert_eq!(proxy_on("q_default"), 0);
+    assert!(proxy_on("p_default") > 0, "a proxy on the network is read");
+}
