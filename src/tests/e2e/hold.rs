@@ -63,6 +63,11 @@ fn up(setup: &ProxySetup, name: &str) -> TestProject {
 
 /// Replaces the app, with a version that serves and with one that never starts, and kills deploys.
 pub fn replaces_without_a_loss(setup: &ProxySetup, name: &str) {
+    replaces_for_clients(setup, name, true);
+}
+
+/// Some clients keep their connections if `kept`.
+fn replaces_for_clients(setup: &ProxySetup, name: &str, kept: bool) {
     let project = up(setup, name);
     let left = || (setup.left)(&project);
     let expect = |version: &str| {
@@ -79,7 +84,7 @@ pub fn replaces_without_a_loss(setup: &ProxySetup, name: &str) {
 
     project.log("--- the first deploy");
     project.set_variables("VERSION=2");
-    let clients = Clients::start(&project, setup.first == FirstRelease::Nothing);
+    let clients = Clients::start(&project, kept && setup.first == FirstRelease::Nothing);
     let (sent, lost) = project.deploy("app").exits(0).says("waited for the replacement").witness_counts();
     assert!(sent > 0 && lost == 0, "the witness sent {sent} and lost {lost}");
     expect_rows(clients.stop(&["1", "2"]));
@@ -87,7 +92,7 @@ pub fn replaces_without_a_loss(setup: &ProxySetup, name: &str) {
 
     project.log("--- a version that never starts");
     project.set_variables("VERSION=3 START_DELAY=600");
-    let clients = Clients::start(&project, true);
+    let clients = Clients::start(&project, kept);
     project.deploy("app --hold 10s").exits(3).says("x-zd.hold");
     expect_rows(clients.stop(&["2"]));
     expect("2");
@@ -95,7 +100,7 @@ pub fn replaces_without_a_loss(setup: &ProxySetup, name: &str) {
     project.set_variables("START_DELAY=3");
     for (line, number) in KILLED_AFTER {
         project.log(&format!("--- killed after line {number} of `{line}`"));
-        let clients = Clients::start(&project, true);
+        let clients = Clients::start(&project, kept);
         let mut deploy = project.start_deploy("app");
         deploy.wait_for_names(line, number);
         deploy.kill();
@@ -117,5 +122,6 @@ fn behind_a_published_port_an_app_that_cannot_run_twice_is_replaced_without_a_lo
         first: FirstRelease::Nothing,
         left: |project| rules(project).join("\n"),
     };
-    replaces_without_a_loss(&setup, "porthold");
+    // A kept connection stays on the old instance.
+    replaces_for_clients(&setup, "porthold", false);
 }
