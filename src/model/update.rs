@@ -148,14 +148,13 @@ impl Update {
     }
 
     /// Settings of a rollback. By default its batches are those of the update, because a host without memory for larger
-    /// batches has no memory for a larger rollback either.
+    /// batches has no memory for a larger rollback either. Its order is that of the update, too: two instances that must not
+    /// run at the same time must not do so in a rollback.
     pub fn resolve_rollback(file: Option<&UpdateLayer>, flags: &UpdateLayer, forward: &Update) -> Update {
-        let resolved = Update::resolve(file, flags).without_second_rollback();
-        if file.is_some() || flags.parallelism.is_some() {
-            resolved
-        } else {
-            Update { parallelism: forward.parallelism, ..resolved }
-        }
+        let own = Update::resolve(file, flags).without_second_rollback();
+        let has_batches = file.is_some() || flags.parallelism.is_some();
+        let parallelism = if has_batches { own.parallelism } else { forward.parallelism };
+        Update { parallelism, order: own.order.or(forward.order), ..own }
     }
 
     /// A failed rollback pauses instead of a second rollback.
@@ -323,6 +322,20 @@ mod tests {
         assert_eq!(parallelism(Some(&none), &none), 1);
         assert_eq!(parallelism(Some(&four), &none), 4);
         assert_eq!(parallelism(None, &four), 4);
+    }
+
+    #[test]
+    fn a_rollback_has_the_order_of_the_update_by_default() {
+        let forward = Update { order: Some(Order::StopFirst), ..Update::SWARM };
+        let none = UpdateLayer::default();
+        let start_first = UpdateLayer { order: Some(Order::StartFirst), ..UpdateLayer::default() };
+        let order = |file, flags| Update::resolve_rollback(file, flags, &forward).order;
+        assert_eq!([order(None, &none), order(Some(&none), &none)], [Some(Order::StopFirst); 2]);
+        assert_eq!(
+            [order(Some(&start_first), &none), order(None, &start_first)],
+            [Some(Order::StartFirst); 2]
+        );
+        assert_eq!(Update::resolve_rollback(None, &none, &Update::PLAIN).order, None);
     }
 
     #[test]
