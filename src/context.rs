@@ -115,7 +115,7 @@ fn swarm_id(docker: &Docker, requested: Option<EngineKind>, stack: &str) -> Resu
 /// Refuses Swarm flags for a project that is not a stack.
 fn refuse_flags(args: &SwarmArgs) -> Result<(), Error> {
     let flag = args.resolve_image.as_ref().map(|_| "--resolve-image");
-    match flag.or(args.prune.then_some("--prune")).or(args.push.then_some("--push")) {
+    match flag.or(args.push.then_some("--push")) {
         Some(flag) => Err(Error::usage(format!("`{flag}` is for Swarm, and this project is not a stack"))
             .hint(format!("remove `{flag}`, or deploy with `--engine swarm`"))),
         None => Ok(()),

@@ -4,6 +4,7 @@
 mod compose;
 mod connections;
 mod dependent_containers;
+pub mod disk;
 pub mod file;
 pub mod memory;
 pub mod proxies;

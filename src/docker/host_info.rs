@@ -1,6 +1,7 @@
 //! The engine, its machine and the processes in its containers. All queries are read-only.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,6 +10,7 @@ use serde_json::json;
 use super::api::ApiRequest;
 use super::types::{EngineInfo, Volume};
 use super::{CommandResult, Docker, Exec};
+use crate::process;
 
 /// Limit for a process in a container that prints a few lines.
 const EXEC_LIMIT: Duration = Duration::from_secs(10);
@@ -19,6 +21,24 @@ const ID_VOLUME: &str = "compose-zd.engine";
 impl Docker {
     pub fn info(&self) -> Result<EngineInfo> {
         self.get("/info", &[])
+    }
+
+    /// Output of `df -P -k` for the disk of the engine's images: of their folder, or of the root of one of these running
+    /// containers, which is on the same disk. `None` if neither is possible.
+    pub fn disk_usage(&self, containers: &[&str]) -> Result<Option<String>> {
+        if !self.is_remote() {
+            let folder = self.info()?.docker_root_dir;
+            let result = process::run_program(&["df", "-P", "-k", &folder], Path::new("/"), &[])?;
+            return Ok(result.ok().then_some(result.stdout));
+        }
+        for container in containers {
+            let words = ["df", "-P", "-k", "/"].map(String::from).to_vec();
+            let output = self.exec_within(&Exec::new(container, words), EXEC_LIMIT)?;
+            if let Some(output) = output.filter(CommandResult::ok) {
+                return Ok(Some(output.stdout));
+            }
+        }
+        Ok(None)
     }
 
     /// Id that compose-zd gives to an engine without a lasting one. The id is on a volume, which is created if missing.

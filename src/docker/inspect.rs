@@ -92,6 +92,9 @@ pub struct Image {
     #[serde(deserialize_with = "distinct")]
     pub repo_digests: Vec<String>,
     pub repo_tags: Vec<String>,
+    /// Size in bytes, with all its layers.
+    #[serde(deserialize_with = "number_or_zero")]
+    pub size: u64,
     pub config: ContainerConfig,
 }
 

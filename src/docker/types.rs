@@ -52,6 +52,8 @@ pub struct EngineInfo {
     pub architecture: String,
     #[serde(deserialize_with = "number_or_zero")]
     mem_total: u64,
+    /// Folder of the engine's images and containers.
+    pub docker_root_dir: String,
     /// Time by the engine's clock, in RFC 3339.
     pub system_time: String,
     pub swarm: SwarmInfo,

@@ -600,6 +600,7 @@ impl<'a> ComposeRun<'a> {
             replaced: self.prepared.desired.forced.iter().cloned().collect(),
             folder: self.request.config.folder.clone(),
             keep: self.project().keep,
+            prune: self.context.args.swarm.prune,
         })
     }
 

@@ -395,6 +395,7 @@ impl SwarmDeploy<'_> {
             replaced: Vec::new(),
             folder: self.config().folder.clone(),
             keep: self.config().project.keep,
+            prune: false,
         })
     }
 

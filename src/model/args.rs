@@ -337,7 +337,8 @@ pub struct SwarmArgs {
     /// compose or swarm [default: swarm if the project is a stack, else compose]
     #[arg(long, env = "COMPOSE_ZD_ENGINE", value_name = "ENGINE")]
     pub engine: Option<EngineKind>,
-    /// Swarm: remove services that are no longer in the file, after the others have converged
+    /// Remove images that only older releases than the kept ones have; Swarm: remove services that are no longer in the
+    /// file, after the others have converged
     #[arg(long)]
     pub prune: bool,
     /// Swarm: first push the images of services with `build`, so that every node can pull them

@@ -100,7 +100,8 @@ fn fix(demands: &[MemoryDemand]) -> String {
     }
 }
 
-fn human_size(bytes: u64) -> String {
+/// Size in words.
+pub fn human_size(bytes: u64) -> String {
     let mib = bytes as f64 / f64::from(1 << 20);
     if mib >= 1024.0 { format!("{:.1} GiB", mib / 1024.0) } else { format!("{mib:.0} MiB") }
 }

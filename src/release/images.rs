@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Retention, ServiceRelease};
+use super::{ReleaseHistory, Retention, ServiceRelease};
 use crate::docker::{CommandResult, Docker, KEEPER_LABEL};
 use crate::error::Error;
 
@@ -223,6 +223,25 @@ pub fn remove_images(
     let tags = remove_tags(docker, owner, services, retained);
     let failed = [keepers, tags].into_iter().filter_map(Result::err);
     failed.map(|e| format!("images of older releases stay: {e:#}")).collect()
+}
+
+/// Removes the images of releases that are no longer kept, by the names that the Compose file gave them. Returns the names
+/// that were removed. An image that a container uses stays.
+pub fn remove_older(docker: &Docker, history: &ReleaseHistory, retained: &Retention) -> Vec<String> {
+    let is_named =
+        |reference: &str, id: &str| matches!(docker.image(reference), Ok(Some(image)) if image.id == id);
+    let older = older(history, retained).into_iter().filter(|(reference, id)| is_named(reference, id));
+    let is_removed = |reference: &&str| docker.remove_tag(reference).is_ok_and(|result| result.ok());
+    older.map(|(reference, _)| reference).filter(is_removed).map(String::from).collect()
+}
+
+/// Names and ids of the images that only releases have which are no longer kept.
+fn older<'h>(history: &'h ReleaseHistory, retained: &'h Retention) -> BTreeSet<(&'h str, &'h str)> {
+    let kept: BTreeSet<&str> =
+        history.retained_services(retained).map(|(_, release)| release.image_id.as_str()).collect();
+    let all = history.newest_first().flat_map(|record| record.services.values());
+    let older = all.filter(|release| is_local(release) && !kept.contains(release.image_id.as_str()));
+    older.map(|release| (release.image.as_str(), release.image_id.as_str())).collect()
 }
 
 fn remove_keepers(

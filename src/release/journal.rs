@@ -47,6 +47,8 @@ pub struct ReleaseDraft {
     pub folder: PathBuf,
     /// Number of releases to keep.
     pub keep: usize,
+    /// Remove the images that only older releases have.
+    pub prune: bool,
 }
 
 /// Configuration of a release that has not begun. Dropping it removes the file of a run that ended before.
@@ -292,7 +294,7 @@ impl Journal {
         }
         // `recover` still needs the leftovers of an unfinished rollout.
         if !paused && !result.unfinished {
-            self.remove_leftovers(docker, draft.keep, report);
+            self.remove_leftovers(docker, draft, report);
         }
     }
 
@@ -401,7 +403,7 @@ impl Journal {
     }
 
     /// Removes the files and image tags of releases that are no longer kept.
-    fn remove_leftovers(&self, docker: &Docker, keep: usize, report: Report) {
+    fn remove_leftovers(&self, docker: &Docker, draft: &ReleaseDraft, report: Report) {
         let warn = |text: String| report.warn(&Warning::Other(text));
         let history = match self.store.history() {
             Ok(history) => history,
@@ -411,7 +413,7 @@ impl Journal {
             // Its images and its configuration may still be needed.
             return warn(format!("no old release is removed, as long as one is unreadable: {unreadable}"));
         }
-        let kept = history.retention(keep);
+        let kept = history.retention(draft.keep);
         let services = history.services();
         // `docker system prune` removes the containers that hold the images; they are created again while the image
         // exists.
@@ -425,6 +427,10 @@ impl Journal {
         let all = history.newest_first().flat_map(|r| &r.services).map(|(s, release)| (s.as_str(), release));
         let old = images::remove_old_names(docker, &self.project, &tagged, all);
         let stay = images::remove_images(docker, self.image_owner(), &tagged, &services, &kept);
+        if draft.prune {
+            let removed = images::remove_older(docker, &history, &kept);
+            removed.iter().for_each(|image| report.print_line(&format!("removed `{image}`")));
+        }
         let old = old.err().map(|error| format!("images of older releases stay: {error:#}"));
         stay.into_iter().chain(old).for_each(warn);
         if let Err(error) = self.store.prune(&kept) {

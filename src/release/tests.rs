@@ -39,7 +39,7 @@ pub fn record(number: u32, services: &[(&str, ServiceRelease)]) -> ReleaseRecord
 
 /// Parses a history with one release a word, from number 1 on: the content of `app`, then that of `db`; `!` marks a
 /// failed release, `-` a missing service. An unchanged content keeps its `since`.
-fn history(words: &str) -> ReleaseHistory {
+pub fn history(words: &str) -> ReleaseHistory {
     let mut records: Vec<ReleaseRecord> = Vec::new();
     for (number, word) in (1..).zip(words.split_whitespace()) {
         let before = records.last();

@@ -560,7 +560,7 @@ fn every_wrong_start_has_one_next_command() {
 #[test]
 fn a_flag_for_swarm_is_refused_for_a_compose_project() {
     let fake = FakeDocker::new();
-    for flag in ["--prune", "--resolve-image never"] {
+    for flag in ["--push", "--resolve-image never"] {
         let run = fake.run(&format!("deploy app {flag}")).code(2);
         says(&run, &["is for Swarm", "`--engine swarm`"]);
     }

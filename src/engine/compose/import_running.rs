@@ -152,6 +152,7 @@ impl Importer<'_> {
             replaced: Vec::new(),
             folder,
             keep: self.project.keep,
+            prune: false,
         };
         journal.import(&draft)?;
         self.report.event(imported);

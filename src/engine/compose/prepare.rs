@@ -13,17 +13,22 @@ use crate::context::prefetch;
 use crate::docker::Docker;
 use crate::docker::inspect::{Container, Image};
 use crate::error::Error;
+use crate::finding;
 use crate::jobs::{self, Jobs};
 use crate::model::args::DeployArgs;
 use crate::model::{Project, ResolvedProject, Service};
 use crate::mounted_files::{self, FileReport};
 use crate::observe::{self, DesiredVersion};
 use crate::preflight;
+use crate::preflight::disk;
 use crate::proxy::Proxy;
 use crate::report::{Event, Warning};
 use crate::request::Request;
 use crate::targets::is_member;
 use crate::targets::{self, Target};
+
+/// Most containers that are asked for the free space of their disk.
+const MAX_ASKED: usize = 3;
 
 /// Request that is ready to be planned.
 pub struct Prepared {
@@ -198,6 +203,7 @@ pub fn provide_images<'s>(
         }
         return Ok(Some(BTreeMap::new()));
     }
+    require_disk(ctx, docker, project, &built)?;
     if !built.is_empty() {
         ctx.report.event(Event::Building(names(&built).into()));
         docker.build(&names(&built))?;
@@ -210,11 +216,40 @@ pub fn provide_images<'s>(
             None => pulled.push(service),
         }
     }
+    require_disk(ctx, docker, project, &pulled)?;
     if !pulled.is_empty() {
         ctx.report.event(Event::Pulling(names(&pulled).into()));
         docker.pull(&names(&pulled))?;
     }
     Ok((built.is_empty() && pulled.is_empty()).then_some(existing))
+}
+
+/// Checks that the engine's disk has space for the images of these services.
+///
+/// # Errors
+/// The disk is nearly full. Nothing was changed.
+fn require_disk(ctx: &Context,
+    docker: &Docker,
+    project: &Project,
+    services: &[&Service],
+) -> Result<()> {
+    if services.is_empty() {
+        return Ok(());
+    }
+    let containers = docker.containers()?;
+    let running = containers.iter().filter(|c| c.is_running() && !c.is_pin());
+    let ids: Vec<&str> = running.clone().map(|c| c.id.as_str()).take(MAX_ASKED).collect();
+    let Some(free) = docker.disk_usage(&ids)?.as_deref().and_then(disk::parse_df) else { return Ok(()) };
+    let image = |service: &&Service| {
+        running.clone().find(|c| is_member(project, c, &[&service.name])).map(|c| c.image_id.as_str())
+    };
+    let images = docker.images(&services.iter().filter_map(image).collect())?;
+    let sizes: Vec<u64> = images.iter().map(|image| image.size).collect();
+    let finding = disk::finding(&sizes, free);
+    for note in finding::require(finding)? {
+        ctx.report.warn(&Warning::Other(note.to_string()));
+    }
+    Ok(())
 }
 
 fn select_targets(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::tests::service_release;
+use super::super::tests::{history, service_release};
 use super::*;
 
 #[test]
@@ -101,4 +101,17 @@ fn a_missing_image_is_named_with_its_release() {
     assert!(built.contains("sha256:a") && built.contains("it was built here"), "{built}");
     let pulled = ServiceRelease { digests: vec!["app@sha256:d".into()], ..service_release("a", 7) };
     assert!(gone_error("app", &pulled).to_string().contains("log in to its registry"));
+}
+
+/// The third deploy went back to the image of the first.
+#[test]
+fn only_images_that_no_kept_release_has_are_older() {
+    let history = history("a b a d e");
+    let older_than = |keep: usize| -> Vec<String> {
+        let retained = history.retention(keep);
+        older(&history, &retained).into_iter().map(|(name, id)| format!("{name} {id}")).collect()
+    };
+    assert_eq!(older_than(3), ["app:latest sha256:b"]);
+    assert_eq!(older_than(2), ["app:latest sha256:a", "app:latest sha256:b"]);
+    assert!(older_than(5).is_empty());
 }
