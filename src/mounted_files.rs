@@ -134,9 +134,9 @@ fn way(files: &ProxyFiles, changes: &[FileChange], obstacle: Option<&str>) -> Op
 }
 
 impl FileReport {
-    /// True if a new container would have other files. One whose file is gone would have an empty folder instead.
-    pub fn needs_new_container(&self) -> bool {
-        !self.changes.is_empty() && self.changes.iter().all(|change| change.kind != ChangeKind::Missing)
+    /// True if a new container would have an empty folder in place of a file.
+    pub fn has_missing_file(&self) -> bool {
+        self.changes.iter().any(|change| change.kind == ChangeKind::Missing)
     }
 
     /// Adds the report of another container, each file once.
@@ -273,7 +273,6 @@ fn leads_elsewhere(root: &str, source: &str) -> bool {
 
 /// True if the new text of a changed file has one of these names as a whole word: such a file is of use only once these
 /// services run.
-#[cfg_attr(not(test), expect(dead_code, reason = "`up` uses it"))]
 pub fn mentions(changes: &[FileChange], names: &[String]) -> bool {
     let text = |change: &FileChange| std::fs::read_to_string(change.source.as_ref()?).ok();
     changes.iter().filter_map(text).any(|text| names.iter().any(|name| has_word(&text, name)))

@@ -43,6 +43,10 @@ pub struct TargetFacts {
     pub single: Option<String>,
     /// Changes of mounted files, which no configuration hash covers.
     pub files: Vec<String>,
+    /// A reload of the proxy puts the changed files into effect.
+    pub reloads: bool,
+    /// A changed file of a proxy names the target: the proxy may refuse the file before the target runs.
+    pub is_in_changed_file: bool,
     /// Images that run, and the one of the file.
     pub image: Option<String>,
     /// Keys that differ; `None` if the running definition is unknown.
@@ -56,7 +60,7 @@ impl TargetFacts {
 }
 
 /// Way of a target. The rules, in order: 0 instances in the file; a job runs if its version never ran; a target
-/// without a running instance starts; a changed one is replaced; then the number of instances counts.
+/// without a running instance starts; a proxy reads its changed files again; a changed target is replaced; then the number of instances counts.
 pub fn way(facts: &TargetFacts) -> Way {
     match (facts.role, facts.running, facts.replicas) {
         (Role::DeployJob, ..) => Way::Unchanged,
@@ -65,6 +69,7 @@ pub fn way(facts: &TargetFacts) -> Way {
         (Role::Job, ..) if facts.is_changed() => Way::Start,
         (Role::Job, ..) => Way::Unchanged,
         (_, 0, _) => Way::Start,
+        _ if facts.outdated == 0 && facts.reloads => Way::Reload,
         _ if facts.is_changed() => replacement(facts),
         (_, from, Some(to)) if from != to => Way::Scale { from, to },
         _ => Way::Unchanged,
@@ -142,6 +147,8 @@ fn keys_text(facts: &TargetFacts) -> Option<String> {
 pub struct Stages {
     /// Started by Compose before anything is replaced.
     pub start: Vec<String>,
+    /// Proxies that read their files again.
+    pub reload: Vec<String>,
     /// Recreated by Compose, with downtime.
     pub recreate: Vec<String>,
     /// Targets of one rollout.
@@ -169,6 +176,7 @@ impl Stages {
                 Way::Scale { .. } if can_scale(facts) => stages.roll_out.push(facts.name.clone()),
                 Way::Scale { .. } => stages.start.extend(services()),
                 Way::Recreate { .. } => stages.recreate.extend(services()),
+                Way::Reload => stages.reload.extend(services()),
                 Way::Remove => stages.remove.extend(services()),
                 Way::Leave { .. } | Way::Unchanged => {}
             }
@@ -196,7 +204,7 @@ impl Stages {
 
 /// A target that a rollout can start: its new instance stays out of rotation until it is ready.
 fn can_roll_out(facts: &TargetFacts) -> bool {
-    facts.role == Role::Routed && facts.obstacle.is_none()
+    facts.role == Role::Routed && facts.obstacle.is_none() && !facts.is_in_changed_file
 }
 
 fn can_scale(facts: &TargetFacts) -> bool {

@@ -11,10 +11,12 @@ use crate::context::{Context, Invocation};
 use crate::deploy::put_in_place;
 use crate::docker::inspect::Container;
 use crate::engine::compose::prepare::provide_images;
+use crate::engine::compose::proxy_files::ProxyReload;
 use crate::error::{Error, Exit};
 use crate::finding;
 use crate::model::EngineKind;
 use crate::model::args::{self, DeployArgs, UpArgs};
+use crate::mounted_files;
 use crate::project_plan::{self, Stages};
 use crate::report::changes::{ServiceChange, Way};
 use crate::report::plan::{PlannedCommand, PlannedStep};
@@ -60,6 +62,10 @@ fn bring_up(ctx: &mut Context, args: &UpArgs, deploy: &DeployArgs) -> Result<()>
         changes.extend(survey.orphans.iter().map(|orphan| orphan_change(orphan, args)));
         show(ctx.report, &config.project.name, args, &changes);
         finding::require(survey.refused)?;
+        check_reloads(&config, &survey.reloads, &stages)?;
+        for reload in survey.reloads.iter().filter(|reload| reload.is_of(&stages.reload)) {
+            ctx.report.event(Event::WouldPrepare(reload.text("reload").into()));
+        }
         return preview(ctx, config, deploy, &stages);
     }
     let (facts, refused) = (&survey.facts, survey.refused);
@@ -69,12 +75,19 @@ fn bring_up(ctx: &mut Context, args: &UpArgs, deploy: &DeployArgs) -> Result<()>
     let all: Vec<ServiceChange> = changes.iter().cloned().chain(orphan_changes).collect();
     report_changes(ctx.report, &all);
     finding::require(refused.into_iter().map(finding::Finding::nothing_changed))?;
+    check_reloads(&config, &survey.reloads, &stages)?;
+    let is_recreated = |reload: &&ProxyReload| reload.is_of(&stages.recreate);
+    survey
+        .recreated
+        .iter()
+        .filter(is_recreated)
+        .try_for_each(|reload| reload.check_in_new_container(&config.docker))?;
     let removed: Vec<Container> = if args.remove_orphans { survey.orphans } else { Vec::new() };
     let has_work = !stages.is_empty() || !removed.is_empty();
     if has_work {
         let request =
             Request::of_project(config, DeployArgs { no_build: true, pull: false, ..deploy.clone() });
-        Apply::new(ctx, request, &stages, survey.running).run(removed)?;
+        Apply::new(ctx, request, &stages, survey.running).reloading(survey.reloads).run(removed)?;
     }
     finish(ctx, &changes, has_work)
 }
@@ -149,11 +162,25 @@ fn show(report: Report, project: &str, args: &UpArgs, changes: &[ServiceChange])
     }
 }
 
+/// Has each proxy test its changed files. A file that names a service which starts first is tested after its start: some
+/// proxies refuse a name without an address.
+///
+/// # Errors
+/// The proxy's own words for what is wrong. Nothing was changed.
+fn check_reloads(config: &Configuration, reloads: &[ProxyReload], stages: &Stages) -> Result<()> {
+    let is_early = |reload: &&ProxyReload| {
+        let late = [&stages.start, &stages.start_after].into_iter().flatten().cloned();
+        reload.is_of(&stages.reload) && !mounted_files::mentions(&reload.changes, &late.collect::<Vec<_>>())
+    };
+    reloads.iter().filter(is_early).try_for_each(|reload| reload.check(&config.docker))
+}
+
 /// Prints the commands of a dry run, in their order.
 fn preview(ctx: &mut Context, config: Configuration, deploy: &DeployArgs, stages: &Stages) -> Result<()> {
     let (docker, report) = (config.docker.clone(), ctx.report);
     let by_compose = |verb: &str, services: &[String], reason: &str| {
-        let command = PlannedCommand::Command(docker.up_services_command(services));
+        let command = docker.up_services_command(services, verb == "recreate");
+        let command = PlannedCommand::Command(command);
         let step = PlannedStep {
             verb: verb.into(),
             names: services.to_vec(),

@@ -161,15 +161,22 @@ impl Docker {
         self.run_compose(&up_services_words("--detach", services))
     }
 
+    /// Recreates the containers of services, also those that have the definition, and touches no other service.
+    pub fn recreate_services(&self, services: &[String]) -> Result<()> {
+        self.check_lease()?;
+        self.run_compose(&with_force(up_services_words("--detach", services)))
+    }
+
     /// Creates outdated or missing containers of services that do not run, without starting them.
     pub fn create_services(&self, services: &[String]) -> Result<()> {
         self.check_lease()?;
         self.run_compose(&up_services_words("--no-start", services))
     }
 
-    /// Command line of [`Docker::up_services`].
-    pub fn up_services_command(&self, services: &[String]) -> Vec<String> {
+    /// Command line of [`Docker::up_services`], or of [`Docker::recreate_services`].
+    pub fn up_services_command(&self, services: &[String], recreates: bool) -> Vec<String> {
         let words = up_services_words("--detach", services);
+        let words = if recreates { with_force(words) } else { words };
         let mut argv = self.compose_words(&words.iter().map(String::as_str).collect::<Vec<_>>());
         let program = Path::new(&argv[0]).file_name().map(|name| name.to_string_lossy().into_owned());
         program.into_iter().for_each(|name| argv[0] = name);
@@ -260,6 +267,11 @@ fn up_words(mode: &str, service: &str, total: usize) -> Vec<String> {
 fn up_services_words(mode: &str, services: &[String]) -> Vec<String> {
     let flags = ["up", mode, "--no-deps", "--no-build", "--pull", "never"].into_iter().map(String::from);
     flags.chain(services.iter().cloned()).collect()
+}
+
+fn with_force(mut words: Vec<String>) -> Vec<String> {
+    words.insert(1, "--force-recreate".into());
+    words
 }
 
 /// Networks and volumes that a dry run reports as changed.

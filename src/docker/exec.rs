@@ -84,6 +84,7 @@ impl Exec {
         let mut words = ["run", "--rm", "--pull", "never", "--network", &network].map(String::from).to_vec();
         words.extend(["--security-opt", "systempaths=unconfined", "--user", "0"].map(String::from));
         words.extend(self.options.iter().cloned());
+        words.extend(env_words(&self.variables));
         words.extend(["--entrypoint", program, image].map(String::from));
         words.extend(arguments.iter().cloned());
         words

@@ -6,7 +6,7 @@ pub mod import_running;
 mod preflight_targets;
 pub mod prepare;
 mod probe_urls;
-mod proxy_files;
+pub mod proxy_files;
 mod recovery;
 mod target_rollout;
 pub mod watchdog;

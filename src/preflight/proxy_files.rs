@@ -33,13 +33,13 @@ fn finding(proxy: &dyn Proxy, changes: &[FileChange], way: ProxyWay) -> Option<F
         ProxyWay::Reload => (
             "proxy-file-edited",
             format!("{name}: {}; a deploy does not reload this proxy", list(changes)),
-            "reload it by its own command, or restart it",
+            "`compose-zd up` tests and reloads it",
         ),
         ProxyWay::Recreate(why) => (
             "proxy-file-replaced",
             format!("{name}: {why}, so a reload has no effect"),
             "mount its folder instead of the file, and the proxy gets new files, too; a new container of the proxy has the \
-             file, with downtime: `docker compose up --detach --no-deps --force-recreate`",
+             file, with downtime: `compose-zd up --yes`",
         ),
     };
     Some(Finding::note(rule, message, hint))

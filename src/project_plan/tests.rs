@@ -15,6 +15,8 @@ fn facts(role: Role, running: usize, outdated: usize) -> TargetFacts {
         replicas: None,
         obstacle: None,
         single: None,
+        reloads: false,
+        is_in_changed_file: false,
         files: Vec::new(),
         image: None,
         diff: None,
@@ -76,6 +78,15 @@ fn requests_wait_for_a_routed_service_of_which_one_instance_may_run() {
     };
     assert_eq!(single(Role::Routed), Way::Hold { cause: "it writes to /data".into() });
     assert_eq!(single(Role::Other), Way::ReplaceWhenReady);
+}
+
+#[test]
+fn a_running_proxy_is_reloaded_if_only_its_files_changed() {
+    for f in every().into_iter().filter(|f| f.role == Role::Proxy && f.replicas != Some(0)) {
+        let reloads = way(&TargetFacts { reloads: true, ..f.clone() }) == Way::Reload;
+        assert_eq!(reloads, f.running > 0 && f.outdated == 0, "{f:?}");
+        assert_ne!(way(&f), Way::Reload, "{f:?}");
+    }
 }
 
 #[test]
@@ -153,6 +164,7 @@ fn each_change_has_its_stage() {
     let words = |text: &str| text.split_whitespace().map(String::from).collect::<Vec<_>>();
     let stages = Stages::new(&project, &all, &changes);
     let expected = Stages {
+        reload: Vec::new(),
         start: words("cache"),
         recreate: words("db proxy"),
         roll_out: words("web"),
@@ -164,8 +176,19 @@ fn each_change_has_its_stage() {
     // Without a rollout, the job and the dependents start at once.
     let mut idle = all.clone();
     idle[3] = named("web", facts(Role::Routed, 1, 0));
+    idle[5] = named("proxy", TargetFacts { reloads: true, ..facts(Role::Proxy, 1, 0) });
     let changes: Vec<ServiceChange> = idle.iter().map(change).collect();
     let stages = Stages::new(&project, &idle, &changes);
     assert_eq!(stages.start, words("cache migrate mailer"));
+    assert_eq!((stages.reload, stages.recreate), (words("proxy"), words("db")));
+    // A routed service without an instance starts in the rollout, unless the proxy has to find it before.
+    for is_in_changed_file in [false, true] {
+        let new = named("web", TargetFacts { is_in_changed_file, ..facts(Role::Routed, 0, 0) });
+        let stages = Stages::new(&project, std::slice::from_ref(&new), &[change(&new)]);
+        assert_eq!(
+            (stages.start.len(), stages.roll_out.len()),
+            if is_in_changed_file { (1, 0) } else { (0, 1) }
+        );
+    }
     assert_eq!((stages.jobs, stages.start_after, stages.roll_out), (vec![], vec![], vec![]));
 }

@@ -145,6 +145,20 @@ pub fn check(docker: &Docker, proxy: &dyn Proxy) -> Result<()> {
     if result.ok() { Ok(()) } else { Err(refusal(proxy, &result).into()) }
 }
 
+/// As [`check`], in another container of the same image. Its mounts lead to the files of now.
+pub fn check_in_new_container(docker: &Docker, proxy: &dyn Proxy) -> Result<()> {
+    let (Some(reload), Some(container)) = (proxy.files().reload, proxy.container()) else { return Ok(()) };
+    let variables = container.config.env.iter().filter_map(|pair| pair.split_once('='));
+    let exec = Exec {
+        sidecar_image: Some(container.config.image.clone()),
+        options: vec!["--volumes-from".into(), container.id.clone()],
+        variables: variables.map(|(name, value)| (name.into(), value.into())).collect(),
+        ..reload.check
+    };
+    let result = docker.query(&exec)?;
+    if result.ok() { Ok(()) } else { Err(refusal(proxy, &result).into()) }
+}
+
 fn refusal(proxy: &dyn Proxy, result: &CommandResult) -> Error {
     let message = format!("{} refuses its changed files; nothing was changed", proxy.name());
     let (stderr, stdout) = (result.stderr.trim_end(), result.stdout.trim_end());

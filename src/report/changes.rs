@@ -19,6 +19,9 @@ pub enum Way {
     /// New instances replace the old ones, and no proxy routes to the service.
     #[display("replace when ready")]
     ReplaceWhenReady,
+    /// The proxy reads its changed files again.
+    #[display("reload")]
+    Reload,
     #[display("scale {from} → {to}")]
     Scale { from: usize, to: usize },
     /// No instance runs.

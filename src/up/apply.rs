@@ -11,8 +11,10 @@ use crate::context::Context;
 use crate::deploy::{put_in_place, restore_last_good};
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
+use crate::engine::compose::proxy_files::ProxyReload;
 use crate::error::{Error, Exit};
 use crate::model::{Project, ResolvedProject};
+use crate::mounted_files;
 use crate::project_plan::Stages;
 use crate::report::{Event, Warning};
 use crate::request::Request;
@@ -41,6 +43,8 @@ pub struct Apply<'c, 'a> {
     /// Services whose running definition is certain, and a project with their definitions.
     running: (BTreeSet<String>, ResolvedProject),
     done: Vec<Done>,
+    /// Reloads that have not run.
+    reloads: Vec<ProxyReload>,
 }
 
 impl<'c, 'a> Apply<'c, 'a> {
@@ -50,7 +54,14 @@ impl<'c, 'a> Apply<'c, 'a> {
         stages: &'c Stages,
         running: (BTreeSet<String>, ResolvedProject),
     ) -> Self {
-        Apply { ctx, request, stages, running, done: Vec::new() }
+        Apply { ctx, request, stages, running, done: Vec::new(), reloads: Vec::new() }
+    }
+
+    /// The same, with the proxies that are reloaded.
+    pub fn reloading(mut self, reloads: Vec<ProxyReload>) -> Self {
+        self.reloads = reloads;
+        self.reloads.retain(|reload| reload.is_of(&self.stages.reload));
+        self
     }
 
     /// Makes the changes. Then removes these containers.
@@ -71,12 +82,16 @@ impl<'c, 'a> Apply<'c, 'a> {
     /// Runs the stages. Returns an error that is no reason for an undo: lost requests with `--strict`.
     fn change(&mut self) -> Result<Option<Error>, Error> {
         let stages = self.stages;
+        let started: Vec<String> = stages.start.iter().chain(&stages.start_after).cloned().collect();
+        self.reload_all_without(&started)?;
         self.start(&stages.start)?;
+        self.reload_all_without(&stages.start_after)?;
         for service in &stages.recreate {
             self.recreate(service)?;
         }
         let rolled = self.roll_out()?;
         self.start(&stages.start_after)?;
+        self.reload_all_without(&[])?;
         Ok(rolled)
     }
 
@@ -112,6 +127,17 @@ impl<'c, 'a> Apply<'c, 'a> {
         self.wait_until_up(services)
     }
 
+    /// Reloads the proxies whose changed files name none of these services, which do not run yet. A route must not lead to
+    /// a service that is not there, and a rollout must find the proxy with the user's files.
+    fn reload_all_without(&mut self, services: &[String]) -> Result<(), Error> {
+        let waits = |reload: &ProxyReload| mounted_files::mentions(&reload.changes, services);
+        let (later, now): (Vec<_>, Vec<_>) = self.reloads.drain(..).partition(waits);
+        self.reloads = later;
+        let run =
+            |reload: &ProxyReload| reload.run(self.docker(), self.project(), self.ctx.report, self.ctx.stop);
+        now.iter().try_for_each(run).map_err(Error::from_error)
+    }
+
     /// Recreates a service by Compose, with the services that share its namespaces.
     fn recreate(&mut self, service: &String) -> Result<(), Error> {
         self.check_signal()?;
@@ -123,7 +149,7 @@ impl<'c, 'a> Apply<'c, 'a> {
         let services: Vec<String> = std::iter::once(service.clone()).chain(others).collect();
         self.done.push(Done::Recreated(services.clone()));
         self.ctx.report.event(Event::Recreating(services.clone().into()));
-        self.docker().up_services(&services).map_err(Error::from_error)?;
+        self.docker().recreate_services(&services).map_err(Error::from_error)?;
         self.wait_until_up(&services)?;
         self.restart_dependents(service)
     }

@@ -10,15 +10,17 @@ use crate::context::Context;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
 use crate::engine::compose::import_running::Importer;
+use crate::engine::compose::proxy_files::{ProxyReload, proxies_in};
 use crate::error::Error;
 use crate::finding::Finding;
 use crate::jobs::Jobs;
 use crate::model::{Project, ResolvedProject, Service};
+use crate::mounted_files::{self, FileChange, ProxyWay};
 use crate::observe::{self, DesiredVersion};
 use crate::preflight::file;
 use crate::project_plan::{Role, TargetFacts, diff};
 use crate::proxy::{self, Proxy};
-use crate::report::ImageChange;
+use crate::report::{ImageChange, Warning};
 use crate::targets::{self, Target, is_member};
 
 /// Findings by the file for which a target cannot run twice. Each other refusal is an error in the file.
@@ -40,6 +42,10 @@ pub struct Survey {
     pub refused: Vec<Finding>,
     /// Definitions of the running services, and those of them that are certain.
     pub running: (BTreeSet<String>, ResolvedProject),
+    /// Proxies whose changed files a reload puts into effect.
+    pub reloads: Vec<ProxyReload>,
+    /// Proxies whose changed files only a new container has.
+    pub recreated: Vec<ProxyReload>,
 }
 
 impl Survey {
@@ -53,14 +59,23 @@ impl Survey {
         let reader = Reader { config, containers: &containers, proxies: &proxies, desired: &desired };
         let mut facts =
             targets.iter().map(|target| reader.facts(target)).collect::<Result<Vec<_>, Error>>()?;
+        let mut files = FileSurvey::default();
+        for facts in &mut facts {
+            files.add(&reader, facts)?;
+        }
+        let changes: Vec<FileChange> = files.reloads.iter().flat_map(|r| r.changes.clone()).collect();
+        for facts in facts.iter_mut().filter(|facts| facts.running == 0) {
+            facts.is_in_changed_file = mounted_files::mentions(&changes, &facts.services);
+        }
+        files.notes.iter().for_each(|note| ctx.report.warn(&Warning::Other(note.clone())));
         let running = reader.running_definitions(ctx, &facts)?;
         for facts in &mut facts {
             reader.compare(facts, &running);
         }
         let services: Vec<&str> = targets.iter().flat_map(Target::services).collect();
         let orphans = if named.is_empty() { orphans(docker, project, &containers)? } else { Vec::new() };
-        let refused = recreated_objects(config, &services)?;
-        Ok(Survey { facts, orphans, refused, running })
+        let refused = recreated_objects(config, &services)?.into_iter().chain(files.missing).collect();
+        Ok(Survey { facts, orphans, refused, running, reloads: files.reloads, recreated: files.recreated })
     }
 }
 
@@ -126,6 +141,73 @@ fn orphans(docker: &Docker, project: &Project, containers: &[Container]) -> Resu
     Ok(candidates.into_iter().filter(is_orphan).cloned().collect())
 }
 
+/// Mounted files and inline configs of all targets, as far as they changed.
+#[derive(Default)]
+struct FileSurvey {
+    reloads: Vec<ProxyReload>,
+    recreated: Vec<ProxyReload>,
+    /// Files that are gone from the machine.
+    missing: Vec<Finding>,
+    notes: BTreeSet<String>,
+}
+
+impl FileSurvey {
+    /// Adds the changed files of a target to its facts.
+    fn add(&mut self, reader: &Reader, facts: &mut TargetFacts) -> Result<()> {
+        let docker = &reader.config.docker;
+        for service in &facts.services {
+            let inline = reader.config.snapshot.inline_configs(service);
+            let proxies: Vec<_> = proxies_in(reader.project(), reader.proxies, service).collect();
+            for proxy in &proxies {
+                let (report, way) = mounted_files::of_proxy(docker, proxy.as_ref(), &inline)?;
+                let texts = report.changes.iter().map(ToString::to_string);
+                let reload = ProxyReload { proxy: (*proxy).clone(), changes: report.changes.clone() };
+                match way {
+                    _ if report.has_missing_file() => {
+                        self.missing.extend(texts.map(|text| missing_file(service, text)));
+                    }
+                    Some(ProxyWay::Recreate(why)) => {
+                        facts.files.push(why);
+                        self.recreated.push(reload);
+                    }
+                    Some(ProxyWay::Reload) => {
+                        (facts.reloads, facts.files) = (true, texts.collect());
+                        self.reloads.push(reload);
+                    }
+                    Some(ProxyWay::Watched) | None => {}
+                }
+                self.notes.extend(report.notes);
+            }
+            for container in reader.members(&[service]) {
+                if proxies.iter().any(|proxy| proxy.is_in(container)) {
+                    continue;
+                }
+                let report = mounted_files::of_instance(docker, container, &inline)?;
+                let texts = report.changes.iter().map(ToString::to_string).collect::<Vec<_>>();
+                if !report.has_missing_file() {
+                    facts.files.extend(texts);
+                    facts.files.dedup();
+                } else {
+                    self.missing.extend(texts.into_iter().map(|text| missing_file(service, text)));
+                }
+                self.notes.extend(report.notes);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Finding for a service whose mounted file is gone: Docker would give a new container an empty folder instead.
+fn missing_file(service: &str, change: String) -> Finding {
+    let message = format!("`{service}`: {change}, and a new container would have an empty folder there");
+    Finding::unchanged(
+        "mounted-file-missing",
+        message,
+        "restore the file, or remove the mount from the Compose file",
+    )
+    .of_service(service)
+}
+
 /// Reader of the facts on each target.
 struct Reader<'a> {
     config: &'a Configuration,
@@ -168,6 +250,8 @@ impl<'a> Reader<'a> {
             obstacle: self.obstacle(target)?,
             single: self.single_cause(&services, live.len()),
             files: Vec::new(),
+            reloads: false,
+            is_in_changed_file: false,
             image: self.image(&services, &members),
             diff: None,
             services: services.into_iter().map(String::from).collect(),

@@ -163,7 +163,8 @@ impl Prepared {
             let mut report = FileReport::default();
             for instance in instances {
                 let of_one = mounted_files::of_instance(docker, instance, &inline)?;
-                changed.extend(of_one.needs_new_container().then(|| instance.id.clone()));
+                let is_changed = !of_one.changes.is_empty() && !of_one.has_missing_file();
+                changed.extend(is_changed.then(|| instance.id.clone()));
                 report.add(of_one);
             }
             for change in &report.changes {
@@ -228,11 +229,7 @@ pub fn provide_images<'s>(
 ///
 /// # Errors
 /// The disk is nearly full. Nothing was changed.
-fn require_disk(ctx: &Context,
-    docker: &Docker,
-    project: &Project,
-    services: &[&Service],
-) -> Result<()> {
+fn require_disk(ctx: &Context, docker: &Docker, project: &Project, services: &[&Service]) -> Result<()> {
     if services.is_empty() {
         return Ok(());
     }

@@ -558,6 +558,16 @@ impl TestProject {
         self.get_within(WAIT_LIMIT, host, path)
     }
 
+    /// Whole answer through the proxy, with its head; empty without one.
+    pub fn get_text(&self, path: &str) -> String {
+        let mut text = String::new();
+        if let Ok(mut stream) = self.send_request(ANSWER_LIMIT, &self.host(), path) {
+            // What has arrived before an error counts.
+            let _ = stream.read_to_string(&mut text);
+        }
+        text
+    }
+
     pub fn get_within(&self, limit: Duration, host: &str, path: &str) -> Option<Reply> {
         let mut text = String::new();
         self.send_request(limit, host, path).ok()?.read_to_string(&mut text).ok()?;
