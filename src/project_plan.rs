@@ -29,6 +29,8 @@ pub struct TargetFacts {
     pub name: String,
     pub services: Vec<String>,
     pub role: Role,
+    /// A running proxy can keep a new instance out of rotation until it is ready. None can at a published port.
+    pub is_gated: bool,
     /// Number of instances that run.
     pub running: usize,
     /// Number of those that have another version than the file. For a job, one if no container has this version.
@@ -204,7 +206,7 @@ impl Stages {
 
 /// A target that a rollout can start: its new instance stays out of rotation until it is ready.
 fn can_roll_out(facts: &TargetFacts) -> bool {
-    facts.role == Role::Routed && facts.obstacle.is_none() && !facts.is_in_changed_file
+    facts.role == Role::Routed && facts.is_gated && facts.obstacle.is_none() && !facts.is_in_changed_file
 }
 
 fn can_scale(facts: &TargetFacts) -> bool {

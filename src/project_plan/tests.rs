@@ -9,6 +9,7 @@ fn facts(role: Role, running: usize, outdated: usize) -> TargetFacts {
         name: "app".into(),
         services: vec!["app".into()],
         role,
+        is_gated: true,
         running,
         outdated,
         exists: true,
@@ -173,6 +174,12 @@ fn each_change_has_its_stage() {
         remove: words("alone"),
     };
     assert_eq!(stages, expected);
+    // What does not run is started by a rollout only behind a proxy.
+    let starting = |is_gated| {
+        let web = named("web", TargetFacts { is_gated, ..facts(Role::Routed, 0, 0) });
+        Stages::new(&project, std::slice::from_ref(&web), &[change(&web)])
+    };
+    assert_eq!((starting(true).roll_out, starting(false).start), (words("web"), words("web")));
     // Without a rollout, the job and the dependents start at once.
     let mut idle = all.clone();
     idle[3] = named("web", facts(Role::Routed, 1, 0));

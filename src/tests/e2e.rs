@@ -73,6 +73,8 @@ mod test_project;
 mod traefik;
 #[path = "e2e/unhealthy.rs"]
 mod unhealthy;
+#[path = "e2e/up.rs"]
+mod up;
 #[path = "e2e/update.rs"]
 mod update;
 #[path = "e2e/upgrade.rs"]

@@ -241,6 +241,7 @@ impl<'a> Reader<'a> {
         let in_file = self.project().services[services[0]].replicas().map(|n| n as usize);
         Ok(TargetFacts {
             name: target.name().into(),
+            is_gated: self.fronting(target).iter().any(|p| !p.place().is_port()),
             role,
             running: if role == Role::Job { 0 } else { live.len() },
             outdated,
@@ -275,15 +276,18 @@ impl<'a> Reader<'a> {
             Some(proxy) => !proxy.routes_nowhere(),
             None => proxy::is_proxy_image(&service.image),
         };
-        let fronting =
-            observe::proxies_of(&self.config.docker, project, target, self.containers, self.proxies);
         match service.data_store() {
             _ if is_proxy => Role::Proxy,
-            // A proxy that is missing is an error of the rollout, with its fix.
-            _ if fronting.is_ok_and(|proxies| !proxies.is_empty()) => Role::Routed,
+            _ if !self.fronting(target).is_empty() => Role::Routed,
             Some(kind) => Role::DataStore(kind),
             None => Role::Other,
         }
+    }
+
+    /// Proxies in front of a target. One that is named and missing is an error of the rollout, with its fix.
+    fn fronting(&self, target: &Target) -> Vec<Arc<dyn Proxy>> {
+        let docker = &self.config.docker;
+        observe::proxies_of(docker, self.project(), target, self.containers, self.proxies).unwrap_or_default()
     }
 
     /// Reason for which requests are held while the only instance is replaced.

@@ -16,8 +16,7 @@ const SCRIPT: &str = include_str!("../../../scripts/deploy-and-restart.sh");
 const HAPROXY_CONFIG: &str = "haproxy/haproxy.cfg";
 
 /// Addition to an existing Makefile.
-pub const ADDITION_TO_MAKEFILE: &str =
-    "deploy:\n\tcompose-zd deploy\nrollback:\n\tcompose-zd rollback\nstatus:\n\tcompose-zd status";
+pub const ADDITION_TO_MAKEFILE: &str = "up:\n\tcompose-zd up\ndeploy:\n\tcompose-zd deploy\nrollback:\n\tcompose-zd rollback\nstatus:\n\tcompose-zd status";
 
 /// All files, in the order of the report.
 pub fn files(facts: &ProjectFacts, proxied: &[ProxiedService], layout: &ComposeFiles) -> Vec<NewFile> {
@@ -40,7 +39,7 @@ pub fn files(facts: &ProjectFacts, proxied: &[ProxiedService], layout: &ComposeF
     });
     let script =
         with_variable(SCRIPT, layout, "\nexec ", |files| format!("COMPOSE_FILE={}", shell::word(files)));
-    files.push(file("Makefile", makefile, "make deploy, rollback, status"));
+    files.push(file("Makefile", makefile, "make up, deploy, rollback, status"));
     files.push(file("scripts/post-receive", HOOK.into(), "hook of a bare repository: `git push` deploys"));
     files.push(file("scripts/deploy-and-restart.sh", script, "deploy script for other tools"));
     files

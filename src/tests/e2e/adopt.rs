@@ -91,6 +91,7 @@ fn a_new_user_deploys_and_rolls_back_in_five_commands() {
 
     project.set_variables("VERSION=3");
     says(&run(&project, "make deploy"), &["release 4"]);
+    says(&run(&project, "make up"), &["nothing has to change"]);
     says(&run(&project, "make rollback SERVICE=app"), &["back on release 3"]);
     says(&run(&project, "make status"), &["SERVICE", "app"]);
     says(&run(&project, "make"), &["deploy", "rollback", "status"]);
@@ -179,7 +180,7 @@ fn a_git_push_deploys_and_reports_to_the_pusher() {
         pusher.configure(key, value);
     }
     pusher.commit("1", "\n      FIRST: 1");
-    says(&pusher.push("origin main"), &["remote: compose-zd: nothing runs yet", "is started"]);
+    says(&pusher.push("origin main"), &["remote: compose-zd: deploying", "runs as its file says"]);
     project.wait_until_all_answer();
 
     let load = project.start_load("--seconds 300");
@@ -211,7 +212,7 @@ fn a_git_push_deploys_and_reports_to_the_pusher() {
         &[
             "remote: error: `app`: 1 of 1 new instances is not ready",
             "→ 500",
-            "(exit 3): the old release serves, or the rollout is paused",
+            "(exit 3): what served before serves",
         ],
     );
     assert_eq!(project.containers(), before);
