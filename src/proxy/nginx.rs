@@ -8,21 +8,21 @@ mod routes;
 pub mod scripts;
 mod state;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::kit::hosts::{self, Loaded, PinnedService};
-use super::kit::{sockets, version};
+use super::kit::hosts::switch::{HostsSwitch, HostsWriter, PinnedServices, addresses};
+use super::kit::passes::Passes;
+use super::kit::{directive, hosts, sockets, version};
 use super::{
-    Abilities, Adapter, Audit, Backend, Change, Discovery, Endpoint, FileLookup, Goal, Next, Place, Planned,
-    Proxy, ProxyContainer, ProxyFiles, ProxyState, Query, RolloutShape, Rotation, RouteInfo, boxed,
+    Abilities, Adapter, Audit, Backend, Change, FileLookup, Goal, Next, Place, Planned, Proxy,
+    ProxyContainer, ProxyFiles, ProxyState, Query, RolloutShape, RouteInfo, boxed,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
 use crate::error::Error;
 use crate::finding::Finding;
-use routes::{Pass, Routes, Upstream};
+use routes::Routes;
 use state::NginxState;
 
 /// File that compose-zd adds to a folder of nginx's configuration. nginx reads it first.
@@ -70,18 +70,6 @@ struct NginxSettings {
     own_folder: Option<String>,
 }
 
-/// Way to write the hosts file.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum HostsWriter {
-    /// The container's own user is root.
-    #[default]
-    User,
-    /// A command as root.
-    Root,
-    /// A container beside the proxy: the proxy's own file system is read-only.
-    Sidecar,
-}
-
 /// Recognises nginx by its image, its program, or the environment of the official image. Its configuration tells whether
 /// it is a proxy.
 pub fn detect(container: &Container) -> Option<Nginx> {
@@ -102,111 +90,6 @@ impl Nginx {
     pub fn new(container: &Container) -> Self {
         Nginx { place: ProxyContainer::new(TITLE, container), settings: NginxSettings::default() }
     }
-
-    /// Passes to a backend, each with the upstream that is the backend's.
-    fn passes_to<'n>(&'n self, names: &'n [String]) -> impl Iterator<Item = (&'n Pass, &'n Upstream)> {
-        self.settings.routes.to(|host| names.iter().any(|name| name.eq_ignore_ascii_case(host)))
-    }
-
-    /// Passes to a backend by name or by address.
-    fn has_route_to(&self, backend: &Backend) -> bool {
-        let addresses: Vec<String> = backend.addresses.iter().map(ToString::to_string).collect();
-        self.passes_to(&backend.names).next().is_some() || self.passes_to(&addresses).next().is_some()
-    }
-
-    /// Names of the configuration among these.
-    fn used_names(&self, names: &[String]) -> BTreeSet<String> {
-        self.passes_to(names).map(|(_, upstream)| upstream.host.clone()).collect()
-    }
-
-    /// Services of these endpoints, with the names that have to be pinned.
-    fn services(&self, endpoints: &[Endpoint]) -> Vec<PinnedService> {
-        let mut services: BTreeMap<&str, PinnedService> = BTreeMap::new();
-        for endpoint in endpoints {
-            let project = endpoint.labels.get("com.docker.compose.project").cloned().unwrap_or_default();
-            let service = services.entry(&endpoint.service).or_insert_with(|| PinnedService {
-                project,
-                service: endpoint.service.clone(),
-                names: BTreeSet::new(),
-            });
-            service.names.extend(self.used_names(&endpoint.names));
-        }
-        services.into_values().filter(|service| !service.names.is_empty()).collect()
-    }
-
-    /// Services of a rollout, before any of its instances is known.
-    fn services_of(&self, shape: &RolloutShape) -> Vec<PinnedService> {
-        let service = |(service, names): &(String, Vec<String>)| PinnedService {
-            project: shape.project.clone(),
-            service: service.clone(),
-            names: self.used_names(names),
-        };
-        shape.services.iter().map(service).filter(|service| !service.names.is_empty()).collect()
-    }
-
-    /// Script that writes the hosts file.
-    fn write(&self, script: String) -> Change {
-        let exec = self.place.sh(script);
-        match self.settings.writer {
-            HostsWriter::User => exec,
-            HostsWriter::Root => Exec { options: as_root(&[]), ..exec },
-            HostsWriter::Sidecar => self.sidecar(exec, &[]),
-        }
-        .into()
-    }
-
-    /// The command in a container that shares nginx's network, and so its hosts file, and its processes.
-    fn sidecar(&self, exec: Exec, options: &[&str]) -> Exec {
-        let processes = format!("container:{}", self.place.container.id);
-        let options = [options, &["--pid", &processes]].concat();
-        Exec {
-            sidecar_image: Some(self.place.container.config.image.clone()),
-            options: options.into_iter().map(String::from).collect(),
-            ..exec
-        }
-    }
-
-    /// Start of the watcher of a service's pins.
-    fn watch(&self, service: &PinnedService) -> Change {
-        let exec = self.place.sh(hosts::watcher_script(service, scripts::TITLES));
-        match self.settings.writer {
-            HostsWriter::User | HostsWriter::Root => Exec { options: as_root(&["--detach"]), ..exec },
-            HostsWriter::Sidecar => {
-                let label = format!("compose-zd.watcher={}/{}", service.project, service.service);
-                self.sidecar(exec, &["--detach", "--label", &label])
-            }
-        }
-        .into()
-    }
-
-    /// Pins for all services, with a reload if nginx still has other addresses.
-    fn pin(
-        &self,
-        state: &NginxState,
-        services: &[PinnedService],
-        addresses: &BTreeSet<IpAddr>,
-        needs_reload: bool,
-    ) -> Vec<Change> {
-        let mut changes: Vec<Change> =
-            services.iter().filter(|s| !state.is_watched(s)).map(|s| self.watch(s)).collect();
-        for service in services {
-            let was = state.pins_of(service).map(|pins| pins.addresses()).unwrap_or_default();
-            changes.push(self.write(hosts::pin_script(service, addresses, &was, needs_reload)));
-        }
-        if needs_reload {
-            changes.push(self.place.sh(scripts::reload()).into());
-        }
-        changes
-    }
-}
-
-/// Options of a command as root in a container.
-fn as_root(more: &[&str]) -> Vec<String> {
-    [more, &["--user", "0"]].concat().into_iter().map(String::from).collect()
-}
-
-fn addresses(endpoints: &[Endpoint]) -> BTreeSet<IpAddr> {
-    endpoints.iter().flat_map(|e| e.addresses.iter().copied()).collect()
 }
 
 impl Proxy for Nginx {
@@ -215,26 +98,16 @@ impl Proxy for Nginx {
     }
 
     fn routes_to(&self, backend: &Backend) -> bool {
-        self.place.reaches(backend) && self.has_route_to(backend)
+        self.place.reaches(backend) && self.passes().has_route_to(backend)
     }
 
     fn route_to(&self, backend: &Backend) -> RouteInfo {
-        let passes: Vec<(&Pass, &Upstream)> = self.passes_to(&backend.names).collect();
-        let main = passes.iter().find(|(pass, _)| pass.is_http).or(passes.first());
-        let mut public: Vec<_> = passes.iter().flat_map(|(pass, _)| pass.public.clone()).collect();
-        public.sort_by_key(|route| route.path.len());
-        public.dedup();
-        RouteInfo {
-            port: main.and_then(|(_, upstream)| upstream.port),
-            host: main.and_then(|(pass, _)| pass.host_header.clone()),
-            not_http: main.is_some_and(|(pass, _)| !pass.is_http),
-            answer_timeout: Some(self.settings.routes.read_timeout.unwrap_or(READ_TIMEOUT)),
-            public,
-        }
+        let answer_timeout = Some(self.settings.routes.read_timeout.unwrap_or(READ_TIMEOUT));
+        RouteInfo { answer_timeout, ..self.passes().route_to(backend) }
     }
 
     fn routes_nowhere(&self) -> bool {
-        self.settings.routes.passes.is_empty() && (self.settings.is_known || !self.is_running())
+        self.passes().0.is_empty() && (self.settings.is_known || !self.is_running())
     }
 
     fn introduction(&self) -> Option<Exec> {
@@ -289,16 +162,17 @@ impl Proxy for Nginx {
             Error::unchanged(message).detail(output.stderr_or_stdout())
         })?;
         let endpoints = goal.endpoints();
-        let services = self.services(&endpoints);
+        let services = self.passes().services(&endpoints);
+        let pinned = PinnedServices { state: &state, services: &services };
         let next = match goal {
             Goal::Observed(_) => Next::Done,
             Goal::Patched(shape) => {
                 self.check_run(shape)?;
                 self.prepare(&state, shape)
             }
-            Goal::Gated(rotation) => self.gate(&state, &services, rotation),
-            Goal::Rotation(rotation) => self.route(&state, &services, &addresses(&rotation.inside)),
-            Goal::HandedBack(discovery) => self.hand_back(&state, &services, discovery),
+            Goal::Gated(rotation) => self.hosts().gate(pinned, rotation),
+            Goal::Rotation(rotation) => self.hosts().route(pinned, &addresses(&rotation.inside)),
+            Goal::HandedBack(discovery) => self.hosts().hand_back(pinned, discovery),
         };
         Ok((state.of(&endpoints, &services), next))
     }
@@ -309,70 +183,19 @@ impl Proxy for Nginx {
 }
 
 impl Nginx {
-    /// Starts the watchers, which need no pin to act when a killed run is followed by Compose.
+    fn passes(&self) -> &Passes {
+        &self.settings.routes.passes
+    }
+
+    fn hosts(&self) -> HostsSwitch<'_> {
+        HostsSwitch { place: &self.place, writer: self.settings.writer, program: scripts::PROGRAM }
+    }
+
     fn prepare(&self, state: &NginxState, shape: &RolloutShape) -> Next {
-        let services = self.services_of(shape);
-        let unwatched = services.iter().filter(|s| !state.is_watched(s));
-        let watchers = unwatched.map(|service| self.watch(service));
-        let changes: Vec<Change> = watchers.chain(self.keepalive_patch(shape.tune)).collect();
+        let services = self.passes().services_of(shape);
+        let watchers = self.hosts().missing_watchers(PinnedServices { state, services: &services });
+        let changes: Vec<Change> = watchers.into_iter().chain(self.keepalive_patch(shape.tune)).collect();
         if changes.is_empty() { Next::Done } else { Next::Finish(changes) }
-    }
-
-    /// A new instance gets no request before a reload. Pins keep it so if another program reloads nginx.
-    fn gate(&self, state: &NginxState, services: &[PinnedService], rotation: &Rotation) -> Next {
-        let (inside, outside) = (addresses(&rotation.inside), addresses(&rotation.outside));
-        let is_gated = |service: &PinnedService| {
-            state.pins_of(service).is_some_and(|pins| {
-                pins.is_settled() && inside.is_subset(&pins.pins.now) && pins.pins.now.is_disjoint(&outside)
-            })
-        };
-        if inside.is_empty() || services.iter().all(is_gated) {
-            return Next::Done;
-        }
-        // Without pins nginx has the instances inside, unless it was restarted while those outside ran.
-        let is_fresh = services.iter().all(|s| state.pins_of(s).is_none()) && outside.is_empty();
-        if is_fresh {
-            return Next::Run(self.pin(state, services, &inside, false));
-        }
-        self.route(state, services, &inside)
-    }
-
-    /// Pins exactly these addresses. nginx has them once its workers are newer than the pins.
-    fn route(&self, state: &NginxState, services: &[PinnedService], inside: &BTreeSet<IpAddr>) -> Next {
-        if inside.is_empty() {
-            return Next::Wait;
-        }
-        let all: Vec<_> = services.iter().map(|service| state.pins_of(service)).collect();
-        let is_pinned =
-            |pins: &Option<state::ServicePins>| pins.as_ref().is_some_and(|p| p.pins.now == *inside);
-        let is_loaded = |pins: &Option<state::ServicePins>| pins.as_ref().is_some_and(|p| p.is_settled());
-        let is_unchanged = |pins: &Option<state::ServicePins>| {
-            pins.as_ref().is_some_and(|p| p.loaded != Loaded::Mixed && p.addresses() == *inside)
-        };
-        let is_recent = |pins: &Option<state::ServicePins>| {
-            pins.as_ref().is_none_or(|p| p.is_settled() || state.is_recent(p.pins.since))
-        };
-        match () {
-            () if all.iter().all(|p| is_pinned(p) && is_loaded(p)) => Next::Done,
-            () if all.iter().all(is_unchanged) => Next::Run(self.pin(state, services, inside, false)),
-            () if all.iter().all(is_pinned) && all.iter().all(is_recent) => Next::Wait,
-            () => Next::Run(self.pin(state, services, inside, true)),
-        }
-    }
-
-    /// Removes the pins once they are what Docker's DNS says. nginx keeps the addresses without a reload.
-    fn hand_back(&self, state: &NginxState, services: &[PinnedService], discovery: &Discovery) -> Next {
-        let running = addresses(&discovery.endpoints);
-        let pinned: Vec<&PinnedService> = services.iter().filter(|s| state.pins_of(s).is_some()).collect();
-        if pinned.is_empty() {
-            return Next::Done;
-        }
-        match if running.is_empty() { Next::Done } else { self.route(state, services, &running) } {
-            Next::Done => {
-                Next::Finish(pinned.into_iter().map(|s| self.write(hosts::unpin_script(s))).collect())
-            }
-            next => next,
-        }
     }
 }
 
@@ -382,23 +205,17 @@ impl NginxSettings {
             return NginxSettings { error: output.stderr_or_stdout().into(), ..NginxSettings::default() };
         };
         let head_lines = |mark: &'static str| head.lines().filter_map(move |line| line.strip_prefix(mark));
-        let files = config::files(dump);
+        let files = directive::files(dump);
         let folders = dump.lines().filter_map(|line| line.strip_prefix("@writable "));
         let is_included = |folder: &&str| included_folders(&files).iter().any(|own| own == folder);
         let own_folder = folders.filter(is_included).find(|folder| !container.has_mount_above(folder));
-        let is_root = head_lines("@user ").any(|id| id.trim() == "0");
-        let writer = match head_lines("@hosts ").next() {
-            Some("ro") => HostsWriter::Sidecar,
-            _ if is_root => HostsWriter::User,
-            _ => HostsWriter::Root,
-        };
         NginxSettings {
             routes: routes::routes(&config::expand(&files)),
             is_known: !files.is_empty(),
             error: head_lines("@error ").collect::<Vec<_>>().join("\n"),
             version: head_lines("@version ").find_map(parse_version),
-            writer,
-            fixed_names: head_lines("@host ").flat_map(fixed_names).collect(),
+            writer: HostsWriter::parse(head),
+            fixed_names: hosts::fixed_names(head),
             own_folder: own_folder.map(String::from),
         }
     }
@@ -419,7 +236,7 @@ impl NginxSettings {
 }
 
 /// Folders of patterns such as `/etc/nginx/conf.d/*.conf` that the main file includes in `http`.
-fn included_folders(files: &config::Files) -> Vec<String> {
+fn included_folders(files: &directive::Files) -> Vec<String> {
     let main = files.first().map(|(_, text)| config::parse(text)).unwrap_or_default();
     let http = main.iter().filter(|d| d.name == "http").flat_map(|d| &d.block);
     let patterns = http.filter(|d| d.name == "include").map(|d| d.arg(0));
@@ -429,12 +246,6 @@ fn included_folders(files: &config::Files) -> Vec<String> {
 /// Version in `nginx version: nginx/1.29.5`, also of openresty.
 fn parse_version(line: &str) -> Option<[u32; 3]> {
     version::parse(line.rsplit_once('/')?.1)
-}
-
-/// Names of a line of a hosts file, unless the line is a pin.
-fn fixed_names(line: &str) -> impl Iterator<Item = String> {
-    let text = if line.contains(" # compose-zd ") { "" } else { line.split('#').next().unwrap_or_default() };
-    text.split_whitespace().skip(1).map(String::from)
 }
 
 #[cfg(test)]

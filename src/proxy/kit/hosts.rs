@@ -2,6 +2,9 @@
 //! start and at a reload. The lines hide Docker's DNS for the name. Docker writes the file anew when the container
 //! restarts.
 
+pub mod audit;
+pub mod switch;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -120,13 +123,17 @@ pub fn unpin_script(service: &PinnedService) -> String {
     format!("# remove the pins\nend={}\n{WRITE}\nwrite", shell::word(&service.pattern()))
 }
 
-/// Program that has to reload for its pins: patterns of the shell's `case` for the titles of its processes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Titles {
-    pub master: &'static str,
-    /// Processes that take new requests.
-    pub worker: &'static str,
-    pub reload_signal: &'static str,
+/// Part of a script that prints the user of the container, and whether and how its hosts file can be written.
+pub const INTRODUCTION: &str = r#"echo "@user $(id -u)"
+sed -n 's|^[^ ]* /etc/hosts [^ ]* \([^ ,]*\).*|@hosts \1|p' /proc/mounts
+sed 's/^/@host /' /etc/hosts"#;
+
+/// Names in the hosts file of lines that are not compose-zd's, by the output of [`INTRODUCTION`].
+pub fn fixed_names(output: &str) -> BTreeSet<String> {
+    let lines = output.lines().filter_map(|line| line.strip_prefix("@host "));
+    let foreign = lines.filter(|line| !line.contains(" # compose-zd "));
+    let text = foreign.map(|line| line.split('#').next().unwrap_or_default());
+    text.flat_map(|line| line.split_whitespace().skip(1)).map(String::from).collect()
 }
 
 /// First words of the script of a service's watcher, by which the watcher is recognised.
@@ -136,19 +143,18 @@ pub fn watcher_mark(service: &PinnedService) -> String {
 
 /// Script that watches the pins of a service until they are gone, as root in the container. A killed compose-zd leaves
 /// pins, and Compose then gives the service other addresses.
-pub fn watcher_script(service: &PinnedService, titles: Titles) -> String {
+/// `functions` are those of the program: `is_loaded MOMENT` is true if all its processes that take new requests are newer,
+/// and `send_reload` makes it reload.
+pub fn watcher_script(service: &PinnedService, functions: &str) -> String {
     let names: Vec<String> = service.names.iter().map(|name| format!("{name}.")).collect();
     let variables = [
         ("mark", watcher_mark(service)),
         ("owner", service.mark()),
         ("end", service.pattern()),
         ("names", names.join(" ")),
-        ("master_title", titles.master.into()),
-        ("worker_title", titles.worker.into()),
-        ("reload_signal", titles.reload_signal.into()),
     ];
     let variables = variables.map(|(name, value)| format!("{name}={}\n", shell::word(&value)));
-    format!("# {}\n{}{WRITE}\n{WATCHER}", watcher_mark(service), variables.concat())
+    format!("# {}\n{}{WRITE}\n{functions}\n{WATCHER}", watcher_mark(service), variables.concat())
 }
 
 /// Source of the watcher.

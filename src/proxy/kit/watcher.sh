@@ -7,7 +7,7 @@
 # starts before the first pin, and ends with the last one; without pins it ends after two minutes. Of two watchers the first
 # one stays.
 #
-# Variables: mark, owner, end, names, master_title, worker_title and reload_signal. Function: write.
+# Variables: mark, owner, end and names. Functions: write, is_loaded and send_reload.
 
 # Addresses of the running instances.
 live() {
@@ -26,26 +26,10 @@ $1
 $2
 "*) return 0 ;; esac; return 1; }
 
-# Finds the master process, and the start of the oldest worker.
-processes() {
-  master= oldest=
-  for p in /proc/[0-9]*; do
-    title=; read -r title < "$p/cmdline"
-    case $title in
-      $master_title) master=${p#/proc/} ;;
-      $worker_title)
-        read -r stat < "$p/stat" || continue
-        set -- ${stat##*) }
-        [ -n "$oldest" ] && [ "${20}" -ge "$oldest" ] || oldest=${20} ;;
-    esac
-  done 2>/dev/null
-}
-
-# True if all workers are newer than this moment; else it reloads.
+# True if the program has read the hosts file since this moment; else it reloads.
 reload() {
-  processes
-  [ -n "$oldest" ] && [ "$oldest" -gt "$1" ] && return 0
-  [ -z "$master" ] || kill -"$reload_signal" "$master"
+  is_loaded "$1" && return 0
+  send_reload
   return 1
 }
 
@@ -68,8 +52,7 @@ watch_pins() {
   for address in $(pinned); do
     if has "$all" "$address"; then here="$here $address"; else gone=1; fi
   done
-  processes
-  if [ "${since:-0}" -gt 0 ] && [ -n "$oldest" ] && [ "$oldest" -le "$since" ]; then late=$((late + 1)); else late=0; fi
+  if [ "${since:-0}" -gt 0 ] && ! is_loaded "$since"; then late=$((late + 1)); else late=0; fi
   [ $late -lt 3 ] || { reload "$since"; late=1; }
   [ -n "$all" ] || return
   if [ -n "$gone" ]; then lost=$((lost + 1)); else lost=0; fi

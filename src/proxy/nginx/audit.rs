@@ -1,26 +1,31 @@
 //! Requirements on nginx's configuration, and requests that its reload loses.
 
-use std::collections::BTreeSet;
-
-use super::{KEEPALIVE_FILE, KEEPALIVE_MIN_TIMEOUT, KEEPALIVE_SINCE, Nginx, Upstream, scripts};
-use crate::error::Error;
+use super::{KEEPALIVE_FILE, KEEPALIVE_MIN_TIMEOUT, KEEPALIVE_SINCE, Nginx, scripts};
+use crate::error::{Error, Rule};
 use crate::finding::Finding;
+use crate::proxy::kit::hosts::audit::{HostsAudit, Rules};
 use crate::proxy::{Backend, Change, Proxy, RolloutShape};
 
-const WITHOUT_PROXY_HINT: &str = "`--proxy-kind none` deploys without gate and drain";
+const RULES: Rules = Rules {
+    configuration: &"nginx-configuration",
+    address: &"nginx-address",
+    extra_hosts: &"nginx-extra-hosts",
+    one_instance: &"nginx-one-instance",
+    same_run: &"nginx-same-run",
+};
 
 impl Nginx {
     /// # Errors
     /// A requirement that the configuration does not meet.
     pub(super) fn check(&self, shape: &RolloutShape, is_planned: bool) -> Result<Vec<Finding>, Error> {
-        let backends = &shape.backends;
-        let problem = self
-            .broken_configuration()
+        let (backends, hosts) = (&shape.backends, self.hosts_audit());
+        let problem = hosts
+            .broken_configuration(&self.settings.error)
             .or_else(|| self.single_process())
             .or_else(|| self.dynamic_route(backends))
-            .or_else(|| self.fixed_address(backends))
-            .or_else(|| self.fixed_name(backends))
-            .or_else(|| self.one_instance(backends))
+            .or_else(|| hosts.fixed_address(backends))
+            .or_else(|| hosts.fixed_name(backends))
+            .or_else(|| hosts.one_instance(backends))
             .or_else(|| self.check_run(shape).err());
         match problem {
             Some(error) => Err(error),
@@ -34,36 +39,22 @@ impl Nginx {
     /// # Errors
     /// A run of services that cannot be switched together.
     pub(super) fn check_run(&self, shape: &RolloutShape) -> Result<(), Error> {
-        self.idle_side(shape).or_else(|| self.same_run(shape)).map_or(Ok(()), Err)
+        self.idle_side(shape).or_else(|| self.hosts_audit().same_run(shape)).map_or(Ok(()), Err)
     }
 
-    fn refused(&self, rule: &'static &'static str, why: String, fix: &str) -> Error {
-        self.place.refused(why, format!("{fix}; {WITHOUT_PROXY_HINT}")).rule(rule)
-    }
-
-    /// Upstreams of these backends, each with its backend.
-    fn upstreams<'n>(&'n self, backends: &'n [Backend]) -> impl Iterator<Item = (&'n Backend, &'n Upstream)> {
-        backends.iter().flat_map(|b| self.passes_to(&b.names).map(move |(_, upstream)| (b, upstream)))
-    }
-
-    fn broken_configuration(&self) -> Option<Error> {
-        let error = self.settings.error.trim();
-        if error.is_empty() {
-            return None;
+    fn hosts_audit(&self) -> HostsAudit<'_> {
+        HostsAudit {
+            place: &self.place,
+            passes: self.passes(),
+            fixed_names: &self.settings.fixed_names,
+            rules: RULES,
+            directive: "proxy_pass http://",
+            test: "nginx -t",
         }
-        let is_without_shell = error.contains("executable file not found") || error.contains("\"sh\"");
-        let (why, fix) = if is_without_shell {
-            (
-                "its image has no shell, so compose-zd cannot switch its routes",
-                "use an image with a shell, such as the official one",
-            )
-        } else {
-            (
-                "it refuses its configuration, so it cannot reload",
-                "correct the file, and test it with `nginx -t` in the container",
-            )
-        };
-        Some(self.refused(&"nginx-configuration", why.into(), fix).detail(error))
+    }
+
+    fn refused(&self, rule: Rule, why: String, fix: &str) -> Error {
+        self.hosts_audit().refused(rule, why, fix)
     }
 
     fn single_process(&self) -> Option<Error> {
@@ -74,7 +65,8 @@ impl Nginx {
 
     /// Names that nginx resolves while it runs change at once when an instance starts or stops, ready or not.
     fn dynamic_route(&self, backends: &[Backend]) -> Option<Error> {
-        let (backend, upstream) = self.upstreams(backends).find(|(_, upstream)| upstream.is_dynamic)?;
+        let hosts = self.hosts_audit();
+        let (backend, upstream) = hosts.upstreams(backends).find(|(_, upstream)| upstream.is_dynamic)?;
         let (host, service) = (&upstream.host, &backend.service);
         let port = upstream.port.map(|port| format!(":{port}")).unwrap_or_default();
         let why = format!(
@@ -88,50 +80,11 @@ impl Nginx {
         Some(self.refused(&"nginx-resolver", why, &fix))
     }
 
-    fn fixed_address(&self, backends: &[Backend]) -> Option<Error> {
-        let with_address = |backend: &&Backend| {
-            let addresses: Vec<String> = backend.addresses.iter().map(ToString::to_string).collect();
-            self.passes_to(&addresses).next().is_some()
-        };
-        let service = &backends.iter().find(with_address)?.service;
-        let why = format!("it routes to an address of `{service}`, which a new instance does not have");
-        Some(self.refused(
-            &"nginx-address",
-            why,
-            &format!("route to the name: `proxy_pass http://{service}:…`"),
-        ))
-    }
-
-    /// A name in the hosts file keeps its address beside the pins.
-    fn fixed_name(&self, backends: &[Backend]) -> Option<Error> {
-        let is_fixed = |upstream: &Upstream| {
-            self.settings.fixed_names.iter().any(|name| name.eq_ignore_ascii_case(&upstream.host))
-        };
-        let (_, upstream) = self.upstreams(backends).find(|(_, upstream)| is_fixed(upstream))?;
-        let why = format!("its `/etc/hosts` fixes the address of `{}`", upstream.host);
-        let fix = format!("remove `{}` from its `extra_hosts` or `links`", upstream.host);
-        Some(self.refused(&"nginx-extra-hosts", why, &fix))
-    }
-
-    /// Each name has to be one that the new instances have, too.
-    fn one_instance(&self, backends: &[Backend]) -> Option<Error> {
-        let future: BTreeSet<&String> =
-            backends.iter().filter(|b| !b.is_running).flat_map(|b| &b.names).collect();
-        let is_lost = |upstream: &Upstream| {
-            !future.is_empty() && !future.iter().any(|name| name.eq_ignore_ascii_case(&upstream.host))
-        };
-        let (backend, upstream) = self.upstreams(backends).find(|(_, upstream)| is_lost(upstream))?;
-        let (host, service) = (&upstream.host, &backend.service);
-        let why = format!("it routes to `{host}`, a single instance that the deploy replaces");
-        let fix = format!("route to the service instead: `proxy_pass http://{service}:…`");
-        Some(self.refused(&"nginx-one-instance", why, &fix))
-    }
-
     /// The idle side of a pair has no address, and nginx does not start with a name that it cannot resolve.
     fn idle_side(&self, shape: &RolloutShape) -> Option<Error> {
         let [first, second] = &shape.services[..] else { return None };
         let runs = |service: &str| shape.backends.iter().any(|b| b.is_running && b.service == service);
-        let is_routed = |names: &[String]| self.passes_to(names).next().is_some();
+        let is_routed = |names: &[String]| self.passes().to(names).next().is_some();
         let is_served = |(service, names): &(String, Vec<String>)| runs(service) && is_routed(names);
         let idle = [first, second].into_iter().find(|side| !is_served(side))?;
         let active = if idle.0 == first.0 { &second.0 } else { &first.0 };
@@ -143,20 +96,6 @@ impl Nginx {
             "deploy one service instead, with the name `{active}`: compose-zd starts its new instance beside the old"
         );
         Some(self.refused(&"nginx-one-side", why, &fix))
-    }
-
-    /// A new nginx of the same run would start with the old instances, and would not be reloaded.
-    fn same_run(&self, shape: &RolloutShape) -> Option<Error> {
-        let (project, own) = self.place.container.compose()?;
-        let is_deployed = project == shape.project && shape.names_in_same_run.iter().any(|name| name == own);
-        let (service, _) = shape.services.first().filter(|_| is_deployed)?;
-        let why = format!(
-            "it is an instance of `{own}`, which this run replaces too, and a new one would keep the old addresses of `{service}`"
-        );
-        let fix = format!(
-            "deploy one after the other: `compose-zd deploy {service}`, then `compose-zd deploy {own}`"
-        );
-        Some(self.refused(&"nginx-same-run", why, &fix))
     }
 
     /// True if nginx has no `keepalive_min_timeout`.

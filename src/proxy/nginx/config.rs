@@ -6,32 +6,13 @@ use std::str::Chars;
 
 use crate::docker::inspect::Container;
 use crate::proxy::FileLookup;
-
-/// Directive with its arguments, and the directives of its block.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Directive {
-    pub name: String,
-    pub args: Vec<String>,
-    pub block: Vec<Directive>,
-}
-
-impl Directive {
-    pub fn arg(&self, n: usize) -> &str {
-        self.args.get(n).map_or("", String::as_str)
-    }
-}
-
-/// Files by path, the main one first.
-pub type Files = Vec<(String, String)>;
+use crate::proxy::kit::directive::{Directive, Files, absolute, matches, paths_of};
 
 /// Deepest include and deepest block that are read.
 const MAX_DEPTH: usize = 20;
 
 /// Most directives of a configuration that are read: a file may include itself.
 const MAX_DIRECTIVES: usize = 100_000;
-
-/// First words of the line before each file in the output of `nginx -T`.
-const FILE_MARK: &str = "# configuration file ";
 
 #[derive(Debug, PartialEq, Eq)]
 enum Token {
@@ -156,20 +137,6 @@ fn block(tokens: &mut Tokens, depth: usize) -> Vec<Directive> {
     all
 }
 
-/// Files in the output of `nginx -T`.
-pub fn files(dump: &str) -> Files {
-    let mut files: Files = Vec::new();
-    for line in dump.lines() {
-        let path = line.strip_prefix(FILE_MARK).and_then(|rest| rest.strip_suffix(':'));
-        match (path, files.last_mut()) {
-            (Some(path), _) => files.push((path.into(), String::new())),
-            (None, Some((_, text))) => *text += &format!("{line}\n"),
-            (None, None) => {}
-        }
-    }
-    files
-}
-
 /// Directives of the main file, with those of the included files in place of each `include`.
 pub fn expand(files: &Files) -> Vec<Directive> {
     let Some((main, _)) = files.first() else { return Vec::new() };
@@ -238,16 +205,6 @@ pub fn mounted(files: FileLookup, container: &Container) -> Files {
     all
 }
 
-/// Paths of a pattern, whose `*` and `?` are in its last part.
-fn paths_of(pattern: &str, text: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
-    if !pattern.contains(['*', '?']) {
-        return vec![pattern.into()];
-    }
-    let folder = pattern.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let names = text(folder).unwrap_or_default();
-    names.lines().map(|name| format!("{folder}/{name}")).filter(|path| matches(pattern, path)).collect()
-}
-
 fn includes(directives: &[Directive]) -> Vec<String> {
     let of = |d: &Directive| match d.name.as_str() {
         "include" => vec![d.arg(0).to_string()],
@@ -262,38 +219,10 @@ fn with_environment(template: &str, container: &Container) -> String {
     pairs.fold(template.to_string(), |text, (name, value)| text.replace(&format!("${{{name}}}"), value))
 }
 
-/// Path of an include, which may be relative to the folder of the main file.
-pub fn absolute(path: &str, folder: &str) -> String {
-    if path.starts_with('/') { path.into() } else { format!("{folder}/{path}") }
-}
-
-/// True if a path has the pattern of an `include`: `*` and `?` stand for anything but a slash.
-pub fn matches(pattern: &str, path: &str) -> bool {
-    let (pattern, path): (Vec<char>, Vec<char>) = (pattern.chars().collect(), path.chars().collect());
-    let (mut p, mut n) = (0, 0);
-    let mut last_star: Option<(usize, usize)> = None;
-    while n < path.len() {
-        match pattern.get(p) {
-            Some('*') => {
-                last_star = Some((p, n));
-                p += 1;
-            }
-            Some(c) if *c == path[n] || (*c == '?' && path[n] != '/') => (p, n) = (p + 1, n + 1),
-            _ => match last_star {
-                Some((star, from)) if path[from] != '/' => {
-                    last_star = Some((star, from + 1));
-                    (p, n) = (star + 1, from + 1);
-                }
-                _ => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|c| *c == '*')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::kit::directive::files;
 
     /// Directives as text, each block in brackets.
     fn shown(directives: &[Directive]) -> String {
@@ -333,22 +262,5 @@ mod tests {
         assert_eq!(expand(&files("nginx: [emerg] no")), []);
         let itself = vec![("/a".to_string(), "include /a; include /a; b c;".to_string())];
         assert!(expand(&itself).len() <= MAX_DIRECTIVES);
-    }
-
-    #[test]
-    fn a_pattern_does_not_cross_a_slash() {
-        let table = [
-            ("/etc/nginx/conf.d/*.conf", "/etc/nginx/conf.d/a.conf", true),
-            ("/etc/nginx/conf.d/*.conf", "/etc/nginx/conf.d/a.conf.old", false),
-            ("/etc/nginx/*/*.conf", "/etc/nginx/conf.d/a.conf", true),
-            ("/etc/nginx/*.conf", "/etc/nginx/conf.d/a.conf", false),
-            ("/a?c", "/abc", true),
-            ("/a?c", "/a/c", false),
-            ("/a*", "/a", true),
-            ("/a", "/ab", false),
-        ];
-        for (pattern, path, expected) in table {
-            assert_eq!(matches(pattern, path), expected, "{pattern} {path}");
-        }
     }
 }

@@ -3,11 +3,13 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::config::Directive;
+use std::net::IpAddr;
+
 use super::*;
 use crate::fuzz::{corpus, damaged, holds, kernel_address, same};
 use crate::proxy::haproxy::properties::{ADDRESSES, endpoints, interrogate};
-use crate::proxy::kit::hosts::Pins;
+use crate::proxy::kit::directive::Directive;
+use crate::proxy::kit::hosts::{PinnedService, Pins};
 
 fn learned(text: &str) -> Nginx {
     let container = r#"{"Id": "p", "Name": "/p", "State": {"Status": "running"}, "NetworkSettings": {"Networks": {"front": {}}}}"#;

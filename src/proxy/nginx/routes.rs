@@ -3,33 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::config::Directive;
+use crate::proxy::kit::directive::Directive;
+use crate::proxy::kit::passes::{Pass, Passes, Upstream};
 use crate::proxy::kit::time;
 use crate::proxy::public_route::{PublicRoute, is_plain};
-
-/// Host to which nginx sends requests.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Upstream {
-    pub host: String,
-    pub port: Option<u16>,
-    /// True if nginx resolves the name while it runs, by its `resolver`, and not at its start.
-    pub is_dynamic: bool,
-}
-
-/// A `proxy_pass`, `fastcgi_pass` or the like, and its place.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Pass {
-    pub upstreams: Vec<Upstream>,
-    /// `Host` header that the instance gets, as far as known.
-    pub host_header: Option<String>,
-    pub is_http: bool,
-    pub public: Vec<PublicRoute>,
-}
 
 /// All routes of a configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Routes {
-    pub passes: Vec<Pass>,
+    pub passes: Passes,
     /// True if `master_process off` is set, so that a reload has no new workers.
     pub is_single_process: bool,
     pub has_keepalive_min_timeout: bool,
@@ -189,7 +171,7 @@ impl Routes {
                 "server" => Scope { server: Some(directive), ..scope.clone() },
                 "location" => Scope { path: path_of(directive), ..scope.clone() },
                 name if name.ends_with("_pass") && directive.block.is_empty() => {
-                    self.passes.extend(pass(directive, &scope, names));
+                    self.passes.0.extend(pass(directive, &scope, names));
                     continue;
                 }
                 "upstream" | "map" | "geo" | "split_clients" | "types" => continue,
@@ -197,15 +179,6 @@ impl Routes {
             };
             self.collect(&directive.block, &inner, names);
         }
-    }
-
-    /// Passes to a host for which `is_host` is true, each with that host.
-    pub fn to<'r>(
-        &'r self,
-        is_host: impl Fn(&str) -> bool + 'r,
-    ) -> impl Iterator<Item = (&'r Pass, &'r Upstream)> {
-        let pairs = self.passes.iter().flat_map(|pass| pass.upstreams.iter().map(move |u| (pass, u)));
-        pairs.filter(move |(_, upstream)| is_host(&upstream.host))
     }
 }
 

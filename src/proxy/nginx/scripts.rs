@@ -2,13 +2,34 @@
 
 use super::{KEEPALIVE_FILE, KEEPALIVE_MIN_TIMEOUT};
 use crate::proxy::file_reload::PRINT_CLOCK;
-use crate::proxy::kit::hosts::Titles;
+use crate::proxy::kit::hosts;
+use crate::proxy::kit::hosts::switch::Program;
 use crate::proxy::kit::sockets;
 use crate::proxy::{FileReload, ProxyContainer, ProxyFiles, ReadBy};
 use crate::shell;
 
-pub const TITLES: Titles =
-    Titles { master: "nginx: master process*", worker: "nginx: worker process", reload_signal: "HUP" };
+pub const PROGRAM: Program =
+    Program { reload: |hosts, _| vec![hosts.place.sh(reload()).into()], watcher: || WATCHER.into() };
+
+/// Functions of the watcher's script.
+const WATCHER: &str = r#"# Finds the master process, and the start of the oldest worker that takes new requests.
+processes() {
+  master= oldest=
+  for p in /proc/[0-9]*; do
+    title=; read -r title < "$p/cmdline"
+    case $title in
+      "nginx: master process"*) master=${p#/proc/} ;;
+      "nginx: worker process")
+        read -r stat < "$p/stat" || continue
+        set -- ${stat##*) }
+        [ -n "$oldest" ] && [ "${20}" -ge "$oldest" ] || oldest=${20} ;;
+    esac
+  done 2>/dev/null
+}
+
+is_loaded() { processes; [ -n "$oldest" ] && [ "$oldest" -gt "$1" ]; }
+
+send_reload() { [ -z "$master" ] || kill -HUP "$master"; }"#;
 
 /// Part of a script that finds the master process, and nginx's program and flags in its title: `$master`, `$nginx` and
 /// `$flags`. `read` skips the NUL at the end of a title.
@@ -30,9 +51,7 @@ done"#;
 pub fn introduction() -> String {
     format!(
         "{FIND_MASTER}
-echo \"@user $(id -u)\"
-sed -n 's|^[^ ]* /etc/hosts [^ ]* \\([^ ,]*\\).*|@hosts \\1|p' /proc/mounts
-sed 's/^/@host /' /etc/hosts
+{}
 $nginx -v 2>&1 | sed 's/^/@version /'
 main=$($nginx -V 2>&1 | tr ' ' '\\n' | sed -n 's/^--conf-path=//p')
 if dump=$($nginx $flags -T 2>/dev/null); then echo @config
@@ -47,7 +66,8 @@ else
 fi
 printf '%s\\n' \"$dump\"
 printf '%s\\n' \"$dump\" | sed -n 's|^[[:space:]]*include[[:space:]][[:space:]]*\\(/.*\\)/\\*\\.conf;.*|\\1|p' | sort -u |
-  while read -r folder; do [ ! -w \"$folder\" ] || echo \"@writable $folder\"; done"
+  while read -r folder; do [ ! -w \"$folder\" ] || echo \"@writable $folder\"; done",
+        hosts::INTRODUCTION
     )
 }
 
@@ -58,8 +78,7 @@ pub fn reload() -> String {
 {FIND_MASTER}
 [ -n \"$master\" ] || {{ echo 'nginx has no master process' >&2; exit 1; }}
 {CHECK}
-kill -{} $master",
-        TITLES.reload_signal
+kill -HUP $master"
     )
 }
 
@@ -74,11 +93,10 @@ for p in /proc/[0-9]*; do
   title=; read -r title < $p/cmdline
   case $title in
     *'worker process is shutting down'*) ;;
-    \"{worker}\"*) read -r s < $p/stat || continue; set -- ${{s##*) }}; echo \"@process ${{20}}\" ;;
+    'nginx: worker process'*) read -r s < $p/stat || continue; set -- ${{s##*) }}; echo \"@process ${{20}}\" ;;
   esac
 done 2>/dev/null
-{PRINT_CLOCK}",
-        worker = TITLES.worker
+{PRINT_CLOCK}"
     );
     FileReload {
         state: place.sh(state),
@@ -111,11 +129,10 @@ pub fn keepalive(folder: &str) -> String {
 {FIND_MASTER}
 file={file}
 echo 'keepalive_min_timeout {seconds}s;' > \"$file\" || exit 1
-if output=$($nginx $flags -t 2>&1); then kill -{signal} $master
+if output=$($nginx $flags -t 2>&1); then kill -HUP $master
 else rm -f \"$file\"; printf '%s\\n' \"$output\" >&2; exit 1; fi",
         file = shell::file(&format!("{folder}/{KEEPALIVE_FILE}")),
         seconds = KEEPALIVE_MIN_TIMEOUT.as_secs(),
-        signal = TITLES.reload_signal,
     )
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::proxy::public_route::PublicRoute;
+use crate::proxy::{Discovery, Endpoint, Rotation};
 
 fn container(json: &str) -> Container {
     serde_json::from_str(json).expect("a container")
@@ -443,7 +444,7 @@ fn the_hosts_file_is_written_by_who_may_write_it() {
         let proxy = proxy_with(&format!(
             "@user {user}\n@hosts {mount}\n@config\n# configuration file /n:\nhttp {{ {GOOD} }}\n"
         ));
-        let change = proxy.write("true".into());
+        let change = proxy.hosts().write("true".into());
         let exec = change.exec().expect("a command").clone();
         (exec.options.join(" "), exec.sidecar_image)
     };
