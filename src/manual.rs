@@ -7,7 +7,7 @@ mod tests;
 pub use chapter::{man_page, plain};
 
 /// Chapters of the manual, in reading order. The first line of a chapter is its title.
-pub const TOPICS: [(&str, &str); 28] = [
+pub const TOPICS: [(&str, &str); 29] = [
     ("install", include_str!("manual/install.md")),
     ("no-proxy", include_str!("manual/no-proxy.md")),
     ("port", include_str!("manual/port.md")),
@@ -26,6 +26,7 @@ pub const TOPICS: [(&str, &str); 28] = [
     ("exit-codes", include_str!("manual/exit-codes.md")),
     ("nginx-proxy", include_str!("manual/nginx-proxy.md")),
     ("nginx", include_str!("manual/nginx.md")),
+    ("apache", include_str!("manual/apache.md")),
     ("haproxy", include_str!("manual/haproxy.md")),
     ("dockercloud", include_str!("manual/dockercloud.md")),
     ("caddy", include_str!("manual/caddy.md")),

@@ -1,6 +1,7 @@
 //! Interface of the proxy adapters, and the rotation that they set. An adapter only builds commands for the proxy
 //! and parses their output. So tests compare commands by equality, and a dry run prints them.
 
+pub mod apache;
 pub mod caddy;
 #[cfg(test)]
 #[path = "tests/proxy_contract/contract.rs"]
@@ -674,9 +675,10 @@ pub struct Adapter {
 }
 
 /// All adapters; the first that recognises a container gets it.
-pub const ADAPTERS: [Adapter; 6] = [
+pub const ADAPTERS: [Adapter; 7] = [
     nginx_proxy::ADAPTER,
     nginx::ADAPTER,
+    apache::ADAPTER,
     dockercloud::ADAPTER,
     haproxy::ADAPTER,
     caddy::ADAPTER,
@@ -803,7 +805,7 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_of_proxy_is_refused_with_the_kinds_there_are() {
-        let error = declared("apache", &Container::default()).err().unwrap();
+        let error = declared("envoy", &Container::default()).err().unwrap();
         assert!(ADAPTERS.iter().all(|a| error.to_string().contains(&format!("`{}`", a.kind))), "{error}");
     }
 }

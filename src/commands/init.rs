@@ -524,6 +524,8 @@ fn requirement(image: &str) -> &'static str {
             "a service needs `VIRTUAL_HOST` in its environment, a network in common, and no fixed host port",
         ),
         ("nginx", "its configuration has to name the service; nothing has to be added"),
+        ("apache", "its configuration has to name the service; nothing has to be added"),
+        ("httpd", "its configuration has to name the service; nothing has to be added"),
         ("caddy", "it needs `reverse_proxy SERVICE:PORT` in its Caddyfile, and its admin API"),
         ("traefik", "a service needs its labels and a network in common; nothing has to be added"),
     ];

@@ -145,7 +145,7 @@ layer! {
         /// Container of the proxy, by name or id
         #[arg(id = "proxy-container", long, env = "COMPOSE_ZD_PROXY_CONTAINER", value_name = "CONTAINER")]
         pub container: Option<String>,
-        /// Kind of the proxy: nginx-proxy, nginx, haproxy, dockercloud, caddy or traefik; none deploys without gate and drain
+        /// Kind of the proxy: nginx-proxy, nginx, apache, haproxy, dockercloud, caddy or traefik; none deploys without gate and drain
         #[arg(id = "proxy-kind", long, env = "COMPOSE_ZD_PROXY_KIND", value_name = "KIND")]
         pub kind: Option<String>,
         /// Allow settings that stay in the running proxy (a marker test in a template, a keep-alive setting)

@@ -1,6 +1,5 @@
-//! Nearby proxies with a route that no adapter drains. Some have no adapter (Apache, Envoy, Kong, Varnish,
-//! …): they resolve a name once, and keep sending requests to a removed instance. For others the adapter sees no
-//! route to the service.
+//! Nearby proxies with a route that no adapter drains. Some have no adapter (Envoy, Kong, Varnish, …): they resolve
+//! a name once, and keep sending requests to a removed instance. For others the adapter sees no route to the service.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

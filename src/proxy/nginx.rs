@@ -188,7 +188,12 @@ impl Nginx {
     }
 
     fn hosts(&self) -> HostsSwitch<'_> {
-        HostsSwitch { place: &self.place, writer: self.settings.writer, program: scripts::PROGRAM }
+        HostsSwitch {
+            place: &self.place,
+            writer: self.settings.writer,
+            program: scripts::PROGRAM,
+            needs_reload: true,
+        }
     }
 
     fn prepare(&self, state: &NginxState, shape: &RolloutShape) -> Next {

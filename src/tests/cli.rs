@@ -466,7 +466,7 @@ fn obstacles_are_found_before_anything_starts() {
         ("ports: [{target: 80, published: '8080'}]", "host port 8080", "services.app.ports"),
         ("network_mode: host", "`network_mode: host`", "services.app.network_mode"),
         ("deploy: {replicas: 0}", "0 instances", "1 or more"),
-        ("x-zd: {proxy: {kind: apache}}", "unknown proxy kind `apache`", "`port` or `none`"),
+        ("x-zd: {proxy: {kind: envoy}}", "unknown proxy kind `envoy`", "`port` or `none`"),
         ("x-zd: {proxy: {container: lb}}", "container `lb` does not exist", "docker ps"),
         ("x-zd: {health: {path: /up}}", "no port to probe", "x-zd.health.port"),
         ("x-zd: {health: {body: ok}}", "no port to probe", "`healthcheck`"),

@@ -5,6 +5,8 @@
 
 #[path = "e2e/adopt.rs"]
 mod adopt;
+#[path = "e2e/apache.rs"]
+mod apache;
 #[path = "e2e/caddy.rs"]
 mod caddy;
 #[path = "e2e/chaos.rs"]

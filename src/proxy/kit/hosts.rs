@@ -20,6 +20,8 @@ pub struct Pins {
     pub was: BTreeSet<IpAddr>,
     /// Addresses to which the names are fixed.
     pub now: BTreeSet<IpAddr>,
+    /// True if a mark confirms the reload, for a program whose processes do not tell.
+    pub is_reloaded: bool,
 }
 
 /// Pins of a service, with the names that they fix.
@@ -56,6 +58,7 @@ impl Pins {
                     let addresses = was.first().map_or("", |all| all).split(',');
                     pins.was = addresses.filter_map(|address| address.parse().ok()).collect();
                 }
+                ["#", "reloaded"] => pins.is_reloaded = true,
                 [address, ..] => pins.now.extend(address.parse::<IpAddr>().ok()),
                 [] => {}
             }
@@ -82,7 +85,7 @@ impl PinnedService {
     }
 
     /// Basic regular expression of the end of a line.
-    fn pattern(&self) -> String {
+    pub fn pattern(&self) -> String {
         format!(" # {}$", self.mark().replace('.', "\\."))
     }
 }
@@ -144,7 +147,7 @@ pub fn watcher_mark(service: &PinnedService) -> String {
 /// Script that watches the pins of a service until they are gone, as root in the container. A killed compose-zd leaves
 /// pins, and Compose then gives the service other addresses.
 /// `functions` are those of the program: `is_loaded MOMENT` is true if all its processes that take new requests are newer,
-/// and `send_reload` makes it reload.
+/// `send_reload` makes it reload, and `each_second` runs while there are pins.
 pub fn watcher_script(service: &PinnedService, functions: &str) -> String {
     let names: Vec<String> = service.names.iter().map(|name| format!("{name}.")).collect();
     let variables = [

@@ -7,7 +7,8 @@
 # starts before the first pin, and ends with the last one; without pins it ends after two minutes. Of two watchers the first
 # one stays.
 #
-# Variables: mark, owner, end and names. Functions: write, is_loaded and send_reload.
+# Variables: mark, owner, end and names. Functions: write, is_loaded, send_reload and
+# each_second.
 
 # Addresses of the running instances.
 live() {
@@ -47,6 +48,7 @@ pin() {
 forget_pins() { write; have=$all due=$now left=60; }
 
 watch_pins() {
+  each_second
   was_pinned=1 left=120 here= gone=
   since=$(sed -n "s|^# since \([0-9]*\) .*$end|\1|p" /etc/hosts)
   for address in $(pinned); do

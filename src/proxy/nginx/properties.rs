@@ -137,7 +137,7 @@ fn pins_are_parsed_as_written() {
         let write = script.lines().last().expect("a line").replace("$now", "77");
         let lines = shlex::split(&write).expect("words");
         let since = if needs_reload { 77 } else { 0 };
-        let expected = Pins { since, was: parsed(&was), now: parsed(&now) };
+        let expected = Pins { since, was: parsed(&was), now: parsed(&now), is_reloaded: false };
         same(&Pins::parse(lines[1..].iter().map(String::as_str), &owner), &Some(expected))
     });
 }

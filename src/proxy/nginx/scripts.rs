@@ -8,8 +8,11 @@ use crate::proxy::kit::sockets;
 use crate::proxy::{FileReload, ProxyContainer, ProxyFiles, ReadBy};
 use crate::shell;
 
-pub const PROGRAM: Program =
-    Program { reload: |hosts, _| vec![hosts.place.sh(reload()).into()], watcher: || WATCHER.into() };
+pub const PROGRAM: Program = Program {
+    reload: |hosts, _| vec![hosts.place.sh(reload()).into()],
+    watcher: || WATCHER.into(),
+    reads_files: false,
+};
 
 /// Functions of the watcher's script.
 const WATCHER: &str = r#"# Finds the master process, and the start of the oldest worker that takes new requests.
@@ -29,7 +32,9 @@ processes() {
 
 is_loaded() { processes; [ -n "$oldest" ] && [ "$oldest" -gt "$1" ]; }
 
-send_reload() { [ -z "$master" ] || kill -HUP "$master"; }"#;
+send_reload() { [ -z "$master" ] || kill -HUP "$master"; }
+
+each_second() { :; }"#;
 
 /// Part of a script that finds the master process, and nginx's program and flags in its title: `$master`, `$nginx` and
 /// `$flags`. `read` skips the NUL at the end of a title.

@@ -179,6 +179,14 @@ behind!(
     ProxySetup { project: TestProject::nginx, count: 2, first: FirstRelease::KeptConnections, left: pins }
 );
 behind!(
+    apache,
+    ProxySetup { project: apache_with_lookups, count: 2, first: FirstRelease::Nothing, left: pins }
+);
+behind!(
+    apache_worker,
+    ProxySetup { project: apache_worker, count: 1, first: FirstRelease::Nothing, left: pins }
+);
+behind!(
     haproxy,
     ProxySetup { project: TestProject::haproxy, count: 2, first: FirstRelease::Nothing, left: haproxy_flags }
 );
@@ -203,6 +211,20 @@ behind!(
     traefik,
     ProxySetup { project: TestProject::traefik, count: 2, first: FirstRelease::Nothing, left: traefik_pins }
 );
+
+/// Apache that resolves the name for each request, and is not restarted.
+fn apache_with_lookups(name: &str) -> TestProject {
+    let project = TestProject::apache(name);
+    project.set_variables("DISABLEREUSE=on");
+    project
+}
+
+/// Apache whose retired processes keep idle clients, so that a restart loses nothing.
+fn apache_worker(name: &str) -> TestProject {
+    let project = TestProject::apache(name);
+    project.set_variables("MPM=worker");
+    project
+}
 
 fn haproxy_2_6(name: &str) -> TestProject {
     let project = TestProject::haproxy(name);

@@ -135,6 +135,11 @@ impl TestProject {
         TestProject::from_fixture(name, "nginx-plain", &["default.conf"])
     }
 
+    /// One service `app` behind Apache httpd with a configuration of its own.
+    pub fn apache(name: &str) -> TestProject {
+        TestProject::from_fixture(name, "apache-plain", &["httpd.conf"])
+    }
+
     /// One service `app` behind Traefik with nothing but labels.
     pub fn traefik(name: &str) -> TestProject {
         TestProject::from_compose_file(name, "traefik-labels")
@@ -204,6 +209,7 @@ impl TestProject {
         let project = TestProject::empty(name, company);
         // A copy, so that nothing is left in the fixture's folder.
         project.copy_fixture(&format!("{fixture}/compose.yaml"), "compose.yaml");
+        project.require_images();
         project
     }
 
@@ -228,6 +234,15 @@ impl TestProject {
         let port = project.port;
         project.set_variables(&format!("VERSION=1 VIRTUAL_HOST={name}.test PROXY_PORT={port}"));
         project
+    }
+
+    /// An image without a name would be the official one, which cannot be pulled everywhere.
+    fn require_images(&self) {
+        let text = self.read("compose.yaml");
+        let names = text.split("${").skip(1).filter_map(|rest| rest.split([':', '}']).next());
+        let mut images = names.filter(|name| name.ends_with("_IMAGE"));
+        let missing = images.find(|name| self.variable(name).is_empty());
+        assert_eq!(missing, None, "there is no such variable: run scripts/setup");
     }
 
     /// Copies all files of a fixture.
@@ -513,7 +528,7 @@ impl TestProject {
         self.proxy_log().matches(", reconfiguring").count()
     }
 
-    fn proxy_log(&self) -> String {
+    pub fn proxy_log(&self) -> String {
         let proxies = self.service_containers("proxy");
         let logs = proxies.iter().map(|proxy| {
             let output = self.try_docker(&format!("logs {}", proxy.id));
@@ -740,6 +755,7 @@ pub fn fixture_variables() -> BTreeMap<String, String> {
         "NGINX_PROXY_OLD_IMAGE",
         "NGINX_IMAGE",
         "NGINX_OLD_IMAGE",
+        "HTTPD_IMAGE",
         "HAPROXY_IMAGE",
         "HAPROXY_OLD_IMAGE",
         "CADDY_IMAGE",
@@ -759,8 +775,7 @@ pub fn fixture_variables() -> BTreeMap<String, String> {
         let built = || written.get(name).map(ToString::to_string);
         std::env::var(name).ok().or_else(built)
     };
-    let missing = |name: &str| panic!("there is no {name}: run scripts/setup");
-    names.map(|name| (name.into(), value(name).unwrap_or_else(|| missing(name)))).into()
+    names.into_iter().filter_map(|name| Some((name.into(), value(name)?))).collect()
 }
 
 fn root() -> &'static Path {

@@ -20,6 +20,7 @@
 //! | `hand_back` | [`Goal::HandedBack`] |
 //! | `diagnose`, `diagnosis` | the same |
 
+mod apache;
 mod caddy;
 mod dockercloud;
 mod haproxy;
@@ -189,6 +190,12 @@ fn passes_the_contract(mut simulation: impl Simulation) {
     pursue(simulation, &handed_back);
     simulation.set_running(&[NEW, OLD]);
     assert_eq!(simulation.serving(), BTreeSet::from([NEW, OLD]), "{name} has no mark of compose-zd any more");
+}
+
+#[test]
+fn apache_passes_the_contract() {
+    passes_the_contract(apache::simulation(""));
+    passes_the_contract(apache::simulation("disablereuse=on"));
 }
 
 #[test]

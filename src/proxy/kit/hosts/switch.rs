@@ -38,6 +38,8 @@ pub struct Program {
     pub reload: fn(&HostsSwitch, &[PinnedService]) -> Vec<Change>,
     /// Functions for the watcher's script; see [`watcher_script`].
     pub watcher: fn() -> String,
+    /// True if the watcher reads the program's configuration.
+    pub reads_files: bool,
 }
 
 /// Pins of a service, and what the processes of the program have of them.
@@ -79,6 +81,8 @@ pub struct HostsSwitch<'p> {
     pub place: &'p ProxyContainer,
     pub writer: HostsWriter,
     pub program: Program,
+    /// False if the program looks up the names for each request.
+    pub needs_reload: bool,
 }
 
 /// State of a running proxy, and the services whose names are pinned.
@@ -118,7 +122,9 @@ impl HostsSwitch<'_> {
             HostsWriter::User | HostsWriter::Root => Exec { options: as_root(&["--detach"]), ..exec },
             HostsWriter::Sidecar => {
                 let label = format!("compose-zd.watcher={}/{}", service.project, service.service);
-                self.sidecar(exec, &["--detach", "--label", &label])
+                let volumes = ["--volumes-from", &self.place.container.id];
+                let volumes = if self.program.reads_files { &volumes[..] } else { &[] };
+                self.sidecar(exec, &[&["--detach", "--label", &label], volumes].concat())
             }
         }
         .into()
@@ -182,7 +188,7 @@ impl HostsSwitch<'_> {
             () if all.iter().all(|p| is_pinned(p) && is_loaded(p)) => Next::Done,
             () if all.iter().all(is_unchanged) => Next::Run(self.pin(pinned, inside, false)),
             () if all.iter().all(is_pinned) && all.iter().all(is_recent) => Next::Wait,
-            () => Next::Run(self.pin(pinned, inside, true)),
+            () => Next::Run(self.pin(pinned, inside, self.needs_reload)),
         }
     }
 

@@ -16,8 +16,12 @@ fn a_pin_of_another_service_is_not_read() {
         since: 7,
         was: ["10.0.0.1", "::1"].map(|a| a.parse().unwrap()).into(),
         now: ["10.0.0.4".parse().unwrap()].into(),
+        is_reloaded: false,
     };
-    assert_eq!(Pins::parse(own.into_iter().chain(lines), &service()), Some(expected));
+    assert_eq!(Pins::parse(own.into_iter().chain(lines), &service()), Some(expected.clone()));
+    let mark = ["# reloaded # compose-zd p/app.x"];
+    let reloaded = Pins { is_reloaded: true, ..expected };
+    assert_eq!(Pins::parse(own.into_iter().chain(mark), &service()), Some(reloaded));
 }
 
 #[test]
