@@ -142,8 +142,11 @@ impl Proxy for Apache {
         self.settings.is_known
     }
 
-    fn audit(&self, shape: &RolloutShape, _planned: Option<&Planned>) -> Audit {
-        Audit::default().and(|| self.check(shape))
+    fn audit(&self, shape: &RolloutShape, planned: Option<&Planned>) -> Audit {
+        Audit::default().and(|| {
+            self.check(shape)?;
+            Ok(planned.and_then(|_| self.closes_idle_clients(shape)).into_iter().collect())
+        })
     }
 
     fn doubt(&self, _backends: &[Backend]) -> Option<String> {
@@ -221,8 +224,12 @@ impl ApacheSettings {
     fn planned(files: FileLookup, container: &Container) -> ApacheSettings {
         let mounted = config::mounted(files, container);
         let has_own_main = mounted[0].1.trim_end() != config::DEFAULT_MAIN.trim_end();
+        let directives = config::expand(&mounted, &container.config.env);
+        let modules = directives.iter().filter(|d| d.name == "loadmodule").map(|d| d.arg(0));
+        let mpm = modules.filter_map(|name| name.strip_prefix("mpm_")?.strip_suffix("_module")).last();
         ApacheSettings {
-            routes: routes::routes(&config::expand(&mounted, &container.config.env)),
+            routes: routes::routes(&directives),
+            mpm: mpm.unwrap_or_default().into(),
             is_known: mounted.len() > 1 || has_own_main || is_image(&container.config.image),
             ..ApacheSettings::default()
         }

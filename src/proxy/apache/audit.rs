@@ -19,7 +19,7 @@ const RULES: Rules = Rules {
 impl Apache {
     /// # Errors
     /// A requirement that the configuration does not meet.
-    pub(super) fn check(&self, shape: &RolloutShape) -> Result<Vec<Finding>, Error> {
+    pub(super) fn check(&self, shape: &RolloutShape) -> Result<(), Error> {
         let (backends, hosts) = (&shape.backends, self.hosts_audit());
         let problem = hosts
             .broken_configuration(&self.settings.error)
@@ -27,7 +27,7 @@ impl Apache {
             .or_else(|| hosts.fixed_name(backends))
             .or_else(|| hosts.one_instance(backends))
             .or_else(|| self.check_run(shape).err());
-        problem.map_or(Ok(Vec::new()), Err)
+        problem.map_or(Ok(()), Err)
     }
 
     /// # Errors

@@ -265,6 +265,12 @@ fn a_proxy_that_does_not_run_is_known_by_its_files() {
     );
     assert_eq!(planned(&[site], "httpd", r#""-c", "Include conf/extra/site.conf""#), routes);
     assert_eq!(planned(&[("/etc/apache2/sites-available/000-default.conf", GOOD)], "ours", ""), routes);
+    let mut stopped = Apache::new(&container(r#"{"Config": {"Env": ["MPM=event"]}}"#));
+    let text = format!("LoadModule mpm_${{MPM}}_module x.so\n{GOOD}");
+    stopped.learn_files(&|path| {
+        (path == main).then(|| crate::proxy::MountedFile { text: text.clone(), read_only: true })
+    });
+    assert_eq!(stopped.closes_idle_clients(&shape(&["app"])).map(|f| f.rule), Some("apache-keepalive"));
     assert_eq!(planned(&[], "httpd:2.4", ""), (true, false, true));
     assert_eq!(planned(&[], "php:8-apache", ""), (false, false, true));
 }

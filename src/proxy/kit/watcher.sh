@@ -47,6 +47,14 @@ pin() {
 # Removes the pins. `due` is the moment from which all workers have to be newer, or 0; `have` is what they have then.
 forget_pins() { write; have=$all due=$now left=60; }
 
+# True if there are pins, none of them of a running instance. Reads both again: the pins or the instances may have changed
+# since the last look.
+is_stale() {
+  pins=$(pinned) all=$(live)
+  [ -n "$pins" ] && [ -n "$all" ] || return 1
+  for address in $pins; do if has "$all" "$address"; then return 1; fi; done
+}
+
 watch_pins() {
   each_second
   was_pinned=1 left=120 here= gone=
@@ -58,7 +66,7 @@ watch_pins() {
   [ $late -lt 3 ] || { reload "$since"; late=1; }
   [ -n "$all" ] || return
   if [ -n "$gone" ]; then lost=$((lost + 1)); else lost=0; fi
-  if [ -z "$here" ]; then forget_pins
+  if [ -z "$here" ]; then ! is_stale || forget_pins
   elif [ $lost -ge 5 ]; then pin "$here"
   elif [ $n -ge 900 ] && [ $late = 0 ] && [ "$(pinned)" = "$all" ]; then write; exit; fi
 }

@@ -111,7 +111,7 @@ fn check_reports_no_loss_for_good_fixtures() {
         ("nginx-proxy-scale", "compose.yaml compose.healthcheck.yaml", "", ""),
         ("nginx-proxy-pair", "compose.yaml", "", "weak-readiness"),
         ("nginx-plain", "compose.yaml", "", "weak-readiness"),
-        ("apache-plain", "compose.yaml", "", "weak-readiness"),
+        ("apache-plain", "compose.yaml", "", "weak-readiness apache-keepalive"),
         ("haproxy-template", "compose.yaml", "", "weak-readiness"),
         ("haproxy-scale", "compose.yaml", "", "weak-readiness"),
         ("caddy", "compose.yaml", "", "weak-readiness caddy-no-retries"),
