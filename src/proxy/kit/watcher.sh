@@ -63,7 +63,7 @@ watch_pins() {
     if has "$all" "$address"; then here="$here $address"; else gone=1; fi
   done
   if [ "${since:-0}" -gt 0 ] && ! is_loaded "$since"; then late=$((late + 1)); else late=0; fi
-  [ $late -lt 3 ] || { reload "$since"; late=1; }
+  [ $late -lt 6 ] || { reload "$since"; late=1; }
   [ -n "$all" ] || return
   if [ -n "$gone" ]; then lost=$((lost + 1)); else lost=0; fi
   if [ -z "$here" ]; then ! is_stale || forget_pins
