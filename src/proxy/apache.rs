@@ -16,7 +16,7 @@ use super::kit::passes::Passes;
 use super::kit::{connections, directive, hosts};
 use super::{
     Abilities, Adapter, Audit, Backend, FileLookup, Goal, Next, Place, Planned, Proxy, ProxyContainer,
-    ProxyState, Query, RolloutShape, RouteInfo, boxed,
+    ProxyFiles, ProxyState, Query, RolloutShape, RouteInfo, boxed,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -142,6 +142,10 @@ impl Proxy for Apache {
         self.settings.is_known
     }
 
+    fn files(&self) -> ProxyFiles {
+        scripts::files(&self.place)
+    }
+
     fn audit(&self, shape: &RolloutShape, planned: Option<&Planned>) -> Audit {
         Audit::default().and(|| {
             self.check(shape)?;
@@ -165,7 +169,9 @@ impl Proxy for Apache {
     /// A late request comes over a connection that a retired child keeps until the client's next request.
     fn abilities(&self) -> Abilities {
         let late_requests = self.settings.routes.keepalive + Duration::from_secs(1);
-        Abilities { late_requests, ..Abilities::default() }
+        let mut upstreams = self.passes().0.iter().flat_map(|pass| &pass.upstreams);
+        let reloads = upstreams.any(|upstream| !upstream.is_dynamic);
+        Abilities { reloads, late_requests, ..Abilities::default() }
     }
 
     fn queries(&self, goal: &Goal) -> Vec<Query> {

@@ -1,8 +1,9 @@
 //! Scripts that run in Apache's container: POSIX sh, with the programs of both Debian's and Alpine's images.
 
-use crate::proxy::Change;
+use crate::proxy::file_reload::PRINT_CLOCK;
 use crate::proxy::kit::hosts::switch::{HostsSwitch, Program};
 use crate::proxy::kit::hosts::{self, PinnedService};
+use crate::proxy::{Change, FileReload, ProxyContainer, ProxyFiles, ReadBy};
 use crate::shell;
 
 pub const PROGRAM: Program = Program { reload, watcher, reads_files: true };
@@ -54,6 +55,34 @@ processes
 [ -n "$master" ] || {{ echo 'Apache has no master process' >&2; exit 1; }}
 output=$(apache -t 2>&1) || {{ printf '%s\n' "$output" >&2; exit 1; }}"##
     )
+}
+
+/// Files of Apache, and the commands by which it reads them again. The master writes its number at each restart, after it
+/// has read them.
+pub fn files(place: &ProxyContainer) -> ProxyFiles {
+    let state = format!(
+        r##"# read the age of the configuration
+{FUNCTIONS}
+processes
+file=$(apache -t -D DUMP_RUN_CFG 2>/dev/null | sed -n 's/^PidFile: "\(.*\)"/\1/p')
+for file in "$file" /usr/local/apache2/logs/httpd.pid /run/apache2/apache2.pid; do
+  [ -f "$file" ] || continue
+  echo "@mark $(TZ=UTC0 stat -c %y "$file")"
+  break
+done
+{PRINT_CLOCK}"##
+    );
+    let apply = format!("# restart for changed files\n{}\nkill -USR1 \"$master\"", test());
+    let reload = FileReload { state: place.sh(state), check: place.sh(test()), apply: place.sh(apply) };
+    let folders =
+        ["/usr/local/apache2/conf", "/etc/apache2", "/etc/httpd", "/opt/bitnami/apache/conf", "/vhosts"];
+    let folders = folders.into_iter().chain(["/etc/letsencrypt", "/etc/ssl"]);
+    ProxyFiles {
+        paths: folders.map(|path| (path.to_string(), ReadBy::Reload)).collect(),
+        // Files of a site are read for each request.
+        others: ReadBy::Watch,
+        reload: Some(reload),
+    }
 }
 
 /// Changes that restart Apache gracefully. The second one may write the hosts file.

@@ -421,9 +421,14 @@ fn the_scripts_are_valid() {
     let service =
         hosts::PinnedService { project: "p".into(), service: "it's".into(), names: BTreeSet::new() };
     let watcher = hosts::watcher_script(&service, &(scripts::PROGRAM.watcher)());
+    let files = proxy(GOOD).files();
+    assert_eq!(files.read_by("/usr/local/apache2/conf/httpd.conf"), crate::proxy::ReadBy::Reload);
+    assert_eq!(files.read_by("/srv/index.html"), crate::proxy::ReadBy::Watch);
+    let reload = files.reload.expect("a reload");
+    let reload = [reload.state, reload.check, reload.apply].map(|exec| exec.argv[2].clone());
     let scripts =
         [scripts::introduction(), scripts::test(), scripts::restart(&[service]), scripts::state(), watcher];
-    for script in scripts {
+    for script in scripts.into_iter().chain(reload) {
         let checked = std::process::Command::new("sh").args(["-n", "-c", &script]).output().expect("a shell");
         assert!(checked.status.success(), "{script}{}", String::from_utf8_lossy(&checked.stderr));
     }
