@@ -29,6 +29,9 @@ const KIND: &str = "apache";
 
 const TITLE: &str = "Apache";
 
+/// Default of `Timeout`, which is the time for an answer.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
 pub const ADAPTER: Adapter = Adapter {
     kind: KIND,
     // Such an image may also serve files, or be the app.
@@ -122,7 +125,8 @@ impl Proxy for Apache {
     }
 
     fn route_to(&self, backend: &Backend) -> RouteInfo {
-        self.passes().route_to(backend)
+        let answer_timeout = Some(self.settings.routes.answer_timeout.unwrap_or(TIMEOUT));
+        RouteInfo { answer_timeout, ..self.passes().route_to(backend) }
     }
 
     fn routes_nowhere(&self) -> bool {
@@ -232,7 +236,7 @@ impl ApacheSettings {
         let has_own_main = mounted[0].1.trim_end() != config::DEFAULT_MAIN.trim_end();
         let directives = config::expand(&mounted, &container.config.env);
         let modules = directives.iter().filter(|d| d.name == "loadmodule").map(|d| d.arg(0));
-        let mpm = modules.filter_map(|name| name.strip_prefix("mpm_")?.strip_suffix("_module")).last();
+        let mpm = modules.filter_map(|name| name.strip_prefix("mpm_")?.strip_suffix("_module")).next_back();
         ApacheSettings {
             routes: routes::routes(&directives),
             mpm: mpm.unwrap_or_default().into(),

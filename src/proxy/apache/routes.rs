@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::proxy::kit::directive::Directive;
 use crate::proxy::kit::passes::{Pass, Passes, Upstream};
+use crate::proxy::kit::time;
 use crate::proxy::public_route::{PublicRoute, is_plain};
 
 /// Schemes of the proxy modules, with their default ports.
@@ -37,6 +38,8 @@ pub struct Routes {
     pub keepalive: Duration,
     /// True if a route is for WebSockets.
     pub has_streams: bool,
+    /// Shortest time for an answer of all places.
+    pub answer_timeout: Option<Duration>,
 }
 
 /// Place of a route.
@@ -65,7 +68,22 @@ pub fn routes(directives: &[Directive]) -> Routes {
     let scope = Scope { path: Some("/"), ..Scope::default() };
     routes.collect(directives, scope, &site);
     routes.has_streams = has(directives, &|d| d.args.iter().any(|arg| is_stream(arg)));
+    routes.answer_timeout = answer_timeout(directives);
     routes
+}
+
+/// Shortest `ProxyTimeout` or `timeout=` of all places, or else the shortest `Timeout`.
+fn answer_timeout(directives: &[Directive]) -> Option<Duration> {
+    shortest(directives, &|d| {
+        let parameters = d.args.iter().filter_map(|arg| arg.strip_prefix("timeout="));
+        let own = Some(d.arg(0)).filter(|_| d.name == "proxytimeout");
+        parameters.chain(own).filter_map(|text| time::parse(text, "s")).min()
+    })
+    .or_else(|| shortest(directives, &|d| time::parse(d.arg(0), "s").filter(|_| d.name == "timeout")))
+}
+
+fn shortest(directives: &[Directive], of: &dyn Fn(&Directive) -> Option<Duration>) -> Option<Duration> {
+    directives.iter().flat_map(|d| [of(d), shortest(&d.block, of)]).flatten().min()
 }
 
 fn is_stream(arg: &str) -> bool {
@@ -88,11 +106,7 @@ fn keepalive_of(directives: &[Directive], default: Duration) -> Duration {
     if value("keepalive").is_some_and(|on| on.eq_ignore_ascii_case("off")) {
         return Duration::ZERO;
     }
-    let time = |text: &str| match text.strip_suffix("ms") {
-        Some(ms) => ms.parse().ok().map(Duration::from_millis),
-        None => text.trim_end_matches('s').parse().ok().map(Duration::from_secs),
-    };
-    value("keepalivetimeout").and_then(time).unwrap_or(default)
+    value("keepalivetimeout").and_then(|text| time::parse(text, "s")).unwrap_or(default)
 }
 
 impl Site<'_> {
@@ -182,7 +196,7 @@ fn balancer_name(url: &str) -> Option<&str> {
 fn resolves_each_time(parameters: &[String]) -> bool {
     let value = |name: &str| {
         let pairs = parameters.iter().filter_map(|p| p.split_once('='));
-        pairs.filter(|(key, _)| key.eq_ignore_ascii_case(name)).last().map(|(_, value)| value)
+        pairs.filter(|(key, _)| key.eq_ignore_ascii_case(name)).next_back().map(|(_, value)| value)
     };
     let is_off = value("disablereuse").is_some_and(|v| v.eq_ignore_ascii_case("on"))
         || value("enablereuse").is_some_and(|v| v.eq_ignore_ascii_case("off"));

@@ -156,6 +156,21 @@ fn an_instance_gets_the_host_of_the_client_only_on_request() {
     assert_eq!(header("ProxyPreserveHost Off").as_deref(), Some("app:3000"));
 }
 
+#[test]
+fn the_time_for_an_answer_is_the_shortest_of_all_places() {
+    let seconds =
+        |text: &str| proxy(text).route_to(&backend(&["app"], true)).answer_timeout.expect("a time").as_secs();
+    let table = [
+        (GOOD.to_string(), 60),
+        (format!("Timeout 300\n{GOOD}"), 300),
+        (format!("Timeout 5\nProxyTimeout 90\n{GOOD}"), 90),
+        (format!("ProxyTimeout 90\n<VirtualHost *:80>\n{GOOD} timeout=20\n</VirtualHost>"), 20),
+    ];
+    for (text, expected) in table {
+        assert_eq!(seconds(&text), expected, "{text}");
+    }
+}
+
 /// php:apache is the image of many an app.
 #[test]
 fn files_only_is_no_proxy() {
