@@ -195,8 +195,8 @@ fn balancer_name(url: &str) -> Option<&str> {
 /// Source: httpd's `is_address_reusable`, which an explicit time to live sets, too.
 fn resolves_each_time(parameters: &[String]) -> bool {
     let value = |name: &str| {
-        let pairs = parameters.iter().filter_map(|p| p.split_once('='));
-        pairs.filter(|(key, _)| key.eq_ignore_ascii_case(name)).next_back().map(|(_, value)| value)
+        let mut pairs = parameters.iter().filter_map(|p| p.split_once('='));
+        pairs.rfind(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     };
     let is_off = value("disablereuse").is_some_and(|v| v.eq_ignore_ascii_case("on"))
         || value("enablereuse").is_some_and(|v| v.eq_ignore_ascii_case("off"));
