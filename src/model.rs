@@ -156,8 +156,11 @@ impl Project {
         };
         let context = SettingsContext { source, defaults: &defaults, flags };
         let mut services = std::mem::take(&mut project.services);
+        let mounted: Vec<String> = services.values().flat_map(Service::mounted_sources).collect();
         for (name, service) in &mut services {
             service.name = name.clone();
+            let is_common = |source: &String| mounted.iter().filter(|other| *other == source).count() > 1;
+            service.common_sources = service.mounted_sources().into_iter().filter(is_common).collect();
             service.complete(&project, &context)?;
         }
         project.pairs = pairs::find_pairs(&services, zd.pairs, source)?;

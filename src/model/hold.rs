@@ -49,10 +49,15 @@ impl Service {
         volume.or_else(|| self.reserves_gpu().then_some(SingleCause::Gpu)).or_else(device)
     }
 
-    /// Paths of the named volumes and host folders that it may write to. A single file is a setting or a socket.
+    /// Paths of the named volumes and host folders that it may write to. A single file is a setting or a socket. What
+    /// another service mounts too is made for several containers, such as uploads, except for a database in a file, which
+    /// a backup may read.
     fn written_folders(&self) -> impl Iterator<Item = &str> {
         let is_file = |source: &String| Path::new(source).is_file();
-        let folders = self.shared().filter(move |m| m.source.as_ref().is_some_and(|s| !is_file(s)));
+        let is_single = self.embedded_database().is_some();
+        let is_own = move |source: &String| is_single || !self.common_sources.contains(source);
+        let folders =
+            self.shared().filter(move |m| m.source.as_ref().is_some_and(|s| !is_file(s) && is_own(s)));
         folders.map(|m| m.target.as_str())
     }
 
@@ -102,6 +107,22 @@ mod tests {
         for mount in mounts {
             assert_eq!(cause(&format!("volumes: [{mount}]")), None, "{mount}");
         }
+    }
+
+    #[test]
+    fn a_volume_of_two_services_is_made_for_several_containers() {
+        let hold_cause = |keys: &str| {
+            let mount = |read_only: bool| {
+                format!("volumes: [{{type: volume, source: v, target: /data, read_only: {read_only}}}]")
+            };
+            let (own, other) = (mount(false), mount(true));
+            let yaml = format!("name: p\nservices: {{app: {{{own}, {keys}}}, other: {{{other}}}}}");
+            let project = Project::read(&yaml, "compose.yaml", &FlagLayers::default()).unwrap();
+            let service = &project.services["app"];
+            service.hold_cause(&service.update)
+        };
+        assert_eq!(hold_cause("image: app"), None);
+        assert!(hold_cause("environment: {DATABASE_URL: 'sqlite:///data/app.db'}").is_some());
     }
 
     #[test]

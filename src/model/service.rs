@@ -1,7 +1,7 @@
 //! A service of `docker compose config`. The structs are our own, because the public crates for the Compose
 //! specification reject keys that Compose accepts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
@@ -66,6 +66,9 @@ pub struct Service {
     /// Named volumes: engine name and path.
     #[serde(skip)]
     pub named_volumes: Vec<(String, String)>,
+    /// Sources of its mounts that another service mounts too.
+    #[serde(skip)]
+    pub(super) common_sources: BTreeSet<String>,
     links: Vec<String>,
     /// Replaces the entrypoint and the command of the image.
     #[serde(deserialize_with = "words")]
@@ -379,6 +382,11 @@ impl Service {
     /// Paths of shared volumes and folders, without anonymous volumes, which belong to one container.
     pub fn shared_paths(&self) -> Vec<String> {
         self.shared().filter(|m| m.source.is_some()).map(|m| m.target.clone()).collect()
+    }
+
+    /// Sources of its volumes and folders, each once.
+    pub(super) fn mounted_sources(&self) -> BTreeSet<String> {
+        self.volumes.iter().filter_map(|mount| mount.source.clone()).collect()
     }
 
     pub(super) fn shared(&self) -> impl Iterator<Item = &Mount> {
