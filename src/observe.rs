@@ -475,6 +475,7 @@ pub fn probe(
         host: route.host.as_deref(),
         container: proxy.and_then(|p| p.container()),
         not_http: route.not_http,
+        is_other_program: service.is_other_program(),
     };
     health::choose_probe(&service.name, service.settings.http.as_ref(), container, target)
 }

@@ -61,10 +61,14 @@ pub struct ProbeTarget<'a> {
     pub container: Option<&'a Container>,
     /// True if the proxy speaks FastCGI, uwsgi or gRPC to the instance.
     pub not_http: bool,
+    /// True if the file gives the instance another command than its image, and no port. A port of the image is one of the
+    /// image's own command.
+    pub is_other_program: bool,
 }
 
 /// Chooses the probe of a service, in this order: `x-zd.health`; the healthcheck; a connection if the proxy speaks
-/// no HTTP to the instance; `GET /` at the port that the proxy uses. A worker without any of these only has to run.
+/// no HTTP to the instance; `GET /` at the port that the proxy uses, else at the only exposed one. A worker without any of
+/// these only has to run, and so has one that runs another program of the app's image.
 ///
 /// # Errors
 /// The service has no port to probe; the error names the setting.
@@ -86,6 +90,7 @@ pub fn choose_probe(
         (Some(health), _, Some(port)) => Ok(http(health.clone(), port, target)),
         (None, Some(check), _) => Ok(check),
         (None, None, Some(port)) if target.not_http => Ok(ReadinessProbe::Connect(port)),
+        (None, None, _) if !target.routed && target.is_other_program => Ok(ReadinessProbe::Running),
         (None, None, Some(port)) => Ok(http(default_health(), port, target)),
         (None, None, None) if !target.routed => Ok(ReadinessProbe::Running),
         (_, _, None) => Err(Error::usage(format!(

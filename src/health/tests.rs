@@ -20,8 +20,14 @@ fn health(body: Option<&str>) -> HttpHealth {
 
 const CHECKED: &str =
     r#"{"Config": {"Healthcheck": {"Test": ["CMD", "ok"]}, "ExposedPorts": {"80/tcp": {}}}}"#;
-const FRONT: ProbeTarget =
-    ProbeTarget { routed: true, port: Some(3000), host: None, container: None, not_http: false };
+const FRONT: ProbeTarget = ProbeTarget {
+    routed: true,
+    port: Some(3000),
+    host: None,
+    container: None,
+    not_http: false,
+    is_other_program: false,
+};
 const PLAIN: &str = r#"{"Config": {"ExposedPorts": {"80/tcp": {}}}}"#;
 
 #[test]
@@ -54,6 +60,30 @@ fn a_service_without_a_port_gets_a_hint_what_to_set() {
         choose_probe("worker", None, &container("{}"), ProbeTarget::default()),
         Ok(ReadinessProbe::Running)
     );
+}
+
+#[test]
+fn a_worker_with_the_image_of_the_app_only_has_to_run() {
+    let worker = ProbeTarget { is_other_program: true, ..ProbeTarget::default() };
+    let probe = |target: ProbeTarget, json: &str| choose_probe("worker", None, &container(json), target);
+    assert_eq!(probe(worker, PLAIN), Ok(ReadinessProbe::Running), "port 80 is one of the app");
+    assert!(matches!(probe(worker, CHECKED), Ok(ReadinessProbe::Healthcheck(_))));
+    assert!(matches!(probe(ProbeTarget::default(), PLAIN), Ok(ReadinessProbe::Http(_))));
+    let routed = ProbeTarget { routed: true, ..worker };
+    assert!(
+        matches!(probe(routed, PLAIN), Ok(ReadinessProbe::Http(_))),
+        "the app itself has another command"
+    );
+    let configured = choose_probe("worker", Some(&health(None)), &container(PLAIN), worker);
+    assert!(matches!(configured, Ok(ReadinessProbe::Http(_))));
+    let of = |keys: &str| {
+        let yaml = format!("name: p\nservices: {{worker: {{image: app, {keys}}}}}");
+        let flags = crate::model::FlagLayers::default();
+        let project = crate::model::Project::read(&yaml, "compose.yaml", &flags).unwrap();
+        project.services["worker"].is_other_program()
+    };
+    assert!(of("command: [celery, worker]") && of("entrypoint: [run]"));
+    assert!(!of("") && !of("command: []") && !of("command: [api], expose: ['80']"));
 }
 
 #[test]

@@ -341,6 +341,12 @@ impl Service {
         named.chain(self.ports.iter().map(|port| format!("{}/{}", port.target, port.protocol()))).collect()
     }
 
+    /// True if it runs another command than its image, and names no port.
+    pub fn is_other_program(&self) -> bool {
+        let is_set = |words: &Option<Vec<String>>| words.as_ref().is_some_and(|words| !words.is_empty());
+        (is_set(&self.command) || is_set(&self.entrypoint)) && self.exposed().is_empty()
+    }
+
     /// Addresses that only one container can have: key and address.
     pub fn own_addresses(&self) -> impl Iterator<Item = (String, String)> {
         let of_network = |(network, settings): (&String, &Value)| {
