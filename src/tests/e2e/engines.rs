@@ -14,23 +14,25 @@ use crate::test_project::{ENGINE, TestProject, WAIT_LIMIT, fixture_variables, fr
 
 const INIT: &str = include_str!("engines/init.sh");
 
-/// Tests to run again: one for each kind of proxy, and one of the kept images.
-const TESTS: [&str; 6] = [
+/// Tests to run again: one for each kind of proxy, one of the kept images, and one of the helper image.
+const TESTS: [&str; 7] = [
     "rollback::prune_removes",
-    "promises::haproxy::",
-    "promises::nginx_proxy::",
-    "promises::traefik::",
-    "promises::dockercloud::",
-    "promises::caddy::",
+    "promises::haproxy::no_deploy",
+    "promises::nginx_proxy::no_deploy",
+    "promises::traefik::no_deploy",
+    "promises::dockercloud::no_deploy",
+    "promises::caddy::no_deploy",
+    "promises::haproxy_line::an_app_that_cannot_run_twice",
 ];
 
-const IMAGES: [&str; 6] = [
+const IMAGES: [&str; 7] = [
     "ZD_APP_IMAGE",
     "NGINX_PROXY_IMAGE",
     "HAPROXY_IMAGE",
     "DOCKERCLOUD_IMAGE",
     "CADDY_IMAGE",
     "TRAEFIK_IMAGE",
+    "FLASK_IMAGE",
 ];
 
 struct OtherEngine {

@@ -144,8 +144,15 @@ fn kill_after(project: &TestProject, line: &str) {
     deploy.kill();
 }
 
+/// Another version or setting of a proxy has the same hold, which is tested once.
 macro_rules! behind {
-    ($proxy:ident, $setup:expr) => {
+    (hold, $proxy:ident, $setup:expr) => {
+        #[test]
+        fn an_app_that_cannot_run_twice_is_replaced_without_a_lost_request() {
+            hold::replaces_without_a_loss(&$setup, &format!("{}hold", stringify!($proxy).replace('_', "")));
+        }
+    };
+    ($proxy:ident, $setup:expr $(, $has_hold:tt)?) => {
         mod $proxy {
             use super::*;
 
@@ -154,13 +161,7 @@ macro_rules! behind {
                 $setup.deploy_in_every_way(&stringify!($proxy).replace('_', ""));
             }
 
-            #[test]
-            fn an_app_that_cannot_run_twice_is_replaced_without_a_lost_request() {
-                hold::replaces_without_a_loss(
-                    &$setup,
-                    &format!("{}hold", stringify!($proxy).replace('_', "")),
-                );
-            }
+            $(behind!($has_hold, $proxy, $setup);)?
         }
     };
 }
@@ -172,15 +173,18 @@ behind!(
         count: 2,
         first: FirstRelease::KeptConnections,
         left: TestProject::marks
-    }
+    },
+    hold
 );
 behind!(
     nginx,
-    ProxySetup { project: TestProject::nginx, count: 2, first: FirstRelease::KeptConnections, left: pins }
+    ProxySetup { project: TestProject::nginx, count: 2, first: FirstRelease::KeptConnections, left: pins },
+    hold
 );
 behind!(
     apache,
-    ProxySetup { project: apache_with_lookups, count: 2, first: FirstRelease::Nothing, left: pins }
+    ProxySetup { project: apache_with_lookups, count: 2, first: FirstRelease::Nothing, left: pins },
+    hold
 );
 behind!(
     apache_worker,
@@ -188,7 +192,8 @@ behind!(
 );
 behind!(
     haproxy,
-    ProxySetup { project: TestProject::haproxy, count: 2, first: FirstRelease::Nothing, left: haproxy_flags }
+    ProxySetup { project: TestProject::haproxy, count: 2, first: FirstRelease::Nothing, left: haproxy_flags },
+    hold
 );
 behind!(
     haproxy_2_6,
@@ -196,20 +201,27 @@ behind!(
 );
 behind!(
     haproxy_line,
-    ProxySetup { project: haproxy_plain, count: 1, first: FirstRelease::Nothing, left: haproxy_flags }
+    ProxySetup { project: haproxy_plain, count: 1, first: FirstRelease::Nothing, left: haproxy_flags },
+    hold
 );
 behind!(
     dockercloud,
-    ProxySetup { project: dockercloud, count: 2, first: FirstRelease::Nothing, left: dockercloud_state }
+    ProxySetup { project: dockercloud, count: 2, first: FirstRelease::Nothing, left: dockercloud_state },
+    hold
 );
-behind!(caddy, ProxySetup { project: caddy, count: 2, first: FirstRelease::Requests, left: caddy_switches });
+behind!(
+    caddy,
+    ProxySetup { project: caddy, count: 2, first: FirstRelease::Requests, left: caddy_switches },
+    hold
+);
 behind!(
     caddy_2_6,
     ProxySetup { project: caddy_2_6, count: 1, first: FirstRelease::Requests, left: caddy_switches }
 );
 behind!(
     traefik,
-    ProxySetup { project: TestProject::traefik, count: 2, first: FirstRelease::Nothing, left: traefik_pins }
+    ProxySetup { project: TestProject::traefik, count: 2, first: FirstRelease::Nothing, left: traefik_pins },
+    hold
 );
 
 /// Apache that resolves the name for each request, and is not restarted.
