@@ -1,5 +1,6 @@
 //! `up` and `plan`: a whole project from what runs to what its file says, each service by the gentlest way it has.
 
+mod answers;
 mod apply;
 mod services;
 mod survey;

@@ -1,6 +1,7 @@
 //! Witness: probes the public URL during a rollout and counts the losses. Each probe is one request on a connection
 //! of its own, never retried. Several probes may be open, so that a slow answer does not delay the others.
 
+pub mod answering;
 mod client;
 mod prober;
 mod stats;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use super::answers::Answers;
 use super::services::{self, ServiceState};
 use super::warn_of_no_way_back;
 use crate::context::Context;
@@ -45,6 +46,8 @@ pub struct Apply<'c, 'a> {
     done: Vec<Done>,
     /// Reloads that have not run.
     reloads: Vec<ProxyReload>,
+    /// Public URLs that answered before a service was recreated.
+    answers: Answers,
 }
 
 impl<'c, 'a> Apply<'c, 'a> {
@@ -54,7 +57,8 @@ impl<'c, 'a> Apply<'c, 'a> {
         stages: &'c Stages,
         running: (BTreeSet<String>, ResolvedProject),
     ) -> Self {
-        Apply { ctx, request, stages, running, done: Vec::new(), reloads: Vec::new() }
+        let answers = Answers::default();
+        Apply { ctx, request, stages, running, done: Vec::new(), reloads: Vec::new(), answers }
     }
 
     /// The same, with the proxies that are reloaded.
@@ -71,6 +75,7 @@ impl<'c, 'a> Apply<'c, 'a> {
     pub fn run(mut self, orphans: Vec<Container>) -> Result<()> {
         let is_known = |service: &str| self.running.0.contains(service);
         warn_of_no_way_back(self.ctx.report, &self.stages.recreate, is_known);
+        self.answers = Answers::find(self.docker(), self.project(), &self.stages.recreate)?;
         let rolled = match self.change() {
             Ok(rolled) => rolled,
             Err(error) => return Err(self.undo(error).into()),
@@ -92,7 +97,13 @@ impl<'c, 'a> Apply<'c, 'a> {
         let rolled = self.roll_out()?;
         self.start(&stages.start_after)?;
         self.reload_all_without(&[])?;
+        self.wait_for_answers(self.ctx.stop)?;
         Ok(rolled)
+    }
+
+    /// Waits until the public URLs answer as before. A container that runs is no proof: a proxy may route to nothing.
+    fn wait_for_answers(&self, stop: &StopSignal) -> Result<(), Error> {
+        self.answers.wait(self.docker(), self.project(), stop)
     }
 
     fn docker(&self) -> &Docker {
@@ -289,11 +300,18 @@ impl<'c, 'a> Apply<'c, 'a> {
             return error;
         }
         self.ctx.report.event(Event::RollingBack);
-        let failures: Vec<Error> = std::mem::take(&mut self.done)
+        let mut failures: Vec<Error> = std::mem::take(&mut self.done)
             .iter()
             .rev()
             .filter_map(|done| self.undo_one(done).err())
             .collect();
+        let project = &self.project().name;
+        let mut look = format!("`docker compose --project-name {project} ps --all` shows what runs");
+        if let Err(silent) = self.wait_for_answers(&StopSignal::default()) {
+            let answers = silent.details.iter().map(|answer| format!("after the undo: {answer}"));
+            failures.extend(answers.map(Error::unchanged));
+            look = silent.hint.unwrap_or(look);
+        }
         let exit = match error.exit {
             Exit::Outage => Exit::Outage,
             _ if !failures.is_empty() => Exit::Outage,
@@ -301,14 +319,11 @@ impl<'c, 'a> Apply<'c, 'a> {
             _ => Exit::StillServing,
         };
         let end = if failures.is_empty() { "; what was changed before is undone" } else { "" };
-        let project = &self.project().name;
         let undone = Error { exit, message: format!("{}{end}", error.message), ..error };
         if failures.is_empty() {
             return undone;
         }
-        let hint = format!(
-            "act now: `docker compose --project-name {project} ps --all` shows what runs; fix the cause, then `compose-zd up`"
-        );
+        let hint = format!("act now: {look}; fix the cause, then `compose-zd up`");
         failures.iter().fold(undone, |error, failure| error.detail(&failure.to_string())).hint(hint)
     }
 

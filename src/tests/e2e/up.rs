@@ -200,3 +200,47 @@ fn random_edits_end_as_with_compose_and_lose_nothing() {
         up(&ours, "").exits(0).says("nothing has to change");
     }
 }
+
+/// A container that runs proves nothing: a new nginx-proxy has no route at first.
+#[test]
+fn a_recreated_proxy_answers_when_up_returns() {
+    let mut definition = Definition::new();
+    let project = project("up-answers", &definition);
+    up(&project, "").exits(0);
+    wait_for_answers(&project);
+    for services in [&["proxy"][..], &["proxy", "db", "notes"]] {
+        services.iter().for_each(|service| definition.apply(Edit::Mode(service)));
+        project.write("compose.yaml", &definition.yaml());
+        let before = project.proxy().id;
+        up(&project, "--yes").exits(0).says("recreating `proxy`");
+        for host in [project.host(), project.second_host(), format!("notes.{}", project.host())] {
+            assert_eq!(project.get_from(&host, "/health").map(|reply| reply.status), Some(200), "{host}");
+        }
+        assert_ne!(project.proxy().id, before);
+    }
+}
+
+/// nginx accepts the file, and answers every request with 502.
+#[test]
+fn a_recreated_proxy_that_does_not_answer_is_an_error() {
+    let project = TestProject::nginx("up-silent");
+    let settings =
+        |more: &str| format!("services: {{ proxy: {{ x-zd: {{ health: {{ deadline: 5s }} }}, {more} }} }}");
+    project.write_override(&settings(""));
+    project.up("");
+    let good = project.read("default.conf");
+    let broken = good.replace("server app:3000", "server app:3999");
+
+    project.log("--- the undo does not bring the file back");
+    project.write_override(&settings("environment: { MODE: '1' }"));
+    project.write("default.conf", &broken);
+    let logs = format!("`docker logs {}-proxy-1`", project.name);
+    up(&project, "--yes proxy").exits(4).says(&project.url()).says("after the undo: GET").says(&logs);
+
+    project.log("--- the user removes the URL");
+    project.write("default.conf", &good);
+    project.compose("up -d --force-recreate proxy");
+    project.wait_until_all_answer();
+    project.write_override("services: { proxy: { environment: { MODE: '2' }, ports: !override ['80'] } }");
+    up(&project, "--yes proxy").exits(0);
+}
