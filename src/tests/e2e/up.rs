@@ -212,7 +212,7 @@ fn a_recreated_proxy_answers_when_up_returns() {
         services.iter().for_each(|service| definition.apply(Edit::Mode(service)));
         project.write("compose.yaml", &definition.yaml());
         let before = project.proxy().id;
-        up(&project, "--yes").exits(0).says("recreating `proxy`");
+        up(&project, "--yes").exits(0).says("recreating ");
         for host in [project.host(), project.second_host(), format!("notes.{}", project.host())] {
             assert_eq!(project.get_from(&host, "/health").map(|reply| reply.status), Some(200), "{host}");
         }
