@@ -91,7 +91,7 @@ impl Docker {
     /// The engine does not answer. The inner error is the reason why the engine cannot.
     pub fn helper_support(&self) -> Result<std::result::Result<(), NoHelper>> {
         let info = self.info()?;
-        let is_same = info.os_type == "linux" && info.architecture.starts_with(std::env::consts::ARCH);
+        let is_same = info.os_type == "linux" && is_own_architecture(&info.architecture);
         let platform = format!("{}/{}", info.os_type, info.architecture);
         Ok(if is_same { Ok(()) } else { Err(NoHelper::Platform(platform)) })
     }
@@ -115,6 +115,17 @@ impl Docker {
     pub fn remove_helper_image(&self, name: &str) -> Result<CommandResult> {
         self.run(&["image", "rm", name])
     }
+}
+
+/// True for the architecture of this program. Docker names it as the kernel does, and Podman as Go does.
+fn is_own_architecture(name: &str) -> bool {
+    let own = std::env::consts::ARCH;
+    let in_go = match own {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    name.starts_with(own) || name == in_go
 }
 
 /// Image in a list.
@@ -251,6 +262,16 @@ mod tests {
         let is_static = loader(&std::fs::read("/proc/self/exe").unwrap()).is_none();
         assert_eq!(program.files.len(), if is_static { 1 } else { 2 + libraries.len() });
         assert!(libraries.iter().all(|path| path.contains(".so")), "{libraries:?}");
+    }
+
+    #[test]
+    fn an_architecture_has_the_kernels_name_or_that_of_go() {
+        let names = [("x86_64", "amd64"), ("aarch64", "arm64")];
+        for (kernel, go) in names {
+            let is_own = kernel == std::env::consts::ARCH;
+            assert_eq!((is_own_architecture(kernel), is_own_architecture(go)), (is_own, is_own), "{kernel}");
+        }
+        assert!(is_own_architecture(std::env::consts::ARCH) && !is_own_architecture("mips64"));
     }
 
     #[test]
