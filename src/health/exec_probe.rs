@@ -27,10 +27,11 @@ pub struct ExecRequest<'a> {
 /// Script that sends the request and prints the response with its head. Arguments: URL, Host, address, port, path,
 /// seconds, bytes, seconds for a tool without a limit of its own. The limits are those of a probe from outside.
 /// Busybox's wget always follows a redirect, but its first response counts. If a tool does not run, the script
-/// tries the next.
+/// tries the next. The `timeout` of busybox is not used with a tool that has a limit of its own, because it leaves a process
+/// that many apps as process 1 do not reap.
 const SCRIPT: &str = r#"# probe from inside
 unset http_proxy HTTP_PROXY https_proxy HTTPS_PROXY all_proxy ALL_PROXY
-within() { if timeout 1 true 2>/dev/null; then timeout "$limit" "$@"; else "$@"; fi; }
+within() { case $(timeout --version 2>&1) in *oreutils*) timeout "$limit" "$@" ;; *) "$@" ;; esac; }
 limit=$8
 by_curl() { within curl -qgkisSN -m "$6" -H "Host: $2" -A compose-zd "$1"; }
 by_wget() {

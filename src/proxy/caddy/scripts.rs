@@ -5,7 +5,7 @@ use crate::shell::{self, RUNS_FUNCTION};
 
 /// Shell function `call_api`: `call_api PATH` reads from the admin API, `call_api PATH FILE` posts to it.
 /// Official images have curl since 2.11, and only busybox's wget before; bash is for custom images. A Unix
-/// socket needs curl.
+/// socket needs curl. The `timeout` of busybox leaves a process that Caddy as process 1 does not reap.
 const CALL_API: &str = r#"unset http_proxy HTTP_PROXY all_proxy ALL_PROXY
 over_bash='exec 3<>/dev/tcp/${0%:*}/${0##*:} || exit 1
 verb=GET; length=0; [ -z "$2" ] || { verb=POST; length=$(wc -c < "$2"); }
@@ -13,9 +13,9 @@ printf "$verb $1 HTTP/1.0\r\nHost: $0\r\nContent-Type: application/json\r\nConte
 [ -z "$2" ] || cat "$2" >&3
 sed "1,/^\r*\$/d" <&3'
 type=Content-Type:application/json
-within=; timeout 1 true 2>/dev/null && within='timeout 20'
+within=; case $(timeout --version 2>&1) in *oreutils*) within='timeout 20' ;; esac
 by_curl() { curl -sS -m 20 $by ${2:+-H $type --data-binary @$2} "$at$1"; }
-by_wget() { $within wget -q -O - ${2:+--header $type --post-file $2} "$at$1"; }
+by_wget() { $within wget -T 20 -q -O - ${2:+--header $type --post-file $2} "$at$1"; }
 by_bash() { $within bash -c "$over_bash" "$api" "$@"; }
 call_api() {
     tools='curl wget bash'

@@ -39,9 +39,10 @@ done",
     )
 }
 
-/// Shell function that prints the whole answer to a request. wget and curl support TLS, nc and bash do not.
+/// Shell function that prints the whole answer to a request. wget and curl support TLS, nc and bash do not. The `timeout` of
+/// busybox leaves a process that ends as the child of process 1, and Traefik does not reap it.
 const FETCH: &str = r#"unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY
-within=; timeout 1 true 2>/dev/null && within='timeout 20'
+within=; case $(timeout --version 2>&1) in *oreutils*) within='timeout 20' ;; esac
 fetch() { # URL HOST
   a=${1#*://}; p=/${a#*/}; a=${a%%/*}
   r="GET $p HTTP/1.0\r\nHost: $2\r\n\r\n"
@@ -53,10 +54,10 @@ fetch() { # URL HOST
 }
 by_wget() {
   case $1 in https:*) k=--no-check-certificate ;; *) k= ;; esac
-  $within wget $k -S -q -O - --header "Host: $2" "$1"
+  $within wget $k -T 20 -S -q -O - --header "Host: $2" "$1"
 }
 by_curl() { curl -m 20 -k -s -i -H "Host: $2" "$1"; }
-by_nc() { printf "$r" | $within nc "${a%:*}" "${a##*:}"; }
+by_nc() { printf "$r" | $within nc -w 20 "${a%:*}" "${a##*:}"; }
 by_bash() { $within bash -c 'exec 3<>/dev/tcp/$0/$1; printf "$2" >&3; cat <&3' "${a%:*}" "${a##*:}" "$r"; }
 "#;
 
