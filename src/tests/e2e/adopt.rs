@@ -101,7 +101,7 @@ fn a_new_user_deploys_and_rolls_back_in_five_commands() {
     project.set_variables(&format!("VERSION=4 DOCKER_CONFIG={}", install_plugin(&project)));
     says(&run(&project, "docker --log-level error --context default zd deploy app"), &["release 7"]);
     says(&run(&project, "docker zd status"), &["SERVICE", "app"]);
-    says(&run(&project, "docker help zd"), &["Commands:\n  deploy ", "Topics:"]);
+    says(&run(&project, "docker help zd"), &["Commands:\n  up ", "\n  deploy ", "Topics:"]);
     load.stop().all_from(&["1", "2", "3", "4"]);
 
     // Neither Compose nor `init` has anything left to do.
