@@ -49,7 +49,7 @@ fn a_name_that_is_looked_up_for_each_request_is_switched_without_a_restart() {
 fn retired_processes_of_prefork_keep_idle_clients() {
     let project = TestProject::apache("apfork");
     project.set_variables("MPM=prefork");
-    project.write_override("x-zd: { witness: false }\n");
+    project.write_override("services: { app: {} }\nx-zd: { witness: false }\n");
     project.up("");
     deploys_without_a_loss(&project, "--keep-alive --method POST --body 500 --think 20ms", "1", "2");
     assert_eq!(restarts(&project), 1);
