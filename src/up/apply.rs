@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::answers::Answers;
 use super::services::{self, ServiceState};
+use super::survey::needed_completed;
 use super::warn_of_no_way_back;
 use crate::context::Context;
 use crate::deploy::{put_in_place, restore_last_good};
@@ -188,17 +189,13 @@ impl<'c, 'a> Apply<'c, 'a> {
         self.check_signal()?;
         self.docker().discard_prefetched();
         self.request.args.services = self.stages.roll_out.clone();
-        let result = put_in_place(self.ctx, &mut self.request).map_err(Error::from_error);
-        match result {
-            Ok(()) => {}
-            Err(error) if error.exit == Exit::RequestsLost => {
-                self.done.push(Done::RolledOut);
-                return Ok(Some(error));
-            }
+        let lost = match put_in_place(self.ctx, &mut self.request).map_err(Error::from_error) {
+            Ok(()) => None,
+            Err(error) if error.exit == Exit::RequestsLost => Some(error),
             Err(error) => return Err(error),
-        }
+        };
         self.done.push(Done::RolledOut);
-        Ok(None)
+        Ok(lost)
     }
 
     /// Waits until services are up.
@@ -213,7 +210,7 @@ impl<'c, 'a> Apply<'c, 'a> {
         let start = Instant::now();
         for service in services {
             let settings = &self.project().services[service];
-            let is_job = self.is_job(service);
+            let is_job = needed_completed(self.project(), service);
             let window = settings.update.monitor;
             let deadline = if is_job { Duration::MAX } else { settings.settings.timing.deadline + window };
             let mut last = "no container".to_string();
@@ -243,12 +240,6 @@ impl<'c, 'a> Apply<'c, 'a> {
         }
         self.ctx.report.event(Event::ServicesUp(services.to_vec().into()));
         Ok(())
-    }
-
-    fn is_job(&self, service: &str) -> bool {
-        let needs = |name: &String| self.project().services[name].needs(self.project());
-        let mut all = self.project().services.keys();
-        all.any(|name| needs(name).get(service).is_some_and(|condition| condition.is_completed()))
     }
 
     fn failure(&self, service: &str, container: &Container, reason: &str) -> Error {

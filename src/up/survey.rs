@@ -363,7 +363,7 @@ fn is_live(container: &Container) -> bool {
 }
 
 /// True if another service waits for the completion of this one.
-fn needed_completed(project: &Project, name: &str) -> bool {
+pub(super) fn needed_completed(project: &Project, name: &str) -> bool {
     let needs = |s: &Service| s.needs(project).get(name).is_some_and(|condition| condition.is_completed());
     project.services.values().any(needs)
 }
