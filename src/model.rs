@@ -26,7 +26,7 @@ pub use location::{COMPOSE_FILES, ComposeFlags, override_name};
 pub use notify::{Receiver, ReceiverList};
 pub use pairs::Pair;
 pub use resolved::{Relay, ResolvedProject};
-pub use service::{DependsOnCondition, LifecycleHook, Port, Service};
+pub use service::{DependsOnCondition, LifecycleHook, Port, Service, image_name};
 use service::{Grant, SettingsContext};
 pub use settings::{
     AnonymousVolumes, DrainLayer, HealthLayer, HttpHealth, ProbeTiming, ProxyLayer, SettingsLayer,

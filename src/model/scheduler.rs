@@ -1,6 +1,6 @@
 //! Services that start jobs at set times. Two instances would start each job twice.
 
-use super::Service;
+use super::{Service, image_name};
 
 /// Commands of schedulers. The words follow each other in the command line, possibly with options between them.
 const COMMANDS: [(&[&str], &str); 17] = [
@@ -53,9 +53,8 @@ impl Service {
 
     /// A name such as `app-cron` or `task-scheduler`. A web server may also be called so, and has ports.
     fn named_scheduler(&self) -> Option<&str> {
-        let image =
-            self.image.rsplit('/').next().unwrap_or_default().split([':', '@']).next().unwrap_or_default();
-        let names = [self.name.as_str(), image].into_iter().filter(|_| self.exposed().is_empty());
+        let names =
+            [self.name.as_str(), image_name(&self.image)].into_iter().filter(|_| self.exposed().is_empty());
         names.flat_map(|name| name.split(['-', '_', '.'])).find(|word| NAMES.contains(word))
     }
 }

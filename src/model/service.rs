@@ -174,6 +174,12 @@ pub struct Grant {
     pub source: String,
 }
 
+/// Name in an image reference, without registry, folder, tag and digest.
+pub fn image_name(image: &str) -> &str {
+    let name = image.rsplit('/').next().unwrap_or_default();
+    name.split([':', '@']).next().unwrap_or_default()
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(expecting = "a map of keys")]
 pub(super) struct Mount {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Surroundings;
 use crate::docker::inspect::Container;
 use crate::finding::Finding;
-use crate::model::{Project, Service};
+use crate::model::{Project, Service, image_name};
 use crate::observe::TargetReader;
 use crate::proxy::{self, Backend, Proxy, RolloutShape};
 use crate::targets::{Target, backend};
@@ -234,9 +234,4 @@ pub fn is_candidate(container: &Container, known: &[Arc<dyn Proxy>]) -> bool {
 pub fn is_proxy(container: &Container) -> bool {
     let mut names = std::iter::once(image_name(&container.config.image)).chain(container.programs());
     names.any(|name| PROXIES.contains(&name)) || VERSIONS.iter().any(|name| container.env(name).is_some())
-}
-
-pub fn image_name(image: &str) -> &str {
-    let name = image.rsplit('/').next().unwrap_or_default();
-    name.split([':', '@']).next().unwrap_or_default()
 }

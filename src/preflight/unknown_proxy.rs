@@ -11,7 +11,7 @@ use super::{Surroundings, connections, proxies, whole_words};
 use crate::docker::Exec;
 use crate::docker::inspect::Container;
 use crate::finding::Finding;
-use crate::model::Service;
+use crate::model::{Service, image_name};
 use crate::proxy::Proxy;
 use crate::shell;
 use crate::targets::is_member;
@@ -140,7 +140,7 @@ exit 0"
     texts.extend(proxy.config.env.iter().cloned());
     texts.extend(proxy.args.iter().cloned());
     texts.extend(proxy.config.labels.values().cloned());
-    let is_elsewhere = REMOTE.contains(&proxies::image_name(&proxy.config.image));
+    let is_elsewhere = REMOTE.contains(&image_name(&proxy.config.image));
     Ok(KnownRoutes { texts, is_whole: !marks.is_empty() && !is_elsewhere })
 }
 

@@ -22,6 +22,7 @@ use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
 use crate::error::Error;
 use crate::finding::Finding;
+use crate::model::image_name;
 use routes::Routes;
 use state::ApacheState;
 
@@ -76,9 +77,7 @@ pub fn detect(container: &Container) -> Option<Apache> {
 
 /// True for the images `httpd`, `apache2` and `apache` of any registry.
 fn is_image(image: &str) -> bool {
-    let name = image.rsplit('/').next().unwrap_or_default();
-    let name = name.split([':', '@']).next().unwrap_or_default();
-    ["httpd", "apache2", "apache"].contains(&name)
+    ["httpd", "apache2", "apache"].contains(&image_name(image))
 }
 
 impl Apache {

@@ -22,6 +22,7 @@ use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
 use crate::error::Error;
 use crate::finding::Finding;
+use crate::model::image_name;
 use routes::Routes;
 use state::NginxState;
 
@@ -81,9 +82,7 @@ pub fn detect(container: &Container) -> Option<Nginx> {
 
 /// True for the images `nginx`, `nginx-unprivileged` and `openresty` of any registry.
 fn is_image(image: &str) -> bool {
-    let name = image.rsplit('/').next().unwrap_or_default();
-    let name = name.split([':', '@']).next().unwrap_or_default();
-    ["nginx", "nginx-unprivileged", "openresty"].contains(&name)
+    ["nginx", "nginx-unprivileged", "openresty"].contains(&image_name(image))
 }
 
 impl Nginx {
