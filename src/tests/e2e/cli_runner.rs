@@ -4,8 +4,12 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
+use std::time::Duration;
 
 use crate::test_project::{TestProject, WAIT_LIMIT, wait_for_instant};
+
+/// Longest time that a command may take, so that a test whose command hangs shows its output.
+const COMMAND_LIMIT: Duration = Duration::from_secs(240);
 
 /// A running compose-zd command.
 pub struct RunningCommand<'s> {
@@ -138,13 +142,22 @@ impl<'s> RunningCommand<'s> {
 
     /// Waits for the end without checking other containers, for tests that touch them themselves.
     pub fn wait_unchecked(mut self) -> CommandResult {
-        let status = self.child.wait().expect("a child");
+        let status = self.wait_for_end();
         self.record(status)
+    }
+
+    fn wait_for_end(&mut self) -> ExitStatus {
+        let mut status = None;
+        wait_for_instant(&format!("the end of `compose-zd {}`", self.words), COMMAND_LIMIT, || {
+            status = self.child.try_wait().expect("a child");
+            status.is_some()
+        });
+        status.expect("it was waited for")
     }
 
     /// Waits for the end, and asserts that unnamed containers are untouched, except dependents that the output reports as restarted.
     pub fn wait(mut self) -> CommandResult {
-        let status = self.child.wait().expect("a child");
+        let status = self.wait_for_end();
         let result = self.record(status);
         let still = self.project.bystanders();
         let may_restart = |name: &str| {

@@ -28,6 +28,9 @@ const UNUSED_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Timeout for one answer of an engine.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
+/// Longest time of a docker command.
+const DOCKER_LIMIT: Duration = Duration::from_secs(120);
+
 /// TCP port of the engine, besides its socket.
 const PORT: u16 = 2375;
 
@@ -137,9 +140,11 @@ impl Node {
         self.docker_command(line).output().expect("docker can be started")
     }
 
+    /// A Swarm without a leader may never answer.
     fn docker_command(&self, line: &str) -> Command {
-        let mut command = host_docker(line);
-        command.env("DOCKER_HOST", self.host()).env_remove("DOCKER_CONTEXT");
+        let mut command = Command::new("timeout");
+        command.arg(DOCKER_LIMIT.as_secs().to_string()).arg("docker").args(line.split_whitespace());
+        command.stdin(Stdio::null()).env("DOCKER_HOST", self.host()).env_remove("DOCKER_CONTEXT");
         command
     }
 
