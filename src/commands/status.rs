@@ -175,6 +175,11 @@ fn instance_status(instance: &Instance, snapshot: &TargetSnapshot) -> InstanceSt
         name: instance.key.clone(),
         image: container.config.image.clone(),
         state: container.state.status.clone(),
+        role: match (container.is_relay(), container.is_bridge()) {
+            (true, _) => Some("relay"),
+            (false, true) => Some("stand-in"),
+            (false, false) => None,
+        },
         health: health.filter(|h| !h.is_empty() && h != "none"),
         // A paused instance answers no request, although the proxy still lists it.
         in_rotation: proxied.then_some(instance.serves() && !is_down),

@@ -49,6 +49,9 @@ pub struct InstanceStatus {
     pub name: String,
     pub image: String,
     pub state: String,
+    /// `relay` or `stand-in` for a container of compose-zd that serves during a replacement; none for an instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<&'static str>,
     /// Status of the healthcheck; none without one.
     pub health: Option<String>,
     /// The instance runs and the proxy sends it requests; none without a proxy.
@@ -136,9 +139,10 @@ fn instance_rows(service: &ServiceStatus, now: SystemTime) -> Vec<Vec<String>> {
         return vec![vec![service.service.clone(), release(service), "none".into()]];
     }
     let row = |instance: &InstanceStatus| {
-        let state = match &instance.health {
-            Some(health) => format!("{} ({health})", instance.state),
-            None => instance.state.clone(),
+        let details: Vec<&str> = instance.role.into_iter().chain(instance.health.as_deref()).collect();
+        let state = match details.as_slice() {
+            [] => instance.state.clone(),
+            details => format!("{} ({})", instance.state, details.join(", ")),
         };
         let rotation = match (instance.in_rotation, instance.failing) {
             (None, _) => "no proxy",
@@ -233,6 +237,8 @@ mod tests {
             ..instance()
         };
         assert_eq!(row(unhealthy), "app | 3 | app-1 | app:1 | running (unhealthy) | in, failing | ≤ 2 | 90s");
+        let relay = InstanceStatus { role: Some("relay"), health: Some("healthy".into()), ..instance() };
+        assert_eq!(row(relay), "app | 3 | app-1 | app:1 | running (relay, healthy) | in | 2 | 90s");
         let without_proxy =
             InstanceStatus { in_rotation: None, in_flight: None, started: None, ..instance() };
         assert_eq!(row(without_proxy), "app | 3 | app-1 | app:1 | running | no proxy | - | -");
