@@ -13,6 +13,7 @@ use crate::health::{self, ProbeTarget, Prober, ReadinessProbe};
 use crate::model::{Project, Service};
 use crate::observed::{Generation, Instance, InstanceKey, InstanceState, Observed};
 use crate::proxy::converge::Pursuit;
+use crate::proxy::port::protocol::Protocol;
 use crate::proxy::port::{self, PublishedPort};
 use crate::proxy::{self, Backend, Goal, InFlight, Proxy};
 use crate::targets::{Target, backend, is_member};
@@ -237,6 +238,13 @@ impl TargetReader<'_> {
         })
     }
 
+    /// Waits for an engine that restarts. True if it answers a new connection; one that ends still answers its open ones.
+    pub fn wait_for_engine(&self) -> bool {
+        let answers = || Ok::<_, Error>(self.docker.answers().then_some(()));
+        let waited = wait::until(RETRY_POLL, RETRY_TIMEOUT, &StopSignal::default(), answers);
+        matches!(waited, Ok(WaitResult::Done(())))
+    }
+
     /// Waits a short time for crashed containers to restart. True if there were any.
     pub fn wait_for_restarts(&self, containers: &BTreeMap<InstanceKey, Container>) -> Result<bool, Error> {
         let restarts = |c: &&Container| c.state.status == "restarting";
@@ -372,10 +380,26 @@ fn published_ports(
     };
     let alone = project.services.values().filter(|s| port::can_have_stand_in(s) && is_alone(s));
     let proxy = |service: &Service| -> Arc<dyn Proxy> {
-        let firewall = port::machine::firewall(docker, members(service).filter(|c| c.is_running()));
-        Arc::new(PublishedPort::new(project, service, firewall))
+        let running: Vec<&Container> = members(service).filter(|c| c.is_running()).collect();
+        let firewall = port::machine::firewall(docker, running.iter().copied());
+        let is_here = firewall.is_ok();
+        let port = PublishedPort::new(project, service, firewall);
+        let is_owner = |c: &&Container| !c.is_bridge();
+        let instance = running.iter().copied().find(is_owner).filter(|c| is_here && needs_port(service, c));
+        Arc::new(match instance.and_then(|c| c.addresses().next()) {
+            Some(ip) => port.with_protocols(|target| Protocol::at((ip, target).into())),
+            None => port,
+        })
     };
     alone.map(proxy).collect()
+}
+
+/// The readiness probe of a service is a request to a port that nothing names.
+fn needs_port(service: &Service, instance: &Container) -> bool {
+    match &service.settings.http {
+        Some(health) => health.port.is_none(),
+        None => instance.healthcheck().is_none(),
+    }
 }
 
 fn is_named(container: &Container, name: &str) -> bool {

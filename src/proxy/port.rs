@@ -5,8 +5,9 @@ pub mod firewall;
 pub mod machine;
 #[cfg(test)]
 mod properties;
+pub mod protocol;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -17,10 +18,12 @@ use super::{
 use crate::docker::CommandResult;
 use crate::docker::inspect::BRIDGE;
 use crate::error::Error;
+
 use crate::model::{Order, Project, Service};
 use crate::proxy::kit::connections::{self, Connection};
 use crate::proxy::public_route::PublicRoute;
 use firewall::{Firewall, Forward, Listings, owner_of};
+use protocol::Protocol;
 
 /// Kind of this adapter in `x-zd.proxy.kind`.
 pub const KIND: &str = "port";
@@ -35,7 +38,10 @@ pub struct PublishedPort {
     service: String,
     /// Start of the comment of each rule.
     owner: String,
+    /// Forwards, the one for readiness probes first.
     forwards: Vec<Forward>,
+    /// Protocol of each port of the container, as far as a running instance has told it.
+    protocols: BTreeMap<u16, Protocol>,
     /// The machine's firewall, or the reason why it cannot be used.
     firewall: Result<Firewall, String>,
 }
@@ -50,8 +56,22 @@ impl PublishedPort {
             service: service.name.clone(),
             owner: format!("compose-zd {}/{}", project.name, service.name),
             forwards,
+            protocols: BTreeMap::new(),
             firewall,
         }
+    }
+
+    /// Takes the protocols of the ports into account, by the port of a running instance.
+    #[must_use]
+    pub fn with_protocols(mut self, protocol: impl Fn(u16) -> Protocol) -> PublishedPort {
+        let targets = self.forwards.iter().map(|f| f.target);
+        self.protocols = targets.collect::<BTreeSet<u16>>().into_iter().map(|t| (t, protocol(t))).collect();
+        self.forwards.sort_by_key(|f| self.protocols[&f.target]);
+        self
+    }
+
+    fn speaks_other(&self, forward: &Forward) -> bool {
+        self.protocols.get(&forward.target) == Some(&Protocol::Other)
     }
 
     /// Error of a change without the right to it. The preflight refuses such a deploy before.
@@ -187,9 +207,11 @@ impl Proxy for PublishedPort {
 
     fn route_to(&self, _backend: &Backend) -> RouteInfo {
         let public = |f: &Forward| PublicRoute::at(f.published, TLS_PORTS.contains(&f.target));
+        let is_public = |f: &&Forward| TLS_PORTS.contains(&f.target) || !self.speaks_other(f);
         RouteInfo {
             port: self.forwards.first().map(|f| f.target),
-            public: self.forwards.iter().map(public).collect(),
+            not_http: self.forwards.first().is_some_and(|f| self.speaks_other(f)),
+            public: self.forwards.iter().filter(is_public).map(public).collect(),
             ..RouteInfo::default()
         }
     }
@@ -289,5 +311,24 @@ mod tests {
         assert!(!can(postgres));
         let no_hold = "x-zd: {hold: 0s}, deploy: {update_config: {order: stop-first}}";
         assert!(!can(no_hold) && !can(&format!("{sqlite}, x-zd: {{hold: 0s}}")));
+    }
+
+    #[test]
+    fn readiness_asks_the_first_port_that_speaks_http() {
+        let ports = [2222, 3000, 4000].map(|n| format!("{{target: {n}, published: '{n}', protocol: tcp}}"));
+        let yaml = format!("name: p\nservices: {{app: {{image: app, ports: [{}]}}}}", ports.join(", "));
+        let project = Project::read(&yaml, "compose.yaml", &FlagLayers::default()).unwrap();
+        let route = |protocols: [Protocol; 3]| {
+            let port = PublishedPort::new(&project, &project.services["app"], Err(String::new()));
+            let route =
+                port.with_protocols(|n| protocols[usize::from(n / 1000 - 2)]).route_to(&Backend::default());
+            (route.port.unwrap(), route.not_http, route.public.len())
+        };
+        use Protocol::{Closed, Http, Other, Unknown};
+        assert_eq!(route([Other, Http, Http]), (3000, false, 2));
+        assert_eq!(route([Unknown, Closed, Http]), (4000, false, 3));
+        assert_eq!(route([Other, Unknown, Closed]), (3000, false, 2));
+        assert_eq!(route([Closed, Other, Other]), (3000, true, 1));
+        assert_eq!(route([Closed; 3]), (2222, false, 3));
     }
 }
