@@ -443,6 +443,9 @@ fn find_standalone(flags: &[String]) -> Result<PathBuf> {
 /// Rule that a user without rights to the engine breaks.
 pub const ENGINE_DENIED: &str = "engine-denied";
 
+/// Rule that an engine breaks which does not run.
+pub const ENGINE_DOWN: &str = "engine-down";
+
 /// Error of a docker command; names the usual causes.
 fn engine_error(words: &[&str], result: &CommandResult, address: impl Fn() -> EngineAddress) -> Error {
     let output = result.stderr_or_stdout();
@@ -463,7 +466,8 @@ fn engine_error(words: &[&str], result: &CommandResult, address: impl Fn() -> En
         let address = address();
         return Error::unchanged(format!("no Docker engine answers{address}"))
             .detail(output)
-            .hint(address.hint());
+            .hint(address.hint())
+            .rule(&ENGINE_DOWN);
     }
     if let Some(name) = missing_context(output) {
         return Error::usage(format!("there is no Docker context `{name}`")).detail(output).hint(

@@ -23,6 +23,11 @@ impl Docker {
         self.get("/info", &[])
     }
 
+    /// True if the engine answers a new connection.
+    pub fn answers(&self) -> bool {
+        self.checked(&["version"]).is_ok()
+    }
+
     /// Output of `df -P -k` for the disk of the engine's images: of their folder, or of the root of one of these running
     /// containers, which is on the same disk. `None` if neither is possible.
     pub fn disk_usage(&self, containers: &[&str]) -> Result<Option<String>> {

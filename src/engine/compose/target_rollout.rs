@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::docker::CommandList;
 use crate::docker::inspect::{BRIDGE, CONFIG_HASH, Container, RELAY};
+use crate::docker::{CommandList, ENGINE_DOWN};
 use crate::error::Error;
 use crate::model::{FailureAction, Update};
 use crate::observe::{TargetReader, TargetSnapshot};
@@ -436,13 +436,19 @@ impl<'a> TargetRollout<'a> {
             let tried: Vec<InstanceKey> = tried.flat_map(|(step, _)| step.keys().to_vec()).collect();
             match rollout.run(&plan, steps) {
                 Ok(()) => {
+                    error = None;
                     not_returning.extend(tried.iter().filter_map(|k| Some(rollout.container(k)?.id.clone())));
                     rounds -= 1;
                 }
                 Err(failure) if failure.failed.iter().any(|id| !not_returning.contains(id)) => {
                     not_returning.extend(failure.failed)
                 }
-                Err(failure) => (error, rounds) = (Some(failure.reason.into_error()), 0),
+                Err(failure) => {
+                    let reason = failure.reason.into_error();
+                    let restarts = reason.rule == Some(&ENGINE_DOWN) && self.reader.wait_for_engine();
+                    rounds = if restarts { rounds - 1 } else { 0 };
+                    error = Some(reason);
+                }
             }
         }
     }
