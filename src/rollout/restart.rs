@@ -1,6 +1,9 @@
-//! Restart policies of retired instances. The engine would restart a stopped container with `restart: always` when
+//! Restart policies of stopped instances. The engine would restart a stopped container with `restart: always` when
 //! the engine itself starts, and the proxy would send requests to it. So the stop clears the policy, and a later
 //! start restores it.
+//!
+//! An instance that a bridge replaces is the exception, because the bridge does not start with the engine. The instance
+//! has `always` from its stop until its successor has started.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +12,14 @@ use crate::docker::inspect::Container;
 use crate::observed::InstanceKey;
 use crate::report::Warning;
 
-/// Restart policies before retirement, by container id.
+/// Restart policies before the stop, by container id.
 pub type RestartPolicies = BTreeMap<String, String>;
 
 /// Policy of a retired instance.
 pub const NEVER: &str = "no";
+
+/// Policy of an instance that a bridge replaces.
+const WITH_ENGINE: &str = "always";
 
 /// Policies of a project's containers; `before` are those that a killed run recorded before it retired any.
 pub fn policies(
@@ -22,16 +28,12 @@ pub fn policies(
     before: Option<&RestartPolicies>,
 ) -> RestartPolicies {
     let is_of_project = |c: &&Container| c.compose().is_some_and(|(name, _)| name == project);
-    let now = containers.iter().filter(is_of_project).filter(|c| c.restarts_with_engine());
-    before
-        .into_iter()
-        .flatten()
-        .map(|(id, policy)| (id.clone(), policy.clone()))
-        .chain(now.map(|c| (c.id.clone(), c.restart_policy())))
-        .collect()
+    let now = containers.iter().filter(is_of_project).filter(|c| c.restart_policy() != NEVER);
+    let now = now.map(|c| (c.id.clone(), c.restart_policy()));
+    now.chain(before.into_iter().flatten().map(|(id, policy)| (id.clone(), policy.clone()))).collect()
 }
 
-/// Policy to restore for a retired instance: its former one, else the file's.
+/// Policy to restore for a stopped instance: its former one, else the file's.
 pub(super) fn policy_to_restore(
     container: &Container,
     policies: &RestartPolicies,
@@ -39,11 +41,39 @@ pub(super) fn policy_to_restore(
 ) -> Option<String> {
     let file = file.map(|policy| if policy == "any" { "always" } else { policy });
     let had = policies.get(&container.id).map(String::as_str).or(file);
-    let is_retired = container.state.status == "exited" && container.restart_policy() == NEVER;
-    had.filter(|policy| is_retired && !["", "none", NEVER].contains(policy)).map(String::from)
+    let policy = container.restart_policy();
+    let is_set_by_stop =
+        container.state.status == "exited" && [NEVER, WITH_ENGINE].contains(&policy.as_str());
+    let is_lost = |had: &&str| is_set_by_stop && *had != policy && !["", "none", NEVER].contains(had);
+    had.filter(is_lost).map(String::from)
 }
 
 impl Rollout<'_> {
+    /// Lets the engine start these again when it restarts, because the bridge in their place does not. False if no
+    /// bridge is in their place.
+    pub(super) fn return_with_engine(&self, keys: &[InstanceKey]) -> bool {
+        let is_replaced = !self.is_best_effort && self.has_bridge_for(keys);
+        let is_other =
+            |k: &&InstanceKey| ![NEVER, WITH_ENGINE].contains(&self.containers[*k].restart_policy().as_str());
+        let changed: Vec<InstanceKey> =
+            keys.iter().filter(|_| is_replaced).filter(is_other).cloned().collect();
+        self.set_policy(WITH_ENGINE, &changed);
+        is_replaced
+    }
+
+    /// Keeps the instances that these replace down when the engine restarts.
+    pub(super) fn retire_predecessors(&self, started: &[InstanceKey]) {
+        if self.has_bridge_for(started) {
+            self.keep_all_stopped();
+        }
+    }
+
+    /// A bridge serves while one of these starts or stops.
+    fn has_bridge_for(&self, keys: &[InstanceKey]) -> bool {
+        let is_bridge = |key: &InstanceKey| self.containers[key].is_bridge();
+        self.containers.keys().any(is_bridge) && !keys.iter().any(is_bridge)
+    }
+
     /// Keeps stopped instances down when the engine restarts.
     pub(super) fn keep_stopped(&self, keys: &[InstanceKey]) {
         let restarting: Vec<InstanceKey> =
@@ -126,6 +156,13 @@ mod tests {
             policy_to_restore(&always("a", "exited"), &policies_after_kill, None),
             None,
             "it still has its policy"
+        );
+        let bridged =
+            policies("p", &[always("a", "exited")], Some(&[("a".into(), "unless-stopped".into())].into()));
+        assert_eq!(
+            policy_to_restore(&always("a", "exited"), &bridged, None).as_deref(),
+            Some("unless-stopped"),
+            "a bridge was in its place"
         );
         assert_eq!(policies("other", &[always("a", "running")], None), RestartPolicies::new());
     }

@@ -146,6 +146,7 @@ impl<'a> Rollout<'a> {
         }
         self.refresh()?;
         self.report(Event::Started, keys);
+        self.retire_predecessors(keys);
         // A crashing container frees its address, and a container that just started may have received it.
         if self.containers.values().any(|c| c.restart_count > 0) {
             self.gate(keys)?;

@@ -183,8 +183,11 @@ impl<'a> Rollout<'a> {
                 self.try_exec(key, exec, "the pre_stop hook")?;
             }
         }
+        let returns = self.return_with_engine(keys);
         self.context.docker.stop(&self.ids(keys))?;
-        self.keep_stopped(keys);
+        if !returns {
+            self.keep_stopped(keys);
+        }
         let stopped = |(k, _): &(&InstanceKey, &mut Container)| keys.contains(k);
         self.containers.iter_mut().filter(stopped).for_each(|(_, c)| c.mark_stopped());
         self.inside.retain(|k| !keys.contains(k));
