@@ -1,5 +1,7 @@
 //! Snapshot of a target: reads its containers and proxies, and separates new instances from old ones.
 
+pub mod container_files;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;

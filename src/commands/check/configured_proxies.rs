@@ -1,6 +1,5 @@
 //! Proxies of a project that do not run yet, as far as the file describes them.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -12,6 +11,7 @@ use crate::configuration::Configuration;
 use crate::docker::inspect::Image;
 use crate::model::Service;
 use crate::observe::DesiredVersion;
+use crate::observe::container_files::{MountSource, PlannedMount, mounted_file};
 use crate::preflight::proxies;
 use crate::proxy::{self, MountedFile, Proxy};
 
@@ -21,7 +21,7 @@ struct ConfiguredProxy {
     proxy: Arc<dyn Proxy>,
     /// The configuration is among the mounted files.
     is_known: bool,
-    mounts: Vec<Mount>,
+    mounts: Vec<PlannedMount>,
 }
 
 /// Proxies of the file that do not run.
@@ -49,9 +49,6 @@ struct Mount {
     source: String,
     target: String,
     read_only: bool,
-    /// Text of a config without a file.
-    #[serde(skip)]
-    text: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -62,58 +59,34 @@ struct Mounts {
 }
 
 impl Mount {
-    fn on_disk(&self) -> Option<PathBuf> {
-        (self.kind == "bind").then(|| PathBuf::from(&self.source))
+    /// A volume or a folder; `None` for a temporary file system.
+    fn of_volume(self) -> Option<PlannedMount> {
+        let source = match self.kind.as_str() {
+            "bind" => MountSource::Disk(self.source.into()),
+            "volume" => MountSource::Unknown,
+            _ => return None,
+        };
+        Some(PlannedMount { target: self.target, read_only: self.read_only, source })
     }
 
     /// A config as the file or text that it stands for.
-    fn of_config(grant: Mount, project: &Value) -> Mount {
-        let config = &project["configs"][&grant.source];
-        let target = if grant.target.is_empty() { format!("/{}", grant.source) } else { grant.target };
-        let file = config["file"].as_str().unwrap_or_default();
-        let kind = if file.is_empty() { "config" } else { "bind" };
-        let text = config["content"].as_str().map(|text| text.replace("$$", "$"));
-        Mount { kind: kind.into(), source: file.into(), target, read_only: true, text }
+    fn of_config(self, project: &Value) -> PlannedMount {
+        let config = &project["configs"][&self.source];
+        let target = if self.target.is_empty() { format!("/{}", self.source) } else { self.target };
+        let file = config["file"].as_str().filter(|file| !file.is_empty());
+        let source = match (file, config["content"].as_str()) {
+            (Some(file), _) => MountSource::Disk(file.into()),
+            (None, Some(text)) => MountSource::Text(text.replace("$$", "$")),
+            (None, None) => MountSource::Unknown,
+        };
+        PlannedMount { target, read_only: true, source }
     }
 }
 
-fn mounts(service: &Value, project: &Value) -> Vec<Mount> {
+fn mounts(service: &Value, project: &Value) -> Vec<PlannedMount> {
     let Mounts { volumes, configs } = serde_json::from_value(service.clone()).unwrap_or_default();
-    let volumes = volumes.into_iter().filter(|m| ["bind", "volume"].contains(&m.kind.as_str()));
-    volumes.chain(configs.into_iter().map(|grant| Mount::of_config(grant, project))).collect()
-}
-
-/// The mounted file at a path, the file of a mounted folder, or the names of the files that are mounted in a folder.
-fn mounted_file(mounts: &[Mount], path: &str) -> Option<MountedFile> {
-    let above = mounts.iter().filter(|mount| Path::new(path).starts_with(&mount.target));
-    let Some(mount) = above.max_by_key(|mount| mount.target.len()) else {
-        let names = mounts.iter().filter_map(|mount| {
-            let (folder, name) = mount.target.rsplit_once('/')?;
-            (folder == path).then(|| format!("{name}\n"))
-        });
-        let text: String = names.collect();
-        return (!text.is_empty()).then_some(MountedFile { text, read_only: false });
-    };
-    let text = match mount.on_disk() {
-        _ if mount.target == path && mount.text.is_some() => mount.text.clone()?,
-        Some(folder) if mount.target == path && folder.is_dir() => names_in(&folder),
-        Some(file) if mount.target == path => std::fs::read_to_string(file).unwrap_or_default(),
-        Some(folder) => {
-            let inside = folder.join(Path::new(path).strip_prefix(&mount.target).ok()?);
-            if inside.is_dir() { names_in(&inside) } else { std::fs::read_to_string(inside).ok()? }
-        }
-        None => Some(String::new()).filter(|_| mount.target == path)?,
-    };
-    Some(MountedFile { text, read_only: mount.read_only })
-}
-
-/// Names of the files in a folder, one a line.
-fn names_in(folder: &Path) -> String {
-    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut names: Vec<String> =
-        files.map(|file| file.file_name().to_string_lossy().into_owned() + "\n").collect();
-    names.sort();
-    names.concat()
+    let volumes = volumes.into_iter().filter_map(Mount::of_volume);
+    volumes.chain(configs.into_iter().map(|grant| grant.of_config(project))).collect()
 }
 
 impl ConfiguredProxies {
