@@ -2,6 +2,7 @@
 //! request by request.
 
 mod api;
+pub mod archive;
 mod command;
 mod compose;
 mod compose_plugin;

@@ -20,6 +20,7 @@ use crate::proxy::port::{self, PublishedPort};
 use crate::proxy::{self, Backend, Goal, InFlight, Proxy};
 use crate::targets::{Target, backend, is_member};
 use crate::wait::{self, StopSignal, WaitResult};
+use container_files::StoppedFiles;
 
 /// Version that a new instance has.
 #[derive(Default)]
@@ -408,9 +409,13 @@ fn is_named(container: &Container, name: &str) -> bool {
     container.name() == name || container.id.starts_with(name)
 }
 
+/// A proxy with its configuration: of the running process, or of the files that a stopped container has.
 fn with_config(docker: &Docker, mut proxy: Box<dyn Proxy>) -> Result<Arc<dyn Proxy>> {
     if let Some(exec) = proxy.introduction().filter(|_| proxy.is_running()) {
         proxy.learn(&docker.query(&exec.with_limit(CONFIG_TIMEOUT))?);
+    } else if let Some(container) = proxy.container().filter(|c| !c.is_running()).cloned() {
+        let files = StoppedFiles::new(docker, &container);
+        proxy.learn_files(&|path| files.find(path));
     }
     Ok(proxy.into())
 }

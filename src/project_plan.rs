@@ -186,12 +186,16 @@ impl Stages {
         let rolled: BTreeSet<String> = services_of(facts, &stages.roll_out);
         let needs = |name: &str| project.services.get(name).map(|s| s.needs(project)).unwrap_or_default();
         let needed_by_rolled = |name: &str| rolled.iter().any(|r| needs(r).contains_key(name));
+        let runs = |name: &str| facts.iter().any(|f| f.running > 0 && f.services.iter().any(|s| s == name));
         for facts in started {
             let name = &facts.name;
-            let needs_rolled = needs(name).keys().any(|needed| rolled.contains(*needed));
+            // No rollout is possible behind a proxy that is down. A proxy starts by the instances that run.
+            let waits_for =
+                |needed: &str| rolled.contains(needed) && (facts.role != Role::Proxy || !runs(needed));
+            let starts_after = needs(name).keys().any(|needed| waits_for(needed));
             let stage = match (facts.role, needed_by_rolled(name)) {
                 (Role::Job, true) => &mut stages.jobs,
-                (_, false) if needs_rolled => &mut stages.start_after,
+                (_, false) if starts_after => &mut stages.start_after,
                 _ => &mut stages.start,
             };
             stage.extend(facts.services.iter().cloned());

@@ -18,7 +18,7 @@ use crate::finding;
 use crate::model::EngineKind;
 use crate::model::args::{self, DeployArgs, UpArgs};
 use crate::mounted_files;
-use crate::project_plan::{self, Stages};
+use crate::project_plan::{self, Role, Stages, TargetFacts};
 use crate::report::changes::{ServiceChange, Way};
 use crate::report::plan::{PlannedCommand, PlannedStep};
 use crate::report::{Event, Report, Warning};
@@ -67,7 +67,9 @@ fn bring_up(ctx: &mut Context, args: &UpArgs, deploy: &DeployArgs) -> Result<()>
         for reload in survey.reloads.iter().filter(|reload| reload.is_of(&stages.reload)) {
             ctx.report.event(Event::WouldPrepare(reload.text("reload").into()));
         }
-        return preview(ctx, config, deploy, &stages);
+        let is_started = |facts: &TargetFacts| facts.services.iter().any(|s| stages.start.contains(s));
+        let starts_proxy = survey.facts.iter().any(|facts| facts.role == Role::Proxy && is_started(facts));
+        return preview(ctx, config, deploy, &stages, starts_proxy);
     }
     let (facts, refused) = (&survey.facts, survey.refused);
     ask_for_consent(&mut changes, args);
@@ -176,8 +178,14 @@ fn check_reloads(config: &Configuration, reloads: &[ProxyReload], stages: &Stage
     reloads.iter().filter(is_early).try_for_each(|reload| reload.check(&config.docker))
 }
 
-/// Prints the commands of a dry run, in their order.
-fn preview(ctx: &mut Context, config: Configuration, deploy: &DeployArgs, stages: &Stages) -> Result<()> {
+/// Prints the commands of a dry run, in their order. Those of a rollout are unknown before its proxy has started.
+fn preview(
+    ctx: &mut Context,
+    config: Configuration,
+    deploy: &DeployArgs,
+    stages: &Stages,
+    starts_proxy: bool,
+) -> Result<()> {
     let (docker, report) = (config.docker.clone(), ctx.report);
     let by_compose = |verb: &str, services: &[String], reason: &str| {
         let command = docker.up_services_command(services, verb == "recreate");
@@ -197,7 +205,12 @@ fn preview(ctx: &mut Context, config: Configuration, deploy: &DeployArgs, stages
     by_compose("recreate", &stages.recreate, "needs `--yes`");
     if !stages.roll_out.is_empty() {
         let args = DeployArgs { services: stages.roll_out.clone(), no_build: true, ..deploy.clone() };
-        put_in_place(ctx, &mut Request::of_project(config, args))?;
+        if starts_proxy {
+            let what = format!("roll out {}, once the proxy runs", stages.roll_out.join(", "));
+            report.event(Event::WouldPrepare(what.into()));
+        } else {
+            put_in_place(ctx, &mut Request::of_project(config, args))?;
+        }
     }
     by_compose("start", &stages.start_after, "depends on what is replaced");
     Ok(())

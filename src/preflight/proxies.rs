@@ -9,7 +9,7 @@ use crate::finding::Finding;
 use crate::model::{Project, Service, image_name};
 use crate::observe::TargetReader;
 use crate::proxy::{self, Backend, Proxy, RolloutShape};
-use crate::targets::{Target, backend};
+use crate::targets::{Target, backend, is_member};
 
 /// Names of images and first processes of proxies without an adapter.
 const PROXIES: [&str; 15] = [
@@ -77,7 +77,6 @@ pub fn stopped(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -
     if fronting.clone().any(|p| p.is_running()) {
         return None;
     }
-    // The routes of a stopped proxy are unknown, because its configuration cannot be read.
     let near = || proxies.iter().find(|p| may_route_to(project, &services, p.as_ref()));
     let own = project.services.values().find(|s| has_claim && proxy::is_proxy_image(&s.image));
     let place = |proxy: &Arc<dyn Proxy>| Some((proxy.name(), proxy.container()?.clone()));
@@ -99,14 +98,18 @@ fn names_proxy(service: &Service) -> bool {
     service.settings.proxy.kind.is_some() || service.settings.proxy.container.is_some()
 }
 
-/// True if a stopped proxy of the project shares a network with one of these services.
+/// True if a stopped proxy of the project shares a network with one of these services, and its configuration does not
+/// tell all of its routes.
 fn may_route_to(project: &Project, services: &[&Service], proxy: &dyn Proxy) -> bool {
     let Some(container) = proxy.container() else { return false };
+    let names: Vec<&str> = services.iter().map(|s| s.name.as_str()).collect();
     let is_own = container.compose().is_some_and(|(name, _)| name == project.name);
-    is_own
+    let is_near = is_own
         && !container.is_running()
-        && !proxy.routes_nowhere()
-        && services.iter().any(|s| shares_network(container, s))
+        && !is_member(project, container, &names)
+        && services.iter().any(|s| shares_network(container, s));
+    let backends: Vec<Backend> = services.iter().map(|s| backend(project, s)).collect();
+    is_near && (!proxy.route_files().is_empty() || proxy.doubt(&backends).is_some())
 }
 
 pub fn shares_network(container: &Container, service: &Service) -> bool {

@@ -199,3 +199,28 @@ fn each_change_has_its_stage() {
     }
     assert_eq!((stages.jobs, stages.start_after, stages.roll_out), (vec![], vec![], vec![]));
 }
+
+#[test]
+fn a_stopped_proxy_starts_before_the_rollout_unless_it_has_nothing_to_route_to() {
+    let yaml = "name: p\nservices: {web: {image: w}, proxy: {image: x, depends_on: [web]}, mailer: {image: m, depends_on: [web]}}";
+    let project = Project::read(yaml, "compose.yaml", &FlagLayers::default()).unwrap();
+    let named = |name: &str, facts: TargetFacts| TargetFacts {
+        name: name.into(),
+        services: vec![name.into()],
+        ..facts
+    };
+    let stages = |running| {
+        let all = [
+            named("web", facts(Role::Routed, running, running)),
+            named("proxy", facts(Role::Proxy, 0, 0)),
+            named("mailer", facts(Role::Other, 0, 0)),
+        ];
+        let changes: Vec<ServiceChange> = all.iter().map(change).collect();
+        let stages = Stages::new(&project, &all, &changes);
+        assert_eq!(stages.roll_out, ["web"]);
+        (stages.start, stages.start_after)
+    };
+    let words = |text: &str| text.split_whitespace().map(String::from).collect::<Vec<_>>();
+    assert_eq!(stages(1), (words("proxy"), words("mailer")));
+    assert_eq!(stages(0), (vec![], words("proxy mailer")));
+}

@@ -129,7 +129,7 @@ impl Proxy for Apache {
     }
 
     fn routes_nowhere(&self) -> bool {
-        self.passes().0.is_empty() && (self.settings.is_known || !self.is_running())
+        self.passes().0.is_empty() && self.settings.is_known
     }
 
     fn introduction(&self) -> Option<Exec> {

@@ -355,6 +355,9 @@ impl Proxy for Caddy {
         if let Some(route) = config::unknown_route(&self.settings.config, &names, &variable) {
             return Some(route);
         }
+        if self.settings.is_planned && self.settings.file_text.is_empty() && !self.by_labels {
+            return Some("its configuration cannot be read".into());
+        }
         let unresolved =
             lines(&self.settings.file_text).find(|line| line.contains("{$") || line.contains("{env."))?;
         Some(format!("its admin API does not answer, and its file has variables: `{}`", unresolved.trim()))

@@ -252,6 +252,15 @@ fn fit_in_one_line(commands: &[String]) -> String {
     commands.iter().take_while(fits).cloned().collect::<Vec<_>>().join("; ")
 }
 
+/// Text of a file, or of all configuration files in a folder.
+fn text_at(files: FileLookup, path: &str) -> Option<String> {
+    let text = files(path)?.text;
+    let names = text.lines().filter(|name| name.ends_with(".cfg"));
+    let in_folder: Vec<String> =
+        names.filter_map(|name| Some(files(&format!("{path}/{name}"))?.text)).collect();
+    Some(if in_folder.is_empty() { text } else { in_folder.join("\n") })
+}
+
 impl Proxy for Haproxy {
     fn place(&self) -> Place<'_> {
         Place::Container(&self.place)
@@ -302,7 +311,7 @@ impl Proxy for Haproxy {
     }
 
     fn learn_files(&mut self, files: FileLookup) -> bool {
-        let texts: Option<Vec<String>> = self.files().iter().map(|f| Some(files(f)?.text)).collect();
+        let texts: Option<Vec<String>> = self.files().iter().map(|path| text_at(files, path)).collect();
         let environment = self.environment(std::iter::empty());
         let text = texts.as_ref().map(|texts| texts.join("\n")).unwrap_or_default();
         self.config = HaproxyConfig::parse_with_environment(&text, environment);

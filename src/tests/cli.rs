@@ -28,6 +28,8 @@ mod output;
 mod rollback;
 #[path = "cli/state.rs"]
 mod state;
+#[path = "cli/stopped_proxy.rs"]
+mod stopped_proxy;
 #[path = "cli/witness.rs"]
 mod witness;
 

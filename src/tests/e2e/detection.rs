@@ -110,3 +110,55 @@ fn a_requested_route_behind_an_unknown_proxy_is_refused() {
     result.exits(0);
     answers.all_from(&["1", "2"]);
 }
+
+/// Asserts that each command names the stopped proxy and the command that starts it, and changes nothing.
+fn expect_stopped_proxy(project: &TestProject, version: &str) {
+    let name = project.proxy().name;
+    let name = format!("{}-{name}", project.name);
+    project.docker(&format!("stop -t 0 {name}"));
+    let before = project.containers();
+    project.set_variables(&format!("VERSION={version}"));
+    for words in ["deploy app", "deploy", "deploy app --dry-run", "check app", "up app"] {
+        let result = project.start(words).wait();
+        result.exits(1).says(&format!("`{name}` is stopped, so no request reaches `app`"));
+        result.says(&format!("`docker start {name}`"));
+    }
+    assert_eq!(project.containers(), before);
+    project.start("plan").wait().exits(0).says("roll out app, once the proxy runs");
+    assert_eq!(project.containers(), before);
+    project.start("up").wait().exits(0);
+    project.expect_release("app", 1, version);
+    assert_eq!(project.get("/").expect("an answer").version, version);
+}
+
+#[test]
+fn no_deploy_behind_a_stopped_proxy_reports_success() {
+    let projects = [
+        TestProject::nginx("stopnx"),
+        TestProject::apache("stopap"),
+        TestProject::haproxy("stopha"),
+        TestProject::from_fixture("stopcd", "caddy", &["Caddyfile"]),
+        TestProject::traefik("stoptr"),
+        TestProject::nginx_proxy("stopnp"),
+    ];
+    for project in &projects {
+        project.up("");
+        project.wait_until_all_answer();
+        expect_stopped_proxy(project, "2");
+    }
+}
+
+#[test]
+fn the_configuration_of_a_stopped_proxy_may_be_in_its_image() {
+    let project = TestProject::nginx("stopimg");
+    let recipe = format!(
+        "FROM {}\nLABEL {}\nCOPY default.conf /etc/nginx/conf.d/default.conf\n",
+        project.variable("NGINX_IMAGE"),
+        project.image_label()
+    );
+    project.write("Dockerfile", &recipe);
+    project.write_override("services: {proxy: {build: ., image: zde2e-stopimg-proxy, volumes: !reset []}}");
+    project.up("--build");
+    project.wait_until_all_answer();
+    expect_stopped_proxy(&project, "2");
+}
