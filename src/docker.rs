@@ -39,6 +39,7 @@ use crate::shell;
 use crate::wait::{self, StopSignal};
 use api::ConnectionPool;
 pub use command::CommandList;
+use compose::KnownHashes;
 use container_shell::ShellPool;
 use endpoint::{EngineAddress, Timeouts, VERSION};
 pub use exec::Exec;
@@ -81,6 +82,8 @@ pub struct Docker {
     shells: Arc<ShellPool>,
     connections: Arc<ConnectionPool>,
     prefetcher: Arc<Prefetcher>,
+    known_hashes: Arc<KnownHashes>,
+    address: Arc<OnceLock<EngineAddress>>,
     output_sink: Option<OutputSink>,
     guard: Arc<Mutex<Option<Arc<dyn ChangeGuard>>>>,
     /// Signal that ends queries and users' commands in containers.
@@ -148,6 +151,8 @@ impl Docker {
             shells: Arc::default(),
             connections: Arc::default(),
             prefetcher: Arc::default(),
+            known_hashes: Arc::default(),
+            address: Arc::default(),
             output_sink: None,
             guard: Arc::default(),
             stop: StopSignal::default(),

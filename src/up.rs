@@ -99,8 +99,9 @@ fn bring_up(ctx: &mut Context, args: &UpArgs, deploy: &DeployArgs) -> Result<()>
 fn provide(ctx: &Context, config: &Configuration, args: &UpArgs, deploy: &DeployArgs) -> Result<()> {
     let all = config.project.services.keys();
     let named = all.filter(|name| args.services.is_empty() || args.services.contains(name));
-    provide_images(ctx, config, deploy, named.map(String::as_str))?;
-    config.docker.discard_prefetched();
+    if provide_images(ctx, config, deploy, named.map(String::as_str))?.is_none() {
+        config.docker.discard_prefetched();
+    }
     match ctx.stop.signal() {
         Some(signal) => Err(Error::interrupted(signal).into()),
         None => Ok(()),

@@ -2,12 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 
 use super::{CommandResult, Docker, find_standalone};
 use crate::error::Error;
 use crate::process::Command;
+
+/// Configuration hashes by service.
+type Hashes = BTreeMap<String, String>;
+
+/// Configuration hashes by command line and project text.
+pub(super) type KnownHashes = Mutex<BTreeMap<(Vec<String>, Option<Arc<str>>), Hashes>>;
 
 /// Prints the configuration hash of every service.
 pub(super) const HASH_COMMAND: [&str; 3] = ["config", "--hash", "*"];
@@ -53,11 +60,20 @@ impl Docker {
         self.compose_checked(&["config", service])
     }
 
-    /// Configuration hash of every service, as in the label of its containers.
-    pub fn hashes(&self) -> Result<BTreeMap<String, String>> {
+    /// Configuration hash of every service, as in the label of its containers. Compose reads the files once: a run goes by
+    /// the files as they were at its start.
+    pub fn hashes(&self) -> Result<Hashes> {
+        let key = (self.compose_words(&HASH_COMMAND), self.project_text.clone());
+        let known = || self.known_hashes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hashes) = known().get(&key) {
+            return Ok(hashes.clone());
+        }
         let result = self.checked_compose_output(&HASH_COMMAND, self.compose_prefetched(&HASH_COMMAND)?)?;
         let pairs = result.lines().filter_map(|l| l.split_once(char::is_whitespace));
-        Ok(pairs.map(|(service, hash)| (service.trim().into(), hash.trim().into())).collect())
+        let hashes: Hashes =
+            pairs.map(|(service, hash)| (service.trim().into(), hash.trim().into())).collect();
+        known().insert(key, hashes.clone());
+        Ok(hashes)
     }
 
     /// Builds images and shows the output.

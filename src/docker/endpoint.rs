@@ -123,13 +123,17 @@ impl Docker {
         default.mul_f64(self.engine_timeout.as_secs_f64() / TIMEOUT.as_secs_f64())
     }
 
-    /// Address of the engine; empty if docker does not report it.
+    /// Address of the engine; empty if docker does not report it. A known address is not queried again.
     pub fn engine_address(&self) -> EngineAddress {
+        if let Some(known) = self.address.get() {
+            return known.clone();
+        }
         let format = "{{.Name}} {{.Endpoints.docker.Host}}";
         let result = self.run_unchecked(&["context", "inspect", "--format", format], CONTEXT_LIMIT);
-        result
-            .filter(CommandResult::ok)
-            .map_or_else(EngineAddress::default, |output| EngineAddress::parse(&output.stdout))
+        match result.filter(CommandResult::ok) {
+            Some(output) => self.address.get_or_init(|| EngineAddress::parse(&output.stdout)).clone(),
+            None => EngineAddress::default(),
+        }
     }
 
     /// True if the engine is on another machine. Without a named engine this needs no query.

@@ -24,6 +24,8 @@ mod notify;
 mod obstacles;
 #[path = "cli/output.rs"]
 mod output;
+#[path = "cli/queries.rs"]
+mod queries;
 #[path = "cli/rollback.rs"]
 mod rollback;
 #[path = "cli/state.rs"]

@@ -52,7 +52,6 @@ impl Importer<'_> {
         let mut imported = ImportedState { services: BTreeMap::new(), snapshot: self.snapshot.clone() };
         // First guess: the file is unchanged, apart from what a hash ignores, like the number of instances.
         let hashes = self.docker.hashes()?;
-        self.docker.prefetch_hashes(); // the planner queries them again
         let mut unresolved =
             self.accept_matching(unresolved, &(self.snapshot.clone(), hashes), &mut imported);
         if !unresolved.is_empty() {
