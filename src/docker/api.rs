@@ -311,12 +311,15 @@ impl Docker {
     }
 
     pub(super) fn connect(&self, deadline: Instant) -> Result<Connection, NoResponse> {
-        let open = || {
-            let ((inner, input), (output, out)) = (io::pipe()?, io::pipe()?);
-            self.command(&self.docker_words(&["system", "dial-stdio"])).start(inner, out, None)?;
-            Connection::new(input, output)
-        };
+        let open = || self.dial().and_then(|(input, output)| Connection::new(input, output));
         open().map_err(|_| NoResponse::Closed)?.with_version(deadline)
+    }
+
+    /// Pipes of a new connection to the engine: the requests go in, and the responses come out.
+    pub(super) fn dial(&self) -> io::Result<(PipeWriter, PipeReader)> {
+        let ((inner, input), (output, out)) = (io::pipe()?, io::pipe()?);
+        self.command(&self.docker_words(&["system", "dial-stdio"])).start(inner, out, None)?;
+        Ok((input, output))
     }
 }
 
