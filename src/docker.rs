@@ -11,6 +11,7 @@ mod containers;
 pub mod endpoint;
 pub mod events;
 mod exec;
+mod filter;
 mod helper;
 mod helper_image;
 pub mod host_info;
@@ -44,6 +45,7 @@ use container_shell::ShellPool;
 use endpoint::{EngineAddress, Timeouts, VERSION};
 pub use exec::Exec;
 use exec::is_read_by_docker;
+use filter::{ENGINE_VARIABLES, EngineFilter};
 pub use helper::{Helper, PIN};
 pub use images::KEEPER_LABEL;
 pub use init_container::InitContainer;
@@ -88,6 +90,8 @@ pub struct Docker {
     guard: Arc<Mutex<Option<Arc<dyn ChangeGuard>>>>,
     /// Signal that ends queries and users' commands in containers.
     stop: StopSignal,
+    /// Filter in front of the engine, which hides containers from Compose.
+    filter: Option<Arc<EngineFilter>>,
     /// List of the changes of a dry run, which are not made.
     list: Option<CommandList>,
     /// Helper image on this engine, once it was asked for; `None` inside if the engine cannot run it.
@@ -156,6 +160,7 @@ impl Docker {
             output_sink: None,
             guard: Arc::default(),
             stop: StopSignal::default(),
+            filter: None,
             list: None,
             helper_image: Arc::default(),
         }
@@ -215,6 +220,26 @@ impl Docker {
     /// Standard input for Compose.
     fn project_text_for(&self, argv: &[String]) -> Option<&str> {
         self.project_text.as_deref().filter(|_| argv.windows(2).any(|words| words == ["--file", "-"]))
+    }
+
+    /// The same engine, on which Compose does not see these containers.
+    ///
+    /// # Errors
+    /// The filter cannot listen.
+    fn hiding(&self, ids: &[String]) -> Result<Docker> {
+        if self.only_lists() {
+            return Ok(self.clone());
+        }
+        let filter = EngineFilter::open(self, ids)?;
+        let flags =
+            ComposeFlags { engine: engine_flags(&self.flags.engine, filter.host()), ..self.flags.clone() };
+        Ok(Docker {
+            flags,
+            filter: Some(Arc::new(filter)),
+            connections: Arc::default(),
+            prefetcher: Arc::default(),
+            ..self.clone()
+        })
     }
 
     /// The same client; this signal ends its queries and users' commands in containers.
@@ -364,7 +389,11 @@ impl Docker {
             }
             None => Command::new(argv),
         };
-        OUTPUT_SETTINGS.iter().fold(command, |command, (name, value)| command.env(name, value))
+        let unset = ENGINE_VARIABLES.iter().filter(|_| self.filter.is_some()).map(|name| (*name, ""));
+        OUTPUT_SETTINGS
+            .into_iter()
+            .chain(unset)
+            .fold(command, |command, (name, value)| command.env(name, value))
     }
 
     fn plugin_for(&self, argv: &[String]) -> Option<&Path> {
@@ -387,6 +416,21 @@ const OUTPUT_SETTINGS: [(&str, &str); 5] = [
     ("COMPOSE_MENU", "0"),
     ("COMPOSE_REMOVE_ORPHANS", "0"),
 ];
+
+/// Flags of the client for another address of its engine, without TLS. All other flags stay, such as `--config`.
+fn engine_flags(flags: &[String], host: String) -> Vec<String> {
+    let mut kept = Vec::new();
+    let mut words = flags.iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--context" | "--host" | "--tlscacert" | "--tlscert" | "--tlskey" => drop(words.next()),
+            word if word.starts_with("--tls") => {}
+            _ => kept.push(word.clone()),
+        }
+    }
+    kept.extend(["--host".into(), host]);
+    kept
+}
 
 fn with_variables(command: Command, variables: &[(String, String)]) -> Command {
     let own = variables.iter().filter(|(name, _)| !is_read_by_docker(name));

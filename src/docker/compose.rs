@@ -145,6 +145,12 @@ impl Docker {
         Ok(collateral_in(&result))
     }
 
+    /// As [`Docker::collateral`], for the only instance of a service with `container_name`, beside these containers of the
+    /// service.
+    pub fn collateral_beside(&self, service: &str, existing: &[String]) -> Result<Vec<String>> {
+        self.hiding(existing)?.collateral(service, 1)
+    }
+
     /// As [`Docker::collateral`], for instances of several services at a time.
     pub fn collateral_of_all(&self, totals: &[(String, usize)]) -> Result<Vec<String>> {
         let scale = totals.iter().flat_map(|(s, total)| ["--scale".to_string(), format!("{s}={total}")]);
@@ -221,6 +227,18 @@ impl Docker {
     pub fn create(&self, service: &str, total: usize) -> Result<()> {
         self.check_lease()?;
         self.run_compose(&create_words(service, total))
+    }
+
+    /// Creates the only instance of a service with `container_name` beside these containers of the service, which Compose
+    /// does not see.
+    pub fn create_beside(&self, service: &str, existing: &[String]) -> Result<()> {
+        self.hiding(existing)?.create(service, 1)
+    }
+
+    /// As [`Docker::start_by_compose`], for a service with `container_name`. Compose does not see these other containers of
+    /// the service.
+    pub fn start_by_compose_beside(&self, service: &str, others: &[String]) -> Result<()> {
+        self.hiding(others)?.start_by_compose(service, 1)
     }
 
     /// Starts the created instances of a service through Compose, with its hooks and the secrets it copies in.

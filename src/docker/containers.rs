@@ -112,6 +112,13 @@ impl Docker {
         if self.lists(&words) { Ok(()) } else { self.checked(&words).map(drop) }
     }
 
+    /// Renames a container, running or not.
+    pub fn rename(&self, container: &str, name: &str) -> Result<()> {
+        self.check_lease()?;
+        let words = ["rename", container, name];
+        if self.lists(&words) { Ok(()) } else { self.checked(&words).map(drop) }
+    }
+
     /// Removes stopped containers; their volumes stay.
     pub fn remove(&self, ids: &[String]) -> Result<()> {
         self.run_on_all(&["rm"], ids)

@@ -17,6 +17,9 @@ pub const RELAY: &str = "relay";
 /// Label with the hash of the configuration from which Compose created a container.
 pub const CONFIG_HASH: &str = "com.docker.compose.config-hash";
 
+/// Length of the short form of an id.
+const SHORT_ID: usize = 12;
+
 /// Container, running or not.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -249,6 +252,30 @@ impl Container {
     pub fn short_name(&self, project: &str) -> String {
         let short = self.name().strip_prefix(project).and_then(|n| n.strip_prefix('-'));
         short.unwrap_or(self.name()).to_string()
+    }
+
+    /// Name without that of its own project.
+    pub fn display_name(&self) -> String {
+        self.short_name(self.compose().map_or("", |(project, _)| project))
+    }
+
+    /// Name while another container of its service has the name in `container_name`.
+    pub fn set_aside_name(&self) -> String {
+        format!("{}{}", self.fixed_name(), self.aside_suffix())
+    }
+
+    /// Name in `container_name`, which the container has, or had until it was set aside.
+    pub fn fixed_name(&self) -> &str {
+        self.name().strip_suffix(&self.aside_suffix()).unwrap_or(self.name())
+    }
+
+    /// True if another container of its service got the name in `container_name`.
+    pub fn is_set_aside(&self) -> bool {
+        self.name().ends_with(&self.aside_suffix())
+    }
+
+    fn aside_suffix(&self) -> String {
+        format!("-{}", self.id.get(..SHORT_ID).unwrap_or(&self.id))
     }
 
     /// Compose's number, else the number at the end of the name.

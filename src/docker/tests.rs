@@ -42,6 +42,25 @@ fn instances_are_created_beside_the_others_and_nothing_else_is_touched() {
 }
 
 #[test]
+fn a_filter_replaces_the_engine_and_its_tls_and_no_other_flag() {
+    let flags = "--config /c --context far --tlsverify --tlscacert ca.pem --log-level debug".split(' ');
+    let flags = engine_flags(&flags.map(String::from).collect::<Vec<_>>(), "unix://@filter".into());
+    assert_eq!(flags.join(" "), "--config /c --log-level debug --host unix://@filter");
+}
+
+#[test]
+fn a_container_that_was_set_aside_knows_its_name() {
+    let container = |name: &str| {
+        let json = format!(r#"{{"Id": "1a2b3c4d5e6f7a8b", "Name": "/{name}"}}"#);
+        serde_json::from_str::<Container>(&json).unwrap()
+    };
+    let (named, set_aside) = (container("shop"), container("shop-1a2b3c4d5e6f"));
+    assert_eq!((named.is_set_aside(), named.set_aside_name()), (false, set_aside.name().to_string()));
+    assert_eq!((set_aside.is_set_aside(), set_aside.fixed_name()), (true, "shop"));
+    assert_eq!(set_aside.set_aside_name(), set_aside.name(), "once");
+}
+
+#[test]
 fn an_exec_reads_stdin_only_when_it_has_some() {
     let mut exec = Exec::sh("c", "true");
     assert_eq!(exec.words().join(" "), "exec c sh -c true");
