@@ -286,8 +286,15 @@ impl TargetReader<'_> {
         })
     }
 
+    /// Name of a container without the project. One with a fixed name has the name with which it may be set aside: the key
+    /// stays when it is renamed.
     fn key(&self, container: &Container) -> InstanceKey {
-        container.short_name(&self.project.name)
+        let (_, service) = container.compose().expect("only members are observed");
+        let fixed = self.project.services[service].container_name.as_deref();
+        let is_fixed = !container.is_bridge() && fixed == Some(container.fixed_name());
+        let named =
+            if is_fixed { container.clone().named(&container.set_aside_name()) } else { container.clone() };
+        named.short_name(&self.project.name)
     }
 
     /// State in the proxies; `None` without a proxy.
@@ -313,6 +320,7 @@ impl TargetReader<'_> {
         let state = InstanceState::read(&container.state.status);
         let generation = self.desired.generation(service, container);
         let runs = state == InstanceState::Running;
+        let is_named = !container.is_bridge();
         let ready = match (runs, generation) {
             (false, _) => false,
             (true, _) if container.is_relay() => is_ready(service, container)?,
@@ -329,6 +337,7 @@ impl TargetReader<'_> {
             ready,
             age: container.age().filter(|_| runs),
             is_bridge: container.is_bridge(),
+            is_set_aside: is_named && container.is_set_aside(),
         })
     }
 

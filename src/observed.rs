@@ -48,6 +48,8 @@ pub struct Instance {
     pub age: Option<Duration>,
     /// A temporary endpoint, which serves while the only instance of the service is replaced.
     pub is_bridge: bool,
+    /// Another container of the service got the name in `container_name`, which this one had.
+    pub is_set_aside: bool,
 }
 
 impl Instance {
@@ -155,6 +157,7 @@ mod tests {
             ready: true,
             age: None,
             is_bridge: false,
+            is_set_aside: false,
         };
         Observed { instances: instances.chars().map(one).collect(), proxied: true }
             .size("app", instances.matches('f').count())
@@ -188,6 +191,7 @@ mod tests {
             ready: true,
             age: Some(if kind == 'y' { second } else { second * 60 }),
             is_bridge: false,
+            is_set_aside: false,
         };
         let all = Observed { instances: instances.chars().map(one).collect(), proxied: true };
         let before = all.before_switch(second * 5);

@@ -66,6 +66,16 @@ pub enum Strategy {
     Bridge(DesiredService, Bridge),
 }
 
+impl Strategy {
+    /// Desired states of its services.
+    pub fn services(&self) -> &[DesiredService] {
+        match self {
+            Strategy::Scale(desired) | Strategy::Bridge(desired, _) => std::slice::from_ref(desired),
+            Strategy::Pair(sides) => sides,
+        }
+    }
+}
+
 /// Desired state that cannot be reached without losing requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unplannable {
@@ -566,17 +576,42 @@ impl<'a> PlanBuilder<'a> {
         self.retire_all();
         let kept = std::mem::take(&mut self.kept);
         self.remove(&kept, Cause::Replaced);
-        let mut plan = self.plan;
+        let (mut plan, live) = (self.plan, [self.inside, self.outside].concat());
         for batch in plan.batches.split_off(batches) {
             plan.retire.extend(batch.bring_up.into_iter().chain(batch.switch));
         }
         let cleanup = plan.retire.iter().rposition(|step| !is_removal(step)).map_or(0, |last| last + 1);
         plan.cleanup = plan.retire.split_off(cleanup);
+        let renamed = to_rename(self.observed, &live, &plan);
+        if !renamed.is_empty() {
+            plan.cleanup.push((Step::Rename(renamed), Cause::CleanedUp));
+        }
         if !plan.is_empty() && self.observed.proxied {
             plan.cleanup.push((Step::HandBack, Cause::CleanedUp));
         }
         plan
     }
+}
+
+/// Instances that were set aside and are the only ones of their services after a plan, or the only live ones. A new instance
+/// gets the name of its service when it is created.
+fn to_rename(observed: &Observed, live: &[InstanceKey], plan: &Plan) -> Vec<InstanceKey> {
+    let (mut removed, mut renewed) = (Vec::new(), Vec::new());
+    for (step, _) in plan.steps() {
+        match step {
+            Step::Remove(keys) => removed.extend(keys),
+            Step::Create { service, .. } => renewed.push(service),
+            _ => {}
+        }
+    }
+    let is_only = |i: &&Instance| {
+        let left = || observed.of(&i.service).filter(|o| !o.is_bridge && !removed.contains(&&o.key));
+        let mut others = left().filter(|o| o.key != i.key);
+        let is_live = live.contains(&i.key);
+        left().any(|o| o.key == i.key) && others.all(|o| is_live && !live.contains(&o.key))
+    };
+    let is_due = |i: &&Instance| i.is_set_aside && !renewed.contains(&&i.service);
+    keys(observed.instances.iter().filter(is_due).filter(is_only))
 }
 
 /// True for a new instance that may stay: not broken, and not in rotation without being ready.

@@ -1,6 +1,7 @@
 //! Executes a plan, step by step. The plan decides what to do; `deploy` decides what to do about a failure.
 
 mod dry_run;
+mod fixed_name;
 mod hold;
 pub mod restart;
 mod start;
@@ -304,8 +305,6 @@ impl<'a> Rollout<'a> {
 
     fn announce(&self, plan: &Plan, n: usize) {
         let step = &plan.steps()[n].0;
-        let name =
-            |key: &InstanceKey| self.containers.get(key).map_or_else(|| key.clone(), |_| self.name(key));
         let (batch, batches) = plan.batch(n);
         self.context.report.event(Event::Step(StepEvent {
             target: self.context.target.into(),
@@ -314,14 +313,24 @@ impl<'a> Rollout<'a> {
             batch,
             batches,
             verb: step.verb().into(),
-            names: step.keys().iter().map(name).collect(),
+            names: step.keys().iter().map(|key| self.name_of(key)).collect(),
             rolling_back: self.is_best_effort,
         }));
+    }
+
+    /// Instances in rotation.
+    pub fn inside(&self) -> &[InstanceKey] {
+        &self.inside
     }
 
     /// Names of the instances in rotation.
     pub fn in_rotation(&self) -> Vec<String> {
         self.names(&self.inside)
+    }
+
+    /// Name of an instance for people.
+    pub fn name_of(&self, key: &InstanceKey) -> String {
+        if self.containers.contains_key(key) { self.name(key) } else { key.clone() }
     }
 
     fn check_interrupt(&self) -> Result<()> {
@@ -397,6 +406,7 @@ impl<'a> Rollout<'a> {
                 self.stop(keys)
             }
             Step::Remove(keys) => self.remove(keys),
+            Step::Rename(keys) => self.rename(keys),
             Step::HandBack => self.hand_back(),
         }
     }
@@ -566,7 +576,7 @@ impl<'a> Rollout<'a> {
 
 /// True for a cleanup step, which a serving release does not need.
 fn is_cleaning(step: &Step) -> bool {
-    matches!(step, Step::Remove(_) | Step::HandBack)
+    matches!(step, Step::Remove(_) | Step::Rename(_) | Step::HandBack)
 }
 
 fn hook_exec(container: &Container, hook: &LifecycleHook) -> Exec {

@@ -209,11 +209,14 @@ impl<'a> ProjectFacts<'a> {
         let is_local = |s: &&str| self.running_count(s) > 0 && self.desired.images.contains_key(*s);
         let local = || plans.iter().filter(|(target, _)| target.services().iter().all(is_local));
         let totals: Vec<_> = local().flat_map(|(_, plan)| plan.totals()).collect();
-        if totals.is_empty() || docker.collateral_of_all(&totals).is_ok_and(|lost| lost.is_empty()) {
+        let is_named = |(s, _): &(String, usize)| self.project.services[s].container_name.is_some();
+        let named = totals.iter().any(is_named);
+        if totals.is_empty() || !named && docker.collateral_of_all(&totals).is_ok_and(|lost| lost.is_empty())
+        {
             return Vec::new();
         }
         let finding = |(target, plan): &(&Target, Plan)| {
-            let collateral = preflight::collateral(docker, plan, &[]);
+            let collateral = preflight::collateral(docker, self.project, plan, &[]);
             let finding = collateral.unwrap_or_else(|error| Some(Error::from_error(error).into()))?;
             Some(finding.of_service(target.services()[0]))
         };

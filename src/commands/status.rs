@@ -172,7 +172,7 @@ fn instance_status(instance: &Instance, snapshot: &TargetSnapshot) -> InstanceSt
     let proxied = snapshot.observed.proxied;
     let is_down = snapshot.failing.contains(&container.id);
     InstanceStatus {
-        name: instance.key.clone(),
+        name: container.display_name(),
         image: container.config.image.clone(),
         state: container.state.status.clone(),
         role: match (container.is_relay(), container.is_bridge()) {
@@ -257,6 +257,7 @@ mod tests {
             ready: true,
             age: None,
             is_bridge: false,
+            is_set_aside: false,
         };
         let snapshot = TargetSnapshot {
             observed: Observed { instances: vec![one.clone()], proxied: true },

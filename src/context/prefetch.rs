@@ -83,6 +83,10 @@ pub fn for_targets(
 ) {
     for target in targets.iter().filter(|t| matches!(t, Target::Service(_))) {
         let (name, service) = (target.name(), &project.services[target.name()]);
+        // Its dry run needs a filter in front of the engine.
+        if service.container_name.is_some() {
+            continue;
+        }
         let its = containers.iter().filter(|c| is_member(project, c, &[name]));
         let in_file = service.replicas().map(|n| n as usize);
         docker.prefetch_collateral(name, total(&its.collect::<Vec<_>>(), scale(args, name).or(in_file)));

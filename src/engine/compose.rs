@@ -184,7 +184,7 @@ impl<'a> ComposeRun<'a> {
         self.report_dependents();
         self.report_left_alone()?;
         for rollout in rollouts {
-            let collateral = preflight::collateral(self.docker(), &rollout.plan, &down)?;
+            let collateral = preflight::collateral(self.docker(), self.project(), &rollout.plan, &down)?;
             finding::require(collateral.map(Finding::nothing_changed))?;
         }
         self.start_witness(rollouts)?;

@@ -130,6 +130,7 @@ impl ResolvedProject {
     ) -> ResolvedProject {
         let mut project = self.clone();
         let Some(service) = project.service_mut(name) else { return project };
+        name_to_alias(service);
         service.insert("ports".into(), random_ports(ports));
         service.insert("restart".into(), "no".into());
         add_label(service, label);
@@ -140,6 +141,7 @@ impl ResolvedProject {
     pub fn with_relay(&self, name: &str, relay: &Relay, label: (&str, &str)) -> ResolvedProject {
         let mut project = self.clone();
         let Some(service) = project.service_mut(name) else { return project };
+        name_to_alias(service);
         service.retain(|key, _| key.as_str().is_some_and(|key| DISCOVERY.contains(&key)));
         if let Some(environment) = service.get_mut("environment").and_then(Value::as_mapping_mut) {
             // Variables of the loader could keep the relay's own program from starting.
@@ -213,6 +215,20 @@ fn random_ports(ports: &[(Option<IpAddr>, u16)]) -> Value {
         Value::Mapping(port)
     };
     ports.iter().map(port).collect::<Vec<_>>().into()
+}
+
+/// Replaces `container_name`, which only one container can have, by an alias on each network.
+fn name_to_alias(service: &mut Mapping) {
+    let Some(name) = service.remove("container_name") else { return };
+    let networks = service.get_mut("networks").and_then(Value::as_mapping_mut);
+    for network in networks.into_iter().flat_map(Mapping::values_mut) {
+        if network.is_null() {
+            *network = Mapping::new().into();
+        }
+        let Some(keys) = network.as_mapping_mut() else { continue };
+        let aliases = keys.entry("aliases".into()).or_insert_with(|| Value::Sequence(Vec::new()));
+        aliases.as_sequence_mut().into_iter().for_each(|aliases| aliases.push(name.clone()));
+    }
 }
 
 fn add_label(service: &mut Mapping, (key, value): (&str, &str)) {
@@ -307,6 +323,19 @@ mod tests {
         let relay = project.with_relay("app", &Relay { published, ..Relay::default() }, ("bridge", "relay"));
         let random = "[{target: 3000, protocol: tcp, host_ip: 127.0.0.1}]";
         assert_eq!(relay.service("app")["ports"], serde_yaml::from_str::<Value>(random).unwrap());
+    }
+
+    #[test]
+    fn a_bridge_has_an_alias_in_the_place_of_the_name_of_the_only_container() {
+        let networks = "networks: {default: null, front: {aliases: [shop], priority: 1}}";
+        let project = read(&format!("services: {{app: {{image: a, container_name: one, {networks}}}}}"));
+        let expected = "{default: {aliases: [one]}, front: {aliases: [shop, one], priority: 1}}";
+        let stand_in = project.with_stand_in("app", &[], ("bridge", "p/app"));
+        let relay = project.with_relay("app", &Relay::default(), ("bridge", "relay"));
+        for bridge in [stand_in.service("app"), relay.service("app")] {
+            assert_eq!(bridge["networks"], serde_yaml::from_str::<Value>(expected).unwrap());
+            assert!(bridge["container_name"].is_null());
+        }
     }
 
     #[test]

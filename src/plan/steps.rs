@@ -40,6 +40,8 @@ pub enum Step {
     Monitor(Duration),
     Stop(Vec<InstanceKey>),
     Remove(Vec<InstanceKey>),
+    /// Give instances that were set aside their names back.
+    Rename(Vec<InstanceKey>),
     /// Hand the route back to the proxy's own discovery.
     HandBack,
 }
@@ -58,6 +60,7 @@ impl Step {
             Step::Monitor(_) => "monitor",
             Step::Stop(_) => "stop",
             Step::Remove(_) => "remove",
+            Step::Rename(_) => "rename",
             Step::HandBack => "hand_back",
         }
     }
@@ -78,7 +81,8 @@ impl Step {
             | Step::Route { inside: keys, .. }
             | Step::Idle(keys)
             | Step::Stop(keys)
-            | Step::Remove(keys) => keys,
+            | Step::Remove(keys)
+            | Step::Rename(keys) => keys,
             Step::CreateBridge { key, .. } => std::slice::from_ref(key),
             Step::Delay(_) | Step::Monitor(_) | Step::HandBack => &[],
         }
@@ -287,6 +291,7 @@ impl Step {
             }
             Step::Stop(keys) => format!("stop {}", list(keys)),
             Step::Remove(keys) => format!("remove {}", list(keys)),
+            Step::Rename(keys) => format!("give its name back to {}", list(keys)),
             Step::HandBack => "hand back the route".into(),
         }
     }

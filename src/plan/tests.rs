@@ -20,6 +20,7 @@ fn instance(key: &str, generation: Generation, state: InstanceState, routed: boo
         ready,
         age: None,
         is_bridge: false,
+        is_set_aside: false,
     }
 }
 
@@ -211,6 +212,8 @@ struct Simulated {
     hidden: Vec<InstanceKey>,
     /// Nothing served at the start, so requests cannot go elsewhere.
     nothing_serves: bool,
+    /// A new instance gets the name of the others, which are set aside.
+    has_fixed_name: bool,
     /// Monitor of new instances, and the order of the replacement.
     monitor: (Duration, Order),
 }
@@ -219,7 +222,13 @@ impl Simulated {
     fn new(observed: &Observed) -> Self {
         let live = observed.instances.iter().filter(|i| i.is_live() && !i.routed);
         let nothing_serves = observed.serving().count() == 0;
-        Simulated { now: observed.clone(), hidden: keys(live), nothing_serves, monitor: Default::default() }
+        Simulated {
+            now: observed.clone(),
+            hidden: keys(live),
+            nothing_serves,
+            has_fixed_name: false,
+            monitor: Default::default(),
+        }
     }
 
     /// True if a step removes or stops old instances although a new one in rotation is still monitored.
@@ -249,6 +258,13 @@ impl Simulated {
         check(!self.is_too_early(step), "law 4: gone before the monitor is over")?;
         match step {
             Step::Create { fresh, total, service } => {
+                if self.has_fixed_name {
+                    self.now
+                        .instances
+                        .iter_mut()
+                        .filter(|i| !i.is_bridge)
+                        .for_each(|i| i.is_set_aside = true);
+                }
                 let made = fresh.iter().map(|k| instance(k, New, Created, false, false));
                 self.now.instances.extend(made);
                 let count = self.now.of(service).count();
@@ -294,6 +310,9 @@ impl Simulated {
                 self.now.instances.retain(|i| !keys.contains(&i.key));
                 return check(!early, "removed alive");
             }
+            Step::Rename(keys) => self.now.instances.iter_mut().for_each(|i| {
+                i.is_set_aside = !i.is_bridge && !keys.contains(&i.key);
+            }),
             Step::Monitor(time) => {
                 self.now.instances.iter_mut().for_each(|i| i.age = i.age.map(|age| age + *time))
             }
@@ -366,10 +385,14 @@ fn real_names(observed: &Observed) -> Observed {
 /// States at every prefix of the plan from this world. The plan reaches its goal, and some ready instance serves at
 /// every prefix.
 fn prefixes_to_goal(strategy: &Strategy, start: &Observed) -> Result<Vec<Simulated>, String> {
+    prefixes_from(strategy, Simulated::new(start))
+}
+
+fn prefixes_from(strategy: &Strategy, mut world: Simulated) -> Result<Vec<Simulated>, String> {
+    let start = &world.now.clone();
     let Ok(plan) = plan(strategy, start) else {
         return Ok(Vec::new());
     };
-    let mut world = Simulated::new(start);
     let least = world.serving().min(1);
     let mut prefixes = vec![world.clone()];
     for (step, _) in plan.steps() {
@@ -404,6 +427,54 @@ fn every_world_of_a_service_reaches_the_goal_from_every_prefix() {
     let mut batches = goal("app", 2);
     batches.policy.parallelism = 1;
     assert!(check_every_world(&Strategy::Scale(batches), &["app-1", "app-2", "app-3"]) > 10_000);
+}
+
+/// Worlds of a service with `container_name`, of whose containers one at most has the name.
+fn named_worlds() -> Vec<Observed> {
+    let with_name = |world: &Observed, owner: Option<usize>| {
+        let mut world = world.clone();
+        world.instances.iter_mut().enumerate().for_each(|(n, i)| i.is_set_aside = owner != Some(n));
+        world
+    };
+    let owners = |world: &Observed| (0..world.instances.len()).map(Some).chain([None]).collect::<Vec<_>>();
+    let worlds = every_world(&["app-1", "app-2"]);
+    worlds.iter().flat_map(|w| owners(w).into_iter().map(|owner| with_name(w, owner))).collect()
+}
+
+fn named(start: &Observed) -> Simulated {
+    Simulated { has_fixed_name: true, ..Simulated::new(start) }
+}
+
+#[test]
+fn the_instance_of_every_world_has_the_fixed_name_in_the_end() {
+    for start in named_worlds() {
+        let prefixes = prefixes_from(&scale(1), named(&start)).unwrap_or_else(|e| panic!("{e}"));
+        for prefix in &prefixes {
+            let again = named(&real_names(&prefix.now));
+            let ends = prefixes_from(&scale(1), again).unwrap_or_else(|e| panic!("after a kill: {e}"));
+            let set_aside = ends.last().map(|end| end.now.instances.iter().any(|i| i.is_set_aside));
+            assert_eq!(set_aside, Some(false), "{start:#?}");
+        }
+    }
+}
+
+#[test]
+fn an_undo_gives_an_instance_its_name_back() {
+    let start = world(vec![old("app-1")]);
+    let set_aside = Instance { is_set_aside: true, ..instance("app-1", Old, Running, false, true) };
+    let plan = undo(&start, &world(vec![set_aside, new("app+1")]), &PlanPolicy::default());
+    let steps: Vec<_> = plan.steps().into_iter().map(|(step, _)| step.to_string()).collect();
+    assert_eq!(
+        steps.join("\n"),
+        "route to app-1, not to app+1\nwait until idle: app+1\nstop app+1\nremove app+1\n\
+         give its name back to app-1\nhand back the route"
+    );
+    for mut prefix in prefixes_from(&scale(1), named(&start)).unwrap() {
+        let plan = undo(&start, &prefix.now.clone(), &PlanPolicy::default());
+        plan.steps().into_iter().for_each(|(step, _)| prefix.apply(step).unwrap());
+        let left: Vec<_> = prefix.now.instances.iter().map(|i| i.is_set_aside).collect();
+        assert!(left.iter().all(|is_set_aside| !is_set_aside), "{left:?}");
+    }
 }
 
 #[test]

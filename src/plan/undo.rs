@@ -67,6 +67,16 @@ impl RotationState {
         }
     }
 
+    /// The same change, with names for people.
+    pub fn with_names(self, name: &dyn Fn(&InstanceKey) -> String) -> RotationState {
+        let names = |keys: Vec<InstanceKey>| keys.iter().map(name).collect();
+        RotationState {
+            still_serving: names(self.still_serving),
+            gone: names(self.gone),
+            replacements: names(self.replacements),
+        }
+    }
+
     /// True if fewer instances serve than before.
     pub fn is_worse(&self) -> bool {
         self.replacements.len() < self.gone.len()

@@ -57,7 +57,8 @@ fn named_instance(around: &Surroundings, other: &Container) -> Option<Finding> {
     let texts = || other.config.env.iter().chain(&other.args);
     // A container resolves the instance's name only on a network that both share.
     let reaches = |instance: &&Container| other.networks().any(|own| instance.networks().any(|n| n == own));
-    let (instance, text) = around.members().filter(reaches).find_map(|instance| {
+    let is_left_behind = |instance: &&Container| !keeps_name(around, instance);
+    let (instance, text) = around.members().filter(reaches).filter(is_left_behind).find_map(|instance| {
         let text = texts().find(|text| whole_words(text, instance.name()).next().is_some())?;
         Some((instance, text))
     })?;
@@ -71,6 +72,12 @@ fn named_instance(around: &Surroundings, other: &Container) -> Option<Finding> {
     );
     let hint = format!("use the name of the service: `{service}`");
     Some(Finding::usage("names-instance", message, hint).of_service(service))
+}
+
+/// True if the new instance gets the name of this one (`container_name`).
+fn keeps_name(around: &Surroundings, instance: &Container) -> bool {
+    let service = instance.compose().and_then(|(_, service)| around.reader.project.services.get(service));
+    service.is_some_and(|service| service.container_name.as_deref() == Some(instance.fixed_name()))
 }
 
 #[cfg(test)]

@@ -30,7 +30,6 @@ pub fn findings(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) 
 }
 
 const NETWORK_MODE: &str = "network-mode";
-const CONTAINER_NAME: &str = "container-name";
 const FIXED_PORT: &str = "fixed-host-port";
 
 /// Port of HTTP/3.
@@ -41,13 +40,7 @@ pub fn obstacles(service: &Service) -> Vec<Finding> {
     let name = &service.name;
     let by_name = format!("other containers reach it by its service name `{name}`");
     let mut found = Vec::new();
-    if let Some(container) = &service.container_name {
-        let message = format!(
-            "`{name}` has `container_name: {container}`, so a new instance cannot start beside the old one"
-        );
-        let hint = format!("remove `services.{name}.container_name`; {by_name}");
-        found.push(Finding::usage(CONTAINER_NAME, message, hint));
-    }
+    found.extend(one_container_for_a_name(service, service.replicas().map_or(1, |number| number as usize)));
     found.extend(service.ports.iter().filter_map(|port| fixed_port(service, port)));
     if let Some(mode) = service.network_mode.as_ref().filter(|mode| *mode != "bridge") {
         let message = format!(
@@ -63,6 +56,18 @@ pub fn obstacles(service: &Service) -> Vec<Finding> {
         found.push(Finding::usage("fixed-address", message, hint));
     }
     found
+}
+
+/// Obstacle to several instances of a service with `container_name`.
+pub fn one_container_for_a_name(service: &Service, number: usize) -> Option<Finding> {
+    let (name, container) = (&service.name, service.container_name.as_ref().filter(|_| number > 1)?);
+    let message = format!(
+        "`{name}` has `container_name: {container}`, which only one of its {number} instances can have"
+    );
+    let hint = format!(
+        "run one instance, or remove `services.{name}.container_name`; other containers reach it by its service name `{name}`"
+    );
+    Some(Finding::usage("container-name", message, hint))
 }
 
 /// Obstacle of a fixed port. A stand-in serves only TCP.
@@ -114,16 +119,6 @@ fn resolve_fixed_ports(found: &mut Vec<Finding>, proxies: &[Arc<dyn Proxy>], ser
         }),
         None => {}
     }
-}
-
-/// Obstacle to a pair whose sides both serve. They are replaced one after the other, so `container_name` of a side
-/// blocks its own replacement.
-pub fn active_sides(project: &Project, target: &Target) -> Option<Finding> {
-    let services = target.services().into_iter().map(|name| &project.services[name]);
-    let named = services.flat_map(|s| obstacles(s).into_iter().map(|finding| finding.of_service(&s.name)));
-    let mut obstacle = named.into_iter().find(|obstacle| obstacle.rule == CONTAINER_NAME)?;
-    obstacle.hint.push_str("; or stop one side, so that each deploy switches between the sides");
-    Some(obstacle)
 }
 
 fn no_instances(service: &Service) -> Option<Finding> {
@@ -237,11 +232,11 @@ mod tests {
             found.iter().map(|f| format!("{} {}", f.rule, f.message)).collect::<Vec<_>>()
         };
         let found = rules(
-            "container_name: one, network_mode: host, ports: [{target: 80, published: '8080'}, {target: 81}, \
+            "container_name: one, deploy: {replicas: 2}, network_mode: host, ports: [{target: 80, published: '8080'}, {target: 81}, \
              {target: 82, published: '9000-9010'}]",
         );
         let expected = [
-            "container-name `app` has `container_name: one`, ",
+            "container-name `app` has `container_name: one`, which only one of its 2 ",
             "fixed-host-port `app` publishes host port 8080, ",
             "network-mode `app` has `network_mode: host`, ",
         ];
@@ -259,5 +254,6 @@ mod tests {
         let is_address = |(f, key): (&String, &str)| f.starts_with("fixed-address") && f.contains(key);
         assert!(found.iter().zip(expected).all(is_address), "{found:?}");
         assert_eq!(rules("network_mode: bridge"), [""; 0]);
+        assert_eq!(rules("container_name: one"), [""; 0]);
     }
 }

@@ -75,7 +75,7 @@ pub struct StepEvent {
     /// Counted from 1.
     pub batch: usize,
     pub batches: usize,
-    /// `create`, `gate`, `start`, `wait_ready`, `route`, `drain`, `delay`, `monitor`, `stop`, `remove` or `hand_back`.
+    /// `create`, `gate`, `start`, `wait_ready`, `route`, `drain`, `delay`, `monitor`, `stop`, `remove`, `rename` or `hand_back`.
     #[serde(deserialize_with = "former::verb")]
     pub verb: String,
     pub names: Vec<String>,
@@ -103,6 +103,7 @@ impl StepEvent {
             "monitor" => "watching the new instances",
             "stop" => "stopping",
             "remove" => "removing",
+            "rename" => "renaming",
             _ => "cleaning up",
         }
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{Rollout, hold};
+use crate::docker::InitContainer;
 use crate::docker::inspect::{BRIDGE, Container, RELAY};
-use crate::docker::{Docker, InitContainer};
 use crate::error::Error;
 use crate::health::{self, Candidate, ReadinessFailure, ReadinessWait};
 use crate::model::ProbeTiming;
@@ -58,21 +58,25 @@ impl<'a> Rollout<'a> {
         if self.is_dry_run() {
             self.note(note.into());
         }
-        self.create_by(&docker, service, std::slice::from_ref(key), total)
+        self.create_by(&|| docker.create(service, total), service, std::slice::from_ref(key))
     }
 
     pub(super) fn create(&mut self, service: &str, fresh: &[InstanceKey], total: usize) -> Result<()> {
-        self.create_by(self.context.docker, service, fresh, total)
+        if let Some(name) = &self.context.project.services[service].container_name {
+            return self.create_named(service, name, fresh);
+        }
+        let docker = self.context.docker;
+        self.create_by(&|| docker.create(service, total), service, fresh)
     }
 
-    fn create_by(
+    /// Runs a command of Compose that creates instances.
+    pub(super) fn create_by(
         &mut self,
-        docker: &Docker,
+        create: &dyn Fn() -> Result<()>,
         service: &str,
         fresh: &[InstanceKey],
-        total: usize,
     ) -> Result<()> {
-        let mut result = docker.create(service, total);
+        let mut result = create();
         if self.is_dry_run() {
             return result;
         }
@@ -81,7 +85,7 @@ impl<'a> Rollout<'a> {
         let is_paused = self.containers.values().any(|c| c.state.status == "paused");
         let mut retries = if is_paused { CREATE_RETRIES } else { 0 };
         while result.is_err() && created_instances.len() < fresh.len() && retries > 0 {
-            result = docker.create(service, total);
+            result = create();
             created_instances = self.created_containers(service)?;
             retries -= 1;
         }
@@ -128,7 +132,9 @@ impl<'a> Rollout<'a> {
         let service = self.service(&keys[0]);
         let by_compose = service.starts_by_compose && !self.is_best_effort;
         self.run_init_containers(&keys[0], by_compose)?;
-        if by_compose {
+        if by_compose && service.container_name.is_some() {
+            self.start_named(&service.name, keys)?;
+        } else if by_compose {
             let mut all = docker.containers_of(&self.context.project.name, &service.name)?;
             all.retain(|c| c.compose().is_some()); // without `docker compose run`
             docker.start_by_compose(&service.name, all.len())?;

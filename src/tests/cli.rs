@@ -154,9 +154,16 @@ impl FakeDocker {
             "system dial-stdio",
         ];
         let calls = fs::read_to_string(self.path("calls")).unwrap();
+        let calls = calls.lines().map(without_filter);
         let is_read = |c: &&str| reads.iter().any(|r| c.starts_with(r)) || c.contains(" config --hash ");
-        calls.lines().filter(|c| !is_read(c)).map(String::from).collect()
+        calls.filter(|c| !is_read(c)).map(String::from).collect()
     }
+}
+
+/// The call without the address of a filter, through which Compose does not see some containers.
+fn without_filter(call: &str) -> &str {
+    let rest = call.strip_prefix("--host unix://@compose-zd-filter-");
+    rest.and_then(|rest| rest.split_once(' ')).map_or(call, |(_, call)| call)
 }
 
 /// The call keeps the images of releases, by tags and containers of compose-zd.
@@ -203,6 +210,38 @@ fn a_deploy_stops_the_old_instance_after_the_new_one_is_ready() {
         "compose up --no-start --no-deps --no-recreate --no-build --pull never --scale app=2 app\n\
          start new\nstop old\nrm old\n"
     );
+}
+
+/// Replaces the instance of a service with `container_name`. The name of the fake's new instance is that of the old one.
+fn deploy_named(fake: &FakeDocker) -> OutputAssert {
+    let health = format!("x-zd: {{health: {{path: /up, port: {}}}}}", fake.port);
+    fake.service(&format!("image: app:1, container_name: p-shop, {health}"));
+    fake.container("containers/old", "shop", "running", "other");
+    fake.container("new", "shop", "created", "wanted");
+    fake.run("deploy app")
+}
+
+/// Changes up to the start of a new instance that gets the name of the old one.
+const NAMED: &str = "rename p-shop p-shop-old\n\
+    compose up --no-start --no-deps --no-recreate --no-build --pull never --scale app=1 app\nstart new\n";
+
+#[test]
+fn a_new_instance_gets_the_name_of_the_only_container() {
+    let fake = FakeDocker::new();
+    deploy_named(&fake).success().stdout_eq("`app` is deployed as release 1: shop in service after [..]s\n");
+    assert_eq!(fake.changes(), format!("{NAMED}stop old\nrm old\n"));
+    let calls = fs::read_to_string(fake.path("calls")).unwrap();
+    let created = calls.lines().find(|call| call.contains("compose up --no-start")).unwrap();
+    assert!(created.starts_with("--host unix://@compose-zd-filter-"), "{created}");
+}
+
+#[test]
+fn the_old_instance_gets_its_name_back_if_the_new_one_fails() {
+    let fake = FakeDocker::new();
+    fake.write("dies-new", "");
+    let run = deploy_named(&fake).code(3);
+    says(&run, &["shop served before and still serves"]);
+    assert_eq!(fake.changes(), format!("{NAMED}rm new\nrename p-shop-old p-shop\n"));
 }
 
 /// compose-zd leaves the start of a service with inline configs to Compose.
@@ -466,7 +505,11 @@ fn an_unknown_key_is_named_with_its_file() {
 #[test]
 fn obstacles_are_found_before_anything_starts() {
     let cases = [
-        ("container_name: one", "`container_name: one`", "remove `services.app.container_name`"),
+        (
+            "container_name: one, deploy: {replicas: 2}",
+            "`container_name: one`",
+            "remove `services.app.container_name`",
+        ),
         ("ports: [{target: 80, published: '8080'}]", "host port 8080", "services.app.ports"),
         ("network_mode: host", "`network_mode: host`", "services.app.network_mode"),
         ("deploy: {replicas: 0}", "0 instances", "1 or more"),

@@ -244,9 +244,6 @@ impl ProjectFacts<'_> {
         let sides = target.services();
         let running: Vec<&str> = sides.iter().copied().filter(|s| self.running_count(s) > 0).collect();
         let both_serve = running.len() == 2;
-        if let Some(obstacle) = file::active_sides(self.project, target).filter(|_| both_serve) {
-            return Err(vec![obstacle]);
-        }
         let desired = |name: &str| {
             let service = &self.project.services[name];
             desired::desired_service(service, &service.update, self.desired_number(name), proxied)
@@ -412,5 +409,6 @@ fn serving_instance(service: &str, number: usize) -> Instance {
         ready: true,
         age: None,
         is_bridge: false,
+        is_set_aside: false,
     }
 }

@@ -122,8 +122,10 @@ impl ComposeRun<'_> {
         };
         let serves = |s: &&str| observed.of(s).any(Instance::serves);
         let both_serve = sides.len() == 2 && sides.iter().all(serves);
-        if both_serve {
-            finding::require(file::active_sides(self.project(), target))?;
+        for name in &sides {
+            let service = &self.project().services[*name];
+            let finding = file::one_container_for_a_name(service, desired(name).replicas);
+            finding::require(finding.map(|finding| finding.of_service(name)))?;
         }
         let bridge = |desired: &DesiredService| {
             let service = &self.project().services[&desired.service];
@@ -146,7 +148,8 @@ impl ComposeRun<'_> {
         let own = self.recorded_size(name, observed).or(Some(size(name))).filter(|n| *n > 0);
         let running = own.or(sides.iter().map(|s| size(s)).max()).unwrap_or(0);
         let in_file = service.replicas().map(|n| n as usize);
-        let replicas = self.replicas.get(name).copied().or(in_file).unwrap_or(running);
+        let counted = if service.container_name.is_some() { 1 } else { running };
+        let replicas = self.replicas.get(name).copied().or(in_file).unwrap_or(counted);
         let proxied = !reader.proxies.is_empty();
         let desired = desired_service(service, self.policy(service), replicas, proxied);
         DesiredService { follows_unfinished: self.journal().follows_unfinished(), ..desired }

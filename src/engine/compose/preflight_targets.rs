@@ -45,7 +45,7 @@ impl<'a> ComposeRun<'a> {
         self.report.event(Event::Deploying {
             target: rollout.name().into(),
             proxies: reader.proxies.iter().map(|p| p.name()).collect(),
-            instances: rollout.start.instances.iter().map(initial_instance).collect(),
+            instances: rollout.start.instances.iter().map(|i| initial_instance(rollout, i)).collect(),
         });
         if reader.proxies.is_empty() {
             self.report.warn(&Warning::NoProxy(rollout.name().into()));
@@ -230,9 +230,9 @@ impl<'a> ComposeRun<'a> {
     }
 }
 
-fn initial_instance(instance: &Instance) -> InitialInstance {
+fn initial_instance(rollout: &TargetRollout, instance: &Instance) -> InitialInstance {
     InitialInstance {
-        name: instance.key.clone(),
+        name: rollout.name_of(&instance.key),
         new: instance.generation == Generation::New,
         running: instance.state != InstanceState::Exited && instance.state != InstanceState::Created,
         in_rotation: instance.serves(),

@@ -43,6 +43,9 @@ pub struct TargetRollout<'a> {
     left_running: Vec<String>,
 }
 
+/// Start of the id of a container that a dry run only plans.
+const PLANNED: &str = "<id of ";
+
 /// Number of times that an undo plans again without a further failed instance.
 const UNDO_ROUNDS: usize = 3;
 
@@ -110,11 +113,12 @@ impl<'a> TargetRollout<'a> {
 
     /// Desired number of instances, by service.
     pub fn replicas(&self) -> Vec<(&str, usize)> {
-        let desired = match &self.strategy {
-            Strategy::Scale(desired) | Strategy::Bridge(desired, _) => std::slice::from_ref(desired),
-            Strategy::Pair(desired) => &desired[..],
-        };
-        desired.iter().map(|g| (g.service.as_str(), g.replicas)).collect()
+        self.strategy.services().iter().map(|g| (g.service.as_str(), g.replicas)).collect()
+    }
+
+    /// Name of an instance for people.
+    pub fn name_of(&self, key: &InstanceKey) -> String {
+        self.rollout.name_of(key)
     }
 
     pub fn in_rotation(&self) -> Vec<String> {
@@ -168,18 +172,23 @@ impl<'a> TargetRollout<'a> {
                     .filter(|c| c.compose().is_some_and(|(_, s)| s == service))
                     .map(Container::number);
                 let next = last.max().unwrap_or(0) + 1;
-                let is_relay = matches!(step, Step::CreateBridge { kind: Bridge::Relay, .. });
+                let bridge = match step {
+                    Step::CreateBridge { kind, .. } => Some(*kind),
+                    _ => None,
+                };
                 let new_containers = fresh
                     .iter()
                     .zip(next..)
-                    .map(|(key, n)| (key.clone(), self.planned_container(service, n, is_relay)));
+                    .map(|(key, n)| (key.clone(), self.planned_container(service, n, bridge)));
                 bound.extend(new_containers.collect::<Vec<_>>());
             }
         }
+        let shown: BTreeMap<&InstanceKey, Container> =
+            bound.iter().map(|(k, c)| (k, self.after_creation(c))).collect();
         let names: BTreeMap<&InstanceKey, String> =
-            bound.iter().map(|(k, c)| (k, self.short_name(c))).collect();
+            shown.iter().map(|(k, c)| (*k, self.short_name(c))).collect();
         let proxies = self.context.proxies.iter().filter_map(|p| p.container());
-        let titles = bound.values().chain(proxies).map(|c| (c.id.clone(), c.name().to_string()));
+        let titles = shown.values().chain(proxies).map(|c| (c.id.clone(), c.name().to_string()));
         let list = CommandList::new(titles.filter(|(_, name)| !name.is_empty()).collect());
         let docker = self.context.docker.listing(list.clone());
         let context = RolloutContext { docker: &docker, ..self.context };
@@ -195,12 +204,30 @@ impl<'a> TargetRollout<'a> {
         Ok(self.plan.steps().into_iter().zip(actions).map(step).collect())
     }
 
-    /// Container of an instance or relay to create, with Compose's next number.
-    fn planned_container(&self, service: &str, number: u32, is_relay: bool) -> Container {
-        let project = &self.context.project.name;
-        let mut container = self.reader.preview(service).named(&format!("{project}-{service}-{number}"));
-        container.id = format!("<id of {service}-{number}>");
-        if is_relay {
+    /// A container with the name that it has once the new instance has that of the service.
+    fn after_creation(&self, container: &Container) -> Container {
+        let creates = |service: &str| {
+            let steps = self.plan.steps();
+            steps
+                .iter()
+                .any(|(s, _)| matches!(s, Step::Create { service: created, .. } if created == service))
+        };
+        let name = container.compose().and_then(|(_, service)| {
+            self.context.project.services.get(service)?.container_name.as_deref().filter(|_| creates(service))
+        });
+        let is_set_aside = name == Some(container.name()) && !container.id.starts_with(PLANNED);
+        let container = container.clone();
+        if is_set_aside { container.clone().named(&container.set_aside_name()) } else { container }
+    }
+
+    /// Container of an instance or bridge to create, with Compose's next number.
+    fn planned_container(&self, service: &str, number: u32, bridge: Option<Bridge>) -> Container {
+        let project = &self.context.project;
+        let fixed = project.services[service].container_name.as_ref().filter(|_| bridge.is_none());
+        let name = fixed.cloned().unwrap_or_else(|| format!("{}-{service}-{number}", project.name));
+        let mut container = self.reader.preview(service).named(&name);
+        container.id = format!("{PLANNED}{service}-{number}>");
+        if bridge == Some(Bridge::Relay) {
             container.config.labels.insert(BRIDGE.into(), RELAY.into());
         }
         container.numbered(number)
@@ -422,7 +449,8 @@ impl<'a> TargetRollout<'a> {
             let mut rollout = Rollout::for_undo(self.context, &now, containers, served.clone());
             let steps = plan.before_hand_back();
             if steps.is_empty() || rounds == 0 {
-                self.rotation_state = RotationState::new(&self.start, &now);
+                let name = |key: &InstanceKey| rollout.name_of(key);
+                self.rotation_state = RotationState::new(&self.start, &now).with_names(&name);
                 if self.rotation_state.is_worse()
                     && rounds > 0
                     && self.reader.wait_for_restarts(rollout.containers())?
@@ -486,8 +514,9 @@ impl<'a> TargetRollout<'a> {
 
     /// Reports every stopped instance in rotation; the alarm names only the first.
     fn report_dead(&self, now: &Observed) {
-        let runs = |name: &str| now.get(name).is_some_and(|i| i.state == InstanceState::Running);
-        let stopped: Vec<String> = self.in_rotation().into_iter().filter(|name| !runs(name)).collect();
+        let runs = |key: &InstanceKey| now.get(key).is_some_and(|i| i.state == InstanceState::Running);
+        let inside = self.rollout.inside().iter();
+        let stopped: Vec<String> = inside.filter(|k| !runs(k)).map(|k| self.rollout.name_of(k)).collect();
         if !stopped.is_empty() {
             self.report.event(Event::Exited(stopped.into()));
         }

@@ -32,11 +32,11 @@ not checked
 #[test]
 fn check_reports_each_loss_with_its_fix_and_fails() {
     let fake = FakeDocker::new();
-    fake.service("image: 'app:1', restart: always, container_name: one, healthcheck: {test: [CMD, up]}");
+    fake.service("image: 'app:1', restart: always, container_name: one, deploy: {replicas: 2}, healthcheck: {test: [CMD, up]}");
     let expected = "\
 app  no   1 instance, no route
-no    `app` has `container_name: one`, so a new instance cannot start beside the old one [container-name]
-      hint: remove `services.app.container_name`; other containers reach it by its service name `app`
+no    `app` has `container_name: one`, which only one of its 2 instances can have [container-name]
+      hint: run one instance, or remove `services.app.container_name`; other containers reach it by its service name `app`
 ";
     fake.run("check --quiet").code(1).stdout_eq(expected);
     fake.run("check --quiet app").code(1).stderr_eq(
@@ -66,7 +66,7 @@ fn check_notes_a_serving_instance_that_fails_the_probe() {
 #[test]
 fn check_prints_one_json_document() {
     let fake = FakeDocker::new();
-    fake.service("image: 'app:1', restart: always, container_name: one, healthcheck: {test: [CMD, up]}");
+    fake.service("image: 'app:1', restart: always, container_name: one, deploy: {replicas: 2}, healthcheck: {test: [CMD, up]}");
     let output = fake.run("check --output json").code(1).get_output().clone();
     let audit_report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&audit_report["project"], &audit_report["ok"]), (&"p".into(), &false.into()));
@@ -78,7 +78,7 @@ fn check_prints_one_json_document() {
 #[test]
 fn without_an_engine_check_audits_the_file_and_lists_the_rest() {
     let fake = FakeDocker::new();
-    fake.service("image: 'app:1', restart: always, container_name: one");
+    fake.service("image: 'app:1', restart: always, container_name: one, deploy: {replicas: 2}");
     fake.no_engine("Cannot connect to the Docker daemon at unix:///var/run/docker.sock.");
     let output = fake.run("check").code(1).get_output().clone();
     let stdout = String::from_utf8(output.stdout).unwrap();
@@ -140,7 +140,7 @@ const PROJECTS: [(&str, &[&str]); 9] = [
     (
         "app: {image: 'shop:1', container_name: shop, ports: [{target: 80, published: '80'}], \
          volumes: [{type: volume, source: u, target: /uploads}]}",
-        &["app no"],
+        &["app yes"],
     ),
     (
         "web: {image: 'caddy-app:1', ports: [{target: 443, published: '443'}, {target: 443, published: '443', protocol: udp}]}",
@@ -173,7 +173,10 @@ fn check_lists_first_what_is_reached_from_outside() {
 fn check_reports_one_cause_once() {
     let fake = FakeDocker::new();
     for (keys, rule) in [
-        ("container_name: one, ports: [{target: 80, published: '8080'}]", "container-name"),
+        (
+            "container_name: one, deploy: {replicas: 2}, ports: [{target: 80, published: '8080'}]",
+            "container-name",
+        ),
         (
             "ports: [{target: 443, published: '443'}, {target: 443, published: '443', protocol: udp}]",
             "fixed-udp-port",

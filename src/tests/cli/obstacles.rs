@@ -4,7 +4,7 @@ use super::*;
 
 /// Keys of `app`, other services, the rule, and a part of the message.
 const OBSTACLES: [(&str, &str, &str, &str); 16] = [
-    ("container_name: one", "", "container-name", "`container_name: one`"),
+    ("container_name: one, deploy: {replicas: 2}", "", "container-name", "`container_name: one`"),
     ("ports: [{target: 3000, published: '8080'}]", "", "fixed-host-port", "host port 8080"),
     ("network_mode: host", "", "network-mode", "`network_mode: host`"),
     (
