@@ -17,6 +17,8 @@ mod check;
 mod cli_runner;
 #[path = "e2e/clients.rs"]
 mod clients;
+#[path = "e2e/container_name.rs"]
+mod container_name;
 #[path = "e2e/dependencies.rs"]
 mod dependencies;
 #[path = "e2e/detection.rs"]

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::container_name::expect_named;
 use crate::load::{Answers, Load};
 use crate::port::rules;
 use crate::promises::{FirstRelease, ProxySetup};
@@ -20,6 +21,9 @@ const KILLED_AFTER: [(&str, usize); 4] =
     [("in rotation:", 1), ("stopped", 1), ("started", 2), ("in rotation:", 2)];
 
 const KILLED_EVERYWHERE: &str = "haproxylinehold";
+
+/// Projects whose app has `container_name` as well.
+const NAMED: [&str; 2] = ["traefikhold", "porthold"];
 
 /// Clients of both kinds, which write and which read.
 struct Clients<'p> {
@@ -53,12 +57,19 @@ fn rows(project: &TestProject) -> u64 {
     number.unwrap_or_else(|| panic!("no number of rows: {text}"))
 }
 
+/// Name of the app's container in a project of [`NAMED`].
+fn fixed_name(project: &TestProject) -> String {
+    format!("{}-only", project.name)
+}
+
 fn up(setup: &ProxySetup, name: &str) -> TestProject {
     let project = (setup.project)(name);
     project.copy_fixture("hold-sqlite/compose.yaml", "sqlite.yaml");
     project.copy_fixture("hold-sqlite/app.py", "app.py");
     let is_dockercloud = project.read("compose.yaml").contains("DOCKERCLOUD_IMAGE");
-    project.write_override(if is_dockercloud { APP_OF_DOCKERCLOUD } else { APP });
+    let app = if is_dockercloud { APP_OF_DOCKERCLOUD } else { APP };
+    let fixed = format!("{{app: {{container_name: {}, ", fixed_name(&project));
+    project.write_override(&if NAMED.contains(&name) { app.replace("{app: {", &fixed) } else { app.into() });
     project.up("");
     project
 }
@@ -74,6 +85,9 @@ fn replaces_for_clients(setup: &ProxySetup, name: &str, kept: bool) {
     let left = || (setup.left)(&project);
     let expect = |version: &str| {
         assert_eq!((project.states("app"), left()), (vec![format!("running {version}")], String::new()));
+        if NAMED.contains(&name) {
+            expect_named(&project, &fixed_name(&project), version);
+        }
     };
     let mut written = 0;
     let mut expect_rows = |count: u64| {

@@ -30,9 +30,6 @@ fn an_impossible_setting_is_refused_before_anything_is_created() {
     project.log("---- a fixed host port");
     let result = expect_refusal_of(&project, "services: {app: {ports: ['127.0.0.1:18080:3000']}}");
     result.says("publishes host port 18080").says("remove `18080:…` from `services.app.ports`");
-    project.log("---- a container name");
-    let result = expect_refusal_of(&project, "services: {app: {container_name: zde2e-only}}");
-    result.says("`container_name: zde2e-only`").says("remove `services.app.container_name`");
     project.log("---- the network of the host");
     let result = expect_refusal_of(&project, "services: {app: {network_mode: host}}");
     result.says("`network_mode: host`").says("remove `services.app.network_mode`");
