@@ -160,6 +160,12 @@ impl Haproxy {
         is_new && !self.config.has_static_balance(backend)
     }
 
+    /// The backend has only plain lines, and its algorithm keeps HAProxy from adding servers. So their addresses change.
+    fn has_fixed_servers(&self, backend: &str) -> bool {
+        let has_template = || self.config.templates().any(|line| line.backend == backend);
+        self.config.has_static_balance(backend) && !has_template()
+    }
+
     fn answer_timeout(&self, names: &[String]) -> Option<Duration> {
         self.backends_of(names).into_iter().filter_map(|backend| self.config.answer_timeout(backend)).min()
     }
@@ -485,7 +491,9 @@ impl Haproxy {
         let inside = slots_of(&rotation.inside);
         if rotation.urgent {
             let exited = rotation.exited_endpoints();
-            return self.command(&self.urgent_switch(&inside, &slots_of(&rotation.outside), &exited));
+            let mut commands = self.urgent_switch(&inside, &slots_of(&rotation.outside), &exited);
+            commands.extend(self.hand_over_servers(&slots, rotation));
+            return self.command(&commands);
         }
         // The check of a line never passes for a relay.
         let is_relays = |s: &Server| rotation.inside.iter().any(|e| e.is_relay() && s.holds(e));
@@ -495,6 +503,7 @@ impl Haproxy {
             inside.iter().filter(|s| can_admit(s)).flat_map(|s| self.admit(s)).collect();
         let (required, optional) = self.assign_servers(&slots, rotation);
         commands.extend(required);
+        commands.extend(self.hand_over_servers(&slots, rotation));
         // A preexisting instance whose check fails may never serve, so nothing waits for it.
         let is_failing = |s: &Server| s.is_down() && !s.is_out();
         let is_preexisting = |e: &Endpoint, s: &Server| rotation.preexisting.contains(&e.id) && s.holds(e);
@@ -530,14 +539,18 @@ impl Haproxy {
         let connections = connections::parse(answers.get(1));
         let in_flight = |e: &Endpoint| {
             let exact = slots_of(e).iter().map(|s| s.in_flight).sum();
-            let open = || connections::to_endpoint(&connections, e);
             let has_streams = self.config.has_tunnels;
-            retired_for.map_or(InFlight::Exact(exact), |quiet| InFlight::Connections {
+            let of_kernel = |quiet, exact| InFlight::Connections {
                 exact,
-                open: open(),
+                open: connections::to_endpoint(&connections, e),
                 quiet,
                 has_streams,
-            })
+            };
+            // A server that changed its address still counts the requests to the former one.
+            if self.backends_of(&e.names).iter().any(|backend| self.has_fixed_servers(backend)) {
+                return of_kernel(retired_for.unwrap_or_default(), 0);
+            }
+            retired_for.map_or(InFlight::Exact(exact), |quiet| of_kernel(quiet, exact))
         };
         Ok(ProxyState {
             routed: ids(&routed),

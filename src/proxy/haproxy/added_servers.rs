@@ -17,8 +17,8 @@ const FAST_FIRST_CHECK: &str = "downinter 25ms rise 1";
 /// Prefix of the names of added servers.
 const ADDED: &str = "compose-zd-";
 
-const BALANCE_FIX: &str = "use `balance roundrobin` or `leastconn`, or add `hash-type consistent`; `--proxy-kind none` deploys \
-    without gate and drain";
+const BALANCE_FIX: &str = "add a `server` line for each instance, use `balance roundrobin` or `leastconn`, or add `hash-type \
+    consistent`; `--proxy-kind none` deploys without gate and drain";
 
 /// Options of a `server` line that an added server cannot have, each with one value.
 ///
@@ -57,13 +57,19 @@ fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
 }
 
-/// Checks that HAProxy can add a server beside a fixed line.
+/// Checks that HAProxy can add a server beside a fixed line, or has a line for each instance.
 ///
 /// # Errors
-/// HAProxy is too old, or the balance algorithm does not allow it; with the fix.
+/// HAProxy is too old, or the balance algorithm does not allow it and lines are missing; with the fix.
 pub fn check_ability(haproxy: &Haproxy, shape: &RolloutShape) -> Result<(), Error> {
     let mut lines = shape.names().flat_map(|names| haproxy.static_servers_of(names));
-    let Some(ServerLine { backend, .. }) = lines.find(|line| !haproxy.can_add(&line.backend)) else {
+    let is_too_old = haproxy.config.version.is_some_and(|version| version < config::ADDS_SERVERS_SINCE);
+    let count = |backend: &str| haproxy.config.static_servers().filter(|l| l.backend == backend).count();
+    let cannot = |line: &&ServerLine| {
+        let is_fixed = haproxy.has_fixed_servers(&line.backend);
+        is_too_old || (is_fixed && count(&line.backend) < shape.starting)
+    };
+    let Some(ServerLine { backend, .. }) = lines.find(cannot) else {
         return Ok(());
     };
     match haproxy.config.version.filter(|version| *version < config::ADDS_SERVERS_SINCE) {
@@ -75,7 +81,10 @@ pub fn check_ability(haproxy: &Haproxy, shape: &RolloutShape) -> Result<(), Erro
         }
         None => {
             let why = format!(
-                "the `balance` algorithm of backend `{backend}` does not let HAProxy add a server beside a fixed `server` line"
+                "the `balance` algorithm of backend `{backend}` does not let HAProxy add a server, and {} instances need more \
+                 than its {} `server` lines",
+                shape.starting,
+                count(backend)
             );
             Err(haproxy.refused(&"haproxy-balance", why, BALANCE_FIX))
         }
@@ -106,7 +115,9 @@ pub fn check_lines(haproxy: &Haproxy, shape: &RolloutShape) -> Result<(), Error>
                 "backend `{backend}` names `{host}`, a single container that the deploy replaces: HAProxy would not find \
                  the name at its next start"
             );
-            return Err(haproxy.refused(&"haproxy-one-instance", why, TEMPLATE_FIX));
+            let address = line.port.map_or(service.clone(), |port| format!("{service}:{port}"));
+            let fix = format!("write the name of the service in its place, `{address}`, and restart HAProxy");
+            return Err(haproxy.refused(&"haproxy-one-instance", why, &fix));
         }
         haproxy.lines_of(names).try_for_each(|line| check_options(haproxy, line))
     })
@@ -166,6 +177,7 @@ impl Haproxy {
                 let has_own = endpoint.is_relay() || slots.iter().any(holds);
                 let slot = if has_own { None } else { vacant.iter().position(is_own_line) };
                 match slot.map(|at| vacant.remove(at)) {
+                    _ if self.has_fixed_servers(&line.backend) => {}
                     Some(slot) => required.extend(move_to(slot, line, endpoint)),
                     None if !self.can_add(&line.backend) => {}
                     None if line.is_template() && !endpoint.is_relay() => {
@@ -176,6 +188,29 @@ impl Haproxy {
             }
         }
         (required, optional)
+    }
+
+    /// Commands that give the instances inside the servers of those outside, or vacant ones, where HAProxy cannot add a
+    /// server. One command switches a server, and its requests in flight go on.
+    pub fn hand_over_servers(&self, slots: &[Server], rotation: &Rotation) -> Vec<String> {
+        let live = rotation.all();
+        let can_give = |s: &&Server| {
+            self.has_fixed_servers(&s.backend)
+                && !s.is_of(&rotation.inside)
+                && (s.is_of(&rotation.outside) || self.is_vacant(s, &live, &rotation.others))
+        };
+        let mut available: Vec<&Server> = slots.iter().filter(can_give).collect();
+        let mut commands = Vec::new();
+        for endpoint in &rotation.inside {
+            let is_preexisting = rotation.preexisting.contains(&endpoint.id);
+            for line in self.missing_lines(slots, endpoint, is_preexisting) {
+                let holds = |s: &Server| s.backend == line.backend && s.holds(endpoint);
+                let is_own_line = |s: &&Server| self.is_line_of(s, endpoint, &line.backend);
+                let at = available.iter().position(is_own_line).filter(|_| !slots.iter().any(holds));
+                commands.extend(at.and_then(|at| set_address(available.remove(at), line, endpoint)));
+            }
+        }
+        commands
     }
 
     /// One line of each backend without a server that HAProxy reaches at this instance. The check of a preexisting
@@ -286,11 +321,13 @@ impl Haproxy {
 
 /// Commands that point a vacant slot to an instance, drained until HAProxy reaches it.
 fn move_to(slot: &Server, line: &ServerLine, endpoint: &Endpoint) -> Vec<String> {
-    let Some((address, port)) = target(line, endpoint) else {
-        return Vec::new();
-    };
-    let name = format!("{}/{}", slot.backend, slot.name);
-    vec![slot.set("drain"), format!("set server {name} addr {address} port {port}")]
+    let address = set_address(slot, line, endpoint);
+    address.into_iter().flat_map(|address| [slot.set("drain"), address]).collect()
+}
+
+fn set_address(slot: &Server, line: &ServerLine, endpoint: &Endpoint) -> Option<String> {
+    let (address, port) = target(line, endpoint)?;
+    Some(format!("set server {}/{} addr {address} port {port}", slot.backend, slot.name))
 }
 
 /// Commands that add a server with the options of a line, drained until HAProxy reaches it.

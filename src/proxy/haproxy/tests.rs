@@ -538,23 +538,52 @@ fn a_fixed_line_needs_a_haproxy_that_adds_servers() {
         haproxy.check_lines(&shape).map(|()| haproxy.losses(&[], &shape)).map_err(|error| error.rule.copied())
     };
     assert_eq!(check("backend b", "2.4.1", 1), Err(Some("haproxy-too-old")));
-    for refused in ["static-rr", "source", "uri whole", "hdr(Host)"] {
-        assert_eq!(
-            check(&format!("backend b\n balance {refused}"), "3.2.1", 1),
-            Err(Some("haproxy-balance")),
-            "{refused}"
-        );
+    for balance in ["static-rr", "source", "uri whole", "hdr(Host)"] {
+        let settings = format!("backend b\n balance {balance}");
+        assert_eq!(check(&settings, "3.2.1", 1), Ok(Vec::new()), "{balance}: a line for each instance");
+        assert_eq!(check(&settings, "3.2.1", 2), Err(Some("haproxy-balance")), "{balance}");
     }
     for good in ["balance leastconn", "balance source\n hash-type consistent", "balance first"] {
         assert_eq!(check(&format!("backend b\n {good}"), "2.6.12", 1), Ok(Vec::new()), "{good}");
     }
     let inherited = "defaults\n balance source\nbackend b";
-    assert_eq!(check(inherited, "3.2.1", 1), Err(Some("haproxy-balance")));
+    assert_eq!(check(inherited, "3.2.1", 2), Err(Some("haproxy-balance")));
     let beyond = check("backend b", "3.2.1", 3).unwrap();
     assert!(
         beyond[0].to_string().contains("has 1 servers in its configuration for 3 instances"),
         "{beyond:?}"
     );
+}
+
+#[test]
+fn a_server_beside_which_none_can_be_added_changes_its_address() {
+    let haproxy = haproxy("backend web\n balance source\n server app1 app:3000\n server app2 app:3000\n");
+    let (old, new) = (endpoint("1", "172.21.0.2"), endpoint("2", "172.21.0.5"));
+    let state = |addresses: [&str; 2]| {
+        let row =
+            |(n, address): (usize, &str)| format!("3 web {n} app{n} {address} 2 0 1 1 12 1 0 0 0 0 0 0\n");
+        let header = RECORDED.lines().take(2).map(|line| format!("{line}\n")).collect::<String>();
+        output(
+            &(header
+                + &row((1, addresses[0]))
+                + &row((2, addresses[1]))
+                + "\n# pxname,svname,qcur,qmax,scur\nweb,app1,0,0,3\n"),
+        )
+    };
+    let over = |urgent| {
+        let (inside, outside) = (vec![new.clone()], vec![old.clone()]);
+        Rotation { inside, outside, urgent, ..Rotation::default() }
+    };
+    for urgent in [false, true] {
+        let exec = haproxy.route(&state(["172.21.0.2", "172.21.0.9"]), &over(urgent));
+        assert_eq!(commands(exec), "set server web/app1 addr 172.21.0.5 port 3000");
+    }
+    assert_eq!(haproxy.route(&state(["172.21.0.5", "172.21.0.9"]), &over(false)), None);
+    let answers = [state(["172.21.0.5", "172.21.0.9"]), output("")];
+    let read = haproxy.read(&answers, &[old.clone(), new.clone()]).unwrap();
+    assert_eq!(read.routed, [new.id].into());
+    let is_of_kernel = |count: &InFlight| matches!(count, InFlight::Connections { exact: 0, .. });
+    assert!(is_of_kernel(&read.in_flight[&old.id]), "the server counts the requests to both");
 }
 
 #[test]

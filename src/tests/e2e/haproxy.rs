@@ -24,11 +24,6 @@ fn a_lacking_haproxy_configuration_is_reported_before_any_change() {
     for (from, to, output) in [
         ("stats socket", "# stats socket", "has no `stats socket`"),
         ("level admin", "level operator", "is not `level admin`"),
-        (
-            "roundrobin",
-            "source",
-            "the `balance` algorithm of backend `app` does not let HAProxy add a server",
-        ),
     ] {
         let configuration = good.replace(template, "server one app:3000").replace(from, to);
         project.write("haproxy.cfg", &configuration);
@@ -41,6 +36,31 @@ fn a_lacking_haproxy_configuration_is_reported_before_any_change() {
     project.compose("stop -t 0 proxy");
     let start = format!("docker start {}-proxy-1", project.name);
     refuses("is stopped, so no request reaches `app`", &start);
+}
+
+/// A hash by a fixed map lets HAProxy add no server, so the line of the instance gets the address of the next one.
+#[test]
+fn a_server_beside_which_none_can_be_added_is_switched() {
+    let project = haproxy_plain("habalance");
+    let line = "server app1 app:3000";
+    project.write(
+        "haproxy.cfg",
+        &project.read("haproxy.cfg").replace(line, &format!("balance uri\n    {line} check")),
+    );
+    project.up("");
+    let load = project.start_load("--keep-alive");
+    project.set_variables("VERSION=2 STOP=abrupt WARMUP=1");
+    project.deploy("app").exits(0);
+    project.set_variables("VERSION=3 STATUS=500");
+    project.deploy("app --health-deadline 3s").exits(3);
+    project.rollback("app").exits(0);
+    load.stop().all_from(&["1", "2"]);
+    project.expect_release("app", 1, "1");
+    assert_eq!(haproxy_flags(&project), "");
+
+    project.log("--- one line, and two instances");
+    project.set_variables("STATUS=200");
+    project.deploy("app --scale app=2").exits(1).says("2 instances need more than its 1 `server` lines");
 }
 
 /// Head of the answer at a port of this machine.
