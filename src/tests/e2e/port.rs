@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::net::Network;
-use crate::test_project::{TestProject, WAIT_LIMIT, wait_until};
+use crate::test_project::{TestProject, WAIT_LIMIT, free_port, wait_until};
 
 fn up(name: &str) -> TestProject {
     let project = TestProject::from_fixture(name, "published-port", &[]);
@@ -128,6 +128,27 @@ fn a_deploy_and_a_rollback_lose_no_request_of_any_client() {
     load.stop().all_from(&["1", "2"]);
     ipv6.stop();
     outside.stop();
+}
+
+#[test]
+fn of_several_ports_the_one_that_speaks_http_is_asked_for_readiness() {
+    let project = TestProject::from_fixture("portseveral", "published-port", &[]);
+    let (silent, second) = (free_port(), free_port());
+    project.write_override(&format!(
+        "services: {{ app: {{ ports: !override ['127.0.0.1:{silent}:9001', '${{PROXY_PORT}}:3000', '{second}:3000'] }} }}"
+    ));
+    project.up("");
+    project.set_variables("VERSION=2");
+    let (load, load_at_second) = (project.start_load(""), project.start_load_at(second, ""));
+    project.deploy("app --health-deadline 10s").exits(0);
+    load.stop().all_from(&["1", "2"]);
+    load_at_second.stop().all_from(&["1", "2"]);
+    expect_release(&project, "2");
+    let policy = project.docker(&format!(
+        "inspect --format {{{{.HostConfig.RestartPolicy.Name}}}} {}",
+        project.ids("app").first().expect("the app")
+    ));
+    assert_eq!(policy, "unless-stopped");
 }
 
 #[test]
