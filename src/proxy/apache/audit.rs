@@ -52,8 +52,10 @@ impl Apache {
     fn idle_side(&self, shape: &RolloutShape) -> Option<Error> {
         let [first, second] = &shape.services[..] else { return None };
         let runs = |service: &str| shape.backends.iter().any(|b| b.is_running && b.service == service);
+        // Compose starts both sides with the proxy.
+        let all_start = !self.is_running() && ![first, second].iter().any(|(service, _)| runs(service));
         let is_served = |(service, names): &(String, Vec<String>)| {
-            runs(service) && self.passes().to(names).next().is_some()
+            (all_start || runs(service)) && self.passes().to(names).next().is_some()
         };
         let idle = [first, second].into_iter().find(|side| !is_served(side))?;
         let active = if idle.0 == first.0 { &second.0 } else { &first.0 };

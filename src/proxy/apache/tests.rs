@@ -205,6 +205,13 @@ fn a_configuration_that_cannot_be_switched_is_refused() {
     let mut idle = both.clone();
     idle.backends.retain(|backend| backend.service != "b" || !backend.is_running);
     assert_eq!(refusal(&proxy(members), &idle), "apache-one-side");
+    // Before the first start Compose will start all of them.
+    let mut planned = proxy(members);
+    planned.place.container.state.status = "created".into();
+    let mut none = both.clone();
+    none.backends.retain(|backend| !backend.is_running);
+    assert_eq!(planned.audit(&none, None).refused, None);
+    assert_eq!(refusal(&planned, &idle), "apache-one-side");
 
     let mut same = proxy(GOOD);
     for (key, value) in [("project", "p"), ("service", "web")] {

@@ -84,8 +84,11 @@ impl Nginx {
     fn idle_side(&self, shape: &RolloutShape) -> Option<Error> {
         let [first, second] = &shape.services[..] else { return None };
         let runs = |service: &str| shape.backends.iter().any(|b| b.is_running && b.service == service);
+        // Compose starts both sides with the proxy.
+        let all_start = !self.is_running() && ![first, second].iter().any(|(service, _)| runs(service));
         let is_routed = |names: &[String]| self.passes().to(names).next().is_some();
-        let is_served = |(service, names): &(String, Vec<String>)| runs(service) && is_routed(names);
+        let is_served =
+            |(service, names): &(String, Vec<String>)| (all_start || runs(service)) && is_routed(names);
         let idle = [first, second].into_iter().find(|side| !is_served(side))?;
         let active = if idle.0 == first.0 { &second.0 } else { &first.0 };
         let why = format!(

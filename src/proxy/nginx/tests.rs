@@ -240,6 +240,14 @@ fn both_sides_of_a_pair_have_to_run() {
     assert_eq!(refusal(&pair, &idle).0, "nginx-one-side");
     let one = proxy("server { location / { proxy_pass http://a; } }");
     assert_eq!(refusal(&one, &both).0, "nginx-one-side");
+    // Before the first start Compose will start all of them.
+    let mut planned = pair.clone();
+    planned.place.container.state.status = "created".into();
+    let mut none = both.clone();
+    none.backends.retain(|backend| !backend.is_running);
+    assert_eq!(planned.audit(&none, None).refused, None);
+    assert_eq!(refusal(&planned, &idle).0, "nginx-one-side");
+    assert_eq!(refusal(&pair, &none).0, "nginx-one-side");
 }
 
 #[test]
