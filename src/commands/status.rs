@@ -87,11 +87,31 @@ fn compose_status(
             report.warn(&Warning::Other(format!("{what}; {remedy}")));
         }
         let reader = TargetReader { docker, project, desired: &desired, target, proxies };
-        let snapshot = reader.observe_containers(containers.clone())?;
-        status.services.extend(service_statuses(target, &snapshot, journal));
+        let read = reader.observe_containers(containers.clone());
+        let is_unknown = read.is_err() && !reader.proxies.is_empty();
+        let snapshot = match read {
+            Err(error) if is_unknown => {
+                report.warn(&unknown_rotation(target, Error::from_error(error)));
+                TargetReader { proxies: Vec::new(), ..reader }.observe_containers(containers.clone())?
+            }
+            read => read?,
+        };
+        let mut services = service_statuses(target, &snapshot, journal);
+        let instances = services.iter_mut().flat_map(|service| &mut service.instances);
+        instances.for_each(|instance| instance.is_rotation_unknown = is_unknown);
+        status.services.extend(services);
         status.pairs.extend(pair_status(target, &snapshot));
     }
     Ok(status)
+}
+
+/// Warning that a proxy does not tell its rotation. The containers are shown all the same.
+fn unknown_rotation(target: &Target, error: Error) -> Warning {
+    let name = target.name();
+    Warning::Other(format!(
+        "the rotation of `{name}` is unknown: {}; `compose-zd check {name}` tells what the proxy needs",
+        error.message
+    ))
 }
 
 /// Named services, else those of the newest release, else those with a route.
@@ -181,6 +201,7 @@ fn instance_status(instance: &Instance, snapshot: &TargetSnapshot) -> InstanceSt
             (false, false) => None,
         },
         health: health.filter(|h| !h.is_empty() && h != "none"),
+        is_rotation_unknown: false,
         // A paused instance answers no request, although the proxy still lists it.
         in_rotation: proxied.then_some(instance.serves() && !is_down),
         failing: proxied && instance.serves() && (is_down || container.is_failing()),

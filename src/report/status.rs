@@ -54,8 +54,11 @@ pub struct InstanceStatus {
     pub role: Option<&'static str>,
     /// Status of the healthcheck; none without one.
     pub health: Option<String>,
-    /// The instance runs and the proxy sends it requests; none without a proxy.
+    /// The instance runs and the proxy sends it requests; none without a proxy, or if the proxy does not tell.
     pub in_rotation: Option<bool>,
+    /// A proxy is in front, and does not tell its rotation.
+    #[serde(skip)]
+    pub is_rotation_unknown: bool,
     /// The healthcheck, or the proxy's own check, fails for an instance in rotation. A proxy that checks sends no
     /// requests to such an instance; other proxies do.
     pub failing: bool,
@@ -145,6 +148,7 @@ fn instance_rows(service: &ServiceStatus, now: SystemTime) -> Vec<Vec<String>> {
             details => format!("{} ({})", instance.state, details.join(", ")),
         };
         let rotation = match (instance.in_rotation, instance.failing) {
+            (None, _) if instance.is_rotation_unknown => "unknown",
             (None, _) => "no proxy",
             (Some(true), true) => "in, failing",
             (Some(true), false) => "in",
@@ -241,7 +245,9 @@ mod tests {
         assert_eq!(row(relay), "app | 3 | app-1 | app:1 | running (relay, healthy) | in | 2 | 90s");
         let without_proxy =
             InstanceStatus { in_rotation: None, in_flight: None, started: None, ..instance() };
+        let unknown = InstanceStatus { is_rotation_unknown: true, ..without_proxy.clone() };
         assert_eq!(row(without_proxy), "app | 3 | app-1 | app:1 | running | no proxy | - | -");
+        assert_eq!(row(unknown), "app | 3 | app-1 | app:1 | running | unknown | - | -");
     }
 
     #[test]

@@ -159,6 +159,19 @@ fn a_proxy_of_the_project_whose_routes_cannot_be_read_may_be_the_one() {
     }
 }
 
+/// HAProxy without a socket tells nothing about its rotation.
+#[test]
+fn status_shows_the_containers_behind_a_proxy_that_tells_nothing() {
+    let proxy = StoppedProxy { image: "haproxy:3", keys: "", files: &[] };
+    let fake = with_proxy(&proxy, "p", "running");
+    fake.write("exec", "backend b\n  server a app:3000\n");
+    fake.fail("show stat", "no such socket");
+    let run = fake.run("status app").success();
+    says(&run, &["the rotation of `app` is unknown", "`compose-zd check app`"]);
+    let output = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
+    assert!(output.contains("app-1") && output.contains("unknown"), "{output}");
+}
+
 #[test]
 fn a_paused_or_crashing_proxy_is_as_bad_as_a_stopped_one() {
     for (state, problem, command) in [
