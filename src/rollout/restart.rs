@@ -34,7 +34,7 @@ pub fn policies(
 }
 
 /// Policy to restore for a stopped instance: its former one, else the file's.
-pub(super) fn policy_to_restore(
+pub fn policy_to_restore(
     container: &Container,
     policies: &RestartPolicies,
     file: Option<&str>,

@@ -62,6 +62,16 @@ fn fixed_name(project: &TestProject) -> String {
     format!("{}-only", project.name)
 }
 
+/// Each instance that runs has the restart policy of its file.
+fn has_policy_of_file(project: &TestProject) -> bool {
+    let all = project.containers().into_iter().filter(|c| c.service == "app" && c.state == "running");
+    let ids: Vec<String> = all.map(|c| c.id).collect();
+    let format = "{{.HostConfig.RestartPolicy.Name}}:{{.Config.Image}}";
+    let output = project.docker(&format!("inspect --format {format} {}", ids.join(" ")));
+    let instances: Vec<&str> = output.lines().filter(|line| !line.contains("compose-zd/helper")).collect();
+    !instances.is_empty() && instances.iter().all(|line| line.starts_with("unless-stopped:"))
+}
+
 fn up(setup: &ProxySetup, name: &str) -> TestProject {
     let project = (setup.project)(name);
     project.copy_fixture("hold-sqlite/compose.yaml", "sqlite.yaml");
@@ -126,6 +136,9 @@ fn replaces_for_clients(setup: &ProxySetup, name: &str, kept: bool) {
         deploy.kill();
         wait_until("an instance answers what waited", WAIT_LIMIT, || {
             project.get("/health").is_some_and(|reply| reply.status == 200)
+        });
+        wait_until("the watchdog has restored the restart policy", WAIT_LIMIT, || {
+            has_policy_of_file(&project)
         });
         project.start("recover").wait().exits(0);
         expect_rows(clients.stop(&["2", "3"]));

@@ -1,14 +1,16 @@
 //! End of a hold after a kill: requests wait in a relay, and an instance has to answer them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use anyhow::Result;
 
 use super::{KilledRun, POLL};
 use crate::docker::inspect::Container;
+use crate::model::Service;
 use crate::observe::{self, DesiredVersion, TargetReader};
 use crate::observed::InstanceState;
+use crate::rollout::restart::policy_to_restore;
 use crate::targets::{Target, is_member};
 use crate::wait;
 
@@ -93,6 +95,7 @@ impl KilledRun<'_> {
                     }
                     // One that cannot start is not tried again.
                     let _ = docker.start(std::slice::from_ref(&id));
+                    containers.iter().filter(|c| c.id == id).for_each(|c| self.restore_policy(c));
                     (_, last_start) = (tried.insert(id), Instant::now());
                     Ok(None)
                 }
@@ -101,6 +104,17 @@ impl KilledRun<'_> {
         // Requests wait no longer than that. A step that fails is tried again.
         wait::until(POLL, hold * 2, self.context.stop, || Ok::<_, anyhow::Error>(step().unwrap_or(None)))?;
         Ok(any)
+    }
+
+    /// Restores the restart policy of an instance that was stopped. A failure matters only when the engine restarts, and the next
+    /// run restores the policy, too.
+    fn restore_policy(&self, stopped: &Container) {
+        let of_run = self.context.journal.in_progress.as_ref().map(|run| &run.restart);
+        let service = stopped.compose().and_then(|(_, service)| self.config.project.services.get(service));
+        let file = service.and_then(Service::restart);
+        if let Some(policy) = policy_to_restore(stopped, of_run.unwrap_or(&BTreeMap::new()), file) {
+            let _ = self.config.docker.set_restart(&policy, std::slice::from_ref(&stopped.id));
+        }
     }
 
     fn owners<'c>(
