@@ -79,6 +79,8 @@ mod traefik;
 mod unhealthy;
 #[path = "e2e/up.rs"]
 mod up;
+#[path = "e2e/up_failures.rs"]
+mod up_failures;
 #[path = "e2e/update.rs"]
 mod update;
 #[path = "e2e/upgrade.rs"]

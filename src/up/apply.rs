@@ -49,6 +49,8 @@ pub struct Apply<'c, 'a> {
     reloads: Vec<ProxyReload>,
     /// Public URLs that answered before a service was recreated.
     answers: Answers,
+    /// The rollout is paused, as its policy requires: nothing is undone.
+    is_paused: bool,
 }
 
 impl<'c, 'a> Apply<'c, 'a> {
@@ -59,7 +61,8 @@ impl<'c, 'a> Apply<'c, 'a> {
         running: (BTreeSet<String>, ResolvedProject),
     ) -> Self {
         let answers = Answers::default();
-        Apply { ctx, request, stages, running, done: Vec::new(), reloads: Vec::new(), answers }
+        let (done, reloads) = (Vec::new(), Vec::new());
+        Apply { ctx, request, stages, running, done, reloads, answers, is_paused: false }
     }
 
     /// The same, with the proxies that are reloaded.
@@ -192,7 +195,11 @@ impl<'c, 'a> Apply<'c, 'a> {
         let lost = match put_in_place(self.ctx, &mut self.request).map_err(Error::from_error) {
             Ok(()) => None,
             Err(error) if error.exit == Exit::RequestsLost => Some(error),
-            Err(error) => return Err(error),
+            Err(error) => {
+                let in_progress = self.ctx.journal.reopen().ok().and_then(|journal| journal.in_progress);
+                self.is_paused = in_progress.is_some_and(|rollout| rollout.paused);
+                return Err(error);
+            }
         };
         self.done.push(Done::RolledOut);
         Ok(lost)
@@ -283,11 +290,7 @@ impl<'c, 'a> Apply<'c, 'a> {
 
     /// Undoes what was changed, and adds the result to the error.
     fn undo(&mut self, error: Error) -> Error {
-        let is_paused = || {
-            let journal = self.ctx.journal.reopen().ok();
-            journal.and_then(|journal| journal.in_progress).is_some_and(|rollout| rollout.paused)
-        };
-        if error.exit == Exit::LostLock || self.done.is_empty() || is_paused() {
+        if error.exit == Exit::LostLock || self.done.is_empty() || self.is_paused {
             return error;
         }
         self.ctx.report.event(Event::RollingBack);
