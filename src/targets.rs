@@ -94,18 +94,32 @@ pub fn from_names(project: &Project, names: &[String]) -> Result<Vec<Target>, Er
 pub fn sort_by_dependencies(project: &Project, targets: &mut Vec<Target>) {
     let mut sorted: Vec<Target> = Vec::new();
     while !targets.is_empty() {
-        let is_needed_by = |target: &Target, other: &Target| {
-            other.services().iter().any(|s| {
-                let needs = project.services[*s].needs(project);
-                target.services().iter().any(|o| needs.contains_key(o))
-            })
+        let has_no_pending_dependency = |target: &Target| {
+            !targets.iter().any(|other| other != target && depends_on(project, target, other))
         };
-        let has_no_pending_dependency =
-            |target: &Target| !targets.iter().any(|other| other != target && is_needed_by(other, target));
         let next = targets.iter().position(has_no_pending_dependency).unwrap_or(0);
         sorted.push(targets.remove(next));
     }
     *targets = sorted;
+}
+
+fn depends_on(project: &Project, target: &Target, other: &Target) -> bool {
+    target.services().iter().any(|service| {
+        let needs = project.services[*service].needs(project);
+        other.services().iter().any(|name| needs.contains_key(name))
+    })
+}
+
+/// Positions of sorted targets by level: each target depends only on targets of earlier levels.
+pub fn levels(project: &Project, sorted: &[&Target]) -> Vec<Vec<usize>> {
+    let mut level_of: Vec<usize> = Vec::new();
+    for target in sorted {
+        let earlier = sorted.iter().zip(&level_of);
+        let needed = earlier.filter(|(other, _)| depends_on(project, target, other));
+        level_of.push(needed.map(|(_, level)| level + 1).max().unwrap_or(0));
+    }
+    let count = level_of.iter().max().map_or(0, |last| last + 1);
+    (0..count).map(|level| (0..sorted.len()).filter(|n| level_of[*n] == level).collect()).collect()
 }
 
 /// Name and container of a proxy of this project that does not run.
@@ -253,6 +267,29 @@ mod tests {
         assert_eq!(sorted(&["app", "api"]), "api app");
         assert_eq!(sorted(&["app", "web", "db"]), "web db app");
         assert_eq!(sorted(&["web", "app"]), "web app");
+    }
+
+    #[test]
+    fn a_level_depends_only_on_earlier_levels() {
+        let project = project(
+            "name: p\nservices: {app: {depends_on: {api: {condition: service_started}}}, \
+             api: {depends_on: {auth: {condition: service_started}}}, auth: {}, web: {}, \
+             gate: {depends_on: {app: {condition: service_started}, web: {condition: service_started}}}}",
+        );
+        let levels = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|n| n.to_string()).collect();
+            let mut targets = from_names(&project, &names).unwrap();
+            sort_by_dependencies(&project, &mut targets);
+            let levels = levels(&project, &targets.iter().collect::<Vec<_>>());
+            let names = |level: Vec<usize>| {
+                level.into_iter().map(|n| targets[n].name()).collect::<Vec<_>>().join(" ")
+            };
+            levels.into_iter().map(names).collect::<Vec<_>>()
+        };
+        assert_eq!(levels(&["gate", "app", "api", "auth", "web"]), ["auth web", "api", "app", "gate"]);
+        assert_eq!(levels(&["web", "auth"]), ["web auth"]);
+        assert_eq!(levels(&["app", "auth"]), ["auth", "app"], "`api` lies between them");
+        assert_eq!(levels(&[]), [""; 0]);
     }
 
     #[test]

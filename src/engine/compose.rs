@@ -37,7 +37,7 @@ use crate::report::{Event, Report, Warning};
 use crate::request::Request;
 use crate::rollout::restart::{self, RestartPolicies};
 use crate::rollout::{HoldLog, RolloutContext, RolloutFailure};
-use crate::targets::Target;
+use crate::targets::{self, Target};
 use crate::wait::{self, WaitResult};
 use crate::witness::Witness;
 use prepare::Prepared;
@@ -409,8 +409,8 @@ impl<'a> ComposeRun<'a> {
         }
     }
 
-    /// Runs the stages of all targets side by side, or target by target. An error names the target that ended the
-    /// run.
+    /// Runs the stages of all targets side by side, or target by target. A target starts once those that it depends on
+    /// are in rotation. An error names the target that ended the run.
     fn run_stages(&self, rollouts: &mut [TargetRollout], draft: &ReleaseDraft) -> Result<(), StageFailure> {
         let (journal, docker, report) = (self.journal(), self.docker(), self.report);
         let tag_images = move || journal.tag_images(docker, draft, report);
@@ -423,9 +423,13 @@ impl<'a> ComposeRun<'a> {
                 tagging.join().expect("no panic in bookkeeping");
                 return (0..rollouts.len()).try_for_each(|n| run_all_stages(rollouts, n));
             }
-            run_stage_of(rollouts, &first, Stage::BringUp)?;
-            tagging.join().expect("no panic in bookkeeping");
-            run_stage_of(rollouts, &first, Stage::Switch)
+            let mut tagging = Some(tagging);
+            for level in &self.levels(rollouts, &first) {
+                run_stage_of(rollouts, level, Stage::BringUp)?;
+                tagging.take().into_iter().for_each(|thread| thread.join().expect("no panic in bookkeeping"));
+                run_stage_of(rollouts, level, Stage::Switch)?;
+            }
+            Ok(())
         })?;
         self.run_jobs("after", self.prepared.jobs.after.iter()).map_err(|failure| {
             let at = rollouts.iter().position(|p| p.has_container(&failure.failed));
@@ -449,6 +453,13 @@ impl<'a> ComposeRun<'a> {
         }
         let every: Vec<usize> = (0..rollouts.len()).collect();
         run_stage_of(rollouts, &every, Stage::Clean)
+    }
+
+    /// Levels of these rollouts, by their dependencies.
+    fn levels(&self, rollouts: &[TargetRollout], which: &[usize]) -> Vec<Vec<usize>> {
+        let targets: Vec<&Target> = which.iter().map(|n| rollouts[*n].reader.target).collect();
+        let levels = targets::levels(self.project(), &targets).into_iter();
+        levels.map(|level| level.into_iter().map(|n| which[n]).collect()).collect()
     }
 
     /// Reports the dependents.
@@ -664,9 +675,8 @@ fn run_stage(rollouts: &mut [TargetRollout], n: usize, stage: Stage) -> Result<(
             return Err(StageFailure::new(at, failure));
         }
         rollouts[at].continue_without(failure).map_err(|failure| StageFailure::new(at, failure))?;
-        // A later rollout continues at its own stage.
-        if at < n {
-            run_stage(rollouts, at, stage)?;
+        if let Some(reached) = rollouts[at].reached() {
+            run_stage(rollouts, at, reached)?;
         }
     }
 }

@@ -224,7 +224,7 @@ pub struct RolloutArgs {
     /// Print the plan and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Several services: all become ready before the first switch; all or none (the default)
+    /// Several services: all or none, and each starts after its dependencies are switched (the default)
     #[arg(long, conflicts_with = "one_by_one")]
     pub together: bool,
     /// Several services: replace and watch one after the other; all or none

@@ -36,6 +36,8 @@ pub struct TargetRollout<'a> {
     young_instances: Vec<(InstanceKey, Duration)>,
     /// Time from the start of the monitor until all requests went to the new release.
     in_service: Option<Duration>,
+    /// Last stage that was run to its end.
+    reached: Option<Stage>,
     slots: usize,
     /// Rotation after an undo.
     rotation_state: RotationState,
@@ -90,6 +92,7 @@ impl<'a> TargetRollout<'a> {
             failed: BTreeSet::new(),
             young_instances: young,
             in_service: None,
+            reached: None,
             slots,
             rotation_state: RotationState::default(),
             left_running: Vec::new(),
@@ -254,14 +257,21 @@ impl<'a> TargetRollout<'a> {
                     self.clean_again();
                     return Ok(());
                 }
-                done => {
-                    if done.is_ok() && stage == Stage::Switch {
+                Err(failure) => return Err(failure),
+                Ok(()) => {
+                    self.reached = Some(stage);
+                    if stage == Stage::Switch {
                         self.in_service = Some(self.context.monitor.elapsed());
                     }
-                    return done;
+                    return Ok(());
                 }
             }
         }
+    }
+
+    /// Last stage that was run to its end.
+    pub fn reached(&self) -> Option<Stage> {
+        self.reached
     }
 
     /// Takes down old instances that run again after they were stopped, with a plan of their own, because they may

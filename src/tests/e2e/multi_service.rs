@@ -169,6 +169,29 @@ fn replace_both(project: &TestProject, left: Leftovers) {
     expect_version(project, "2", left);
 }
 
+/// All windows of the monitor overlap: the old instances stop at the end.
+#[test]
+fn a_dependent_starts_once_its_dependency_is_in_rotation() {
+    let project = TestProject::nginx_proxy("levels");
+    let project = add_second_service(project, "levels", VIRTUAL_HOST, "    depends_on: [app]\n");
+    up(&project);
+    project.set_variables("VERSION=2");
+    let (result, answers) = deploy(&project, "--update-monitor 1s");
+    result.exits(0);
+    answers.iter().for_each(|a| a.all_from(&["1", "2"]));
+    let order = ["in rotation: app-", "created api-", "in rotation: api-", "draining app-"];
+    let at = order.map(|text| result.stderr.find(text).unwrap_or_else(|| panic!("no `{text}`")));
+    assert!(at.is_sorted(), "{at:?}: {}", result.stderr);
+
+    let before = project.containers();
+    project.set_variables("VERSION=3 API_STATUS=500");
+    let (result, answers) = deploy(&project, "--health-deadline 2s");
+    result.exits(3).says("in rotation: app-").says("served before and still serve");
+    answers[0].all_from(&["2", "3"]);
+    answers[1].all_from(&["2"]);
+    assert_eq!(project.containers(), before);
+}
+
 #[test]
 fn two_services_behind_nginx_proxy_are_replaced_or_rolled_back_together() {
     let project = two_services_behind_nginx_proxy("bothnginx");
