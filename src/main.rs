@@ -32,6 +32,7 @@ mod relay;
 mod release;
 mod report;
 mod request;
+mod rollback;
 mod rollout;
 mod shell;
 mod swarm;
@@ -139,7 +140,7 @@ fn run(cli: &Cli, report: Report, receivers: &OnceLock<ReceiverList>) -> anyhow:
         Command::Up(args) => up::up(call, args),
         Command::Plan(args) => up::plan(call, args),
         Command::Deploy(args) => deploy::deploy(call, args),
-        Command::Rollback(args) => deploy::rollback(call, args),
+        Command::Rollback(args) => rollback::rollback(call, args),
         Command::Recover(args) => deploy::recover(call, &args.rollout),
         Command::Status(args) => commands::status::status(&cli.compose, args, report, &stop),
         Command::History(args) => commands::history::history(&cli.compose, args, report),

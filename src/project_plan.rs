@@ -5,6 +5,7 @@ pub mod diff;
 use std::collections::BTreeSet;
 
 use crate::model::Project;
+use crate::release::ProjectChanges;
 use crate::report::changes::{KeyChange, ServiceChange, Way};
 
 /// Role of a target, which decides how it may be replaced.
@@ -206,6 +207,30 @@ impl Stages {
     pub fn is_empty(&self) -> bool {
         *self == Stages::default()
     }
+
+    /// Services that Compose changes, without jobs.
+    pub fn by_compose(&self, facts: &[TargetFacts]) -> Vec<String> {
+        let is_job = |name: &&String| facts.iter().any(|f| f.role == Role::Job && f.services.contains(name));
+        let all = self.start.iter().chain(&self.recreate).chain(&self.start_after);
+        all.filter(|name| !is_job(name)).cloned().collect()
+    }
+}
+
+/// Changes besides the rollout, as a release records them.
+pub fn project_changes(facts: &[TargetFacts], changes: &[ServiceChange], stages: &Stages) -> ProjectChanges {
+    let mut all = ProjectChanges::default();
+    for (facts, change) in facts.iter().zip(changes) {
+        let is_rolled = stages.roll_out.contains(&facts.name);
+        let list = match change.way {
+            Way::Start if facts.role != Role::Job => &mut all.started,
+            Way::Recreate { .. } => &mut all.recreated,
+            Way::Scale { .. } if !is_rolled => &mut all.recreated,
+            Way::Remove => &mut all.removed,
+            _ => continue,
+        };
+        list.extend(facts.services.iter().cloned());
+    }
+    all
 }
 
 /// A target that a rollout can start: its new instance stays out of rotation until it is ready.

@@ -93,7 +93,25 @@ pub struct WitnessTotals {
     pub longest_gap_ms: Option<u64>,
 }
 
-/// Release, as recorded on disk; a record never changes.
+/// Changes of `up` besides its rollout.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProjectChanges {
+    /// Services of which no instance ran before.
+    pub started: Vec<String>,
+    /// Services that Compose recreated or scaled.
+    pub recreated: Vec<String>,
+    /// Services whose containers were removed.
+    pub removed: Vec<String>,
+}
+
+impl ProjectChanges {
+    pub fn is_empty(&self) -> bool {
+        *self == ProjectChanges::default()
+    }
+}
+
+/// Release, as recorded on disk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReleaseRecord {
     pub format: u32,
@@ -122,6 +140,8 @@ pub struct ReleaseRecord {
     /// `None` if there was no witness.
     #[serde(default)]
     pub witness: Option<WitnessTotals>,
+    #[serde(default, skip_serializing_if = "ProjectChanges::is_empty")]
+    pub project_changes: ProjectChanges,
 }
 
 impl ReleaseRecord {

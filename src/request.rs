@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::model::args::{DeployArgs, RollbackArgs};
 use crate::model::{EngineKind, Project};
 use crate::release::selection::{self, Selection};
-use crate::release::{InProgress, ReleaseRecord, RolloutKind, ServiceRelease, images};
+use crate::release::{InProgress, ProjectChanges, ReleaseRecord, RolloutKind, ServiceRelease, images};
 use crate::report::Event;
 use crate::targets::{self, Target};
 
@@ -22,6 +22,8 @@ pub struct Request {
     pub args: DeployArgs,
     /// Release to restore; `None` for a new version.
     pub record: Option<ReleaseRecord>,
+    /// Changes of a rollback besides its rollout.
+    pub changes: ProjectChanges,
     /// True for a part of `up`, which itself reports the services that are left alone.
     pub is_of_project: bool,
     /// Unfinished release of an earlier run that this run continues.
@@ -40,7 +42,16 @@ impl Request {
     /// Request for the rollout of a whole project.
     pub fn of_project(config: Configuration, args: DeployArgs) -> Request {
         let kind = RolloutKind::Deploy;
-        Request { config, kind, args, record: None, is_of_project: true, unfinished: None, number: None }
+        Request {
+            config,
+            kind,
+            args,
+            record: None,
+            changes: ProjectChanges::default(),
+            is_of_project: true,
+            unfinished: None,
+            number: None,
+        }
     }
 
     /// Request for an earlier release.
@@ -49,9 +60,9 @@ impl Request {
     /// No release to restore; the hint lists those that exist.
     pub fn from_release(ctx: &Context, args: &RollbackArgs) -> Result<Request> {
         let services = services_named(ctx, &args.services, args.to)?;
-        let Selection { record, services } = selection::choose(&ctx.journal, &services, args.to)?;
-        let number = ctx.journal.next_number();
-        Request::restore(ctx, record, services, (number, RolloutKind::Rollback { to: record.number }))
+        let Selection { record, services, changes } = selection::choose(&ctx.journal, &services, args.to)?;
+        let release = (ctx.journal.next_number(), RolloutKind::Rollback { to: record.number });
+        Ok(Request { changes, ..Request::restore(ctx, record, services, release)? })
     }
 
     /// Request for the release of a paused rollout.
@@ -129,6 +140,7 @@ impl Request {
             kind,
             args,
             record: Some(record.clone()),
+            changes: ProjectChanges::default(),
             is_of_project: false,
             unfinished: None,
             number: Some(number),

@@ -23,7 +23,8 @@ use crate::report::changes::{ServiceChange, Way};
 use crate::report::plan::{PlannedCommand, PlannedStep};
 use crate::report::{Event, Report, Warning};
 use crate::request::Request;
-use apply::Apply;
+use crate::targets::{self, Target};
+use apply::{Apply, Recorded};
 use survey::Survey;
 
 /// Brings a project to what its file says.
@@ -53,6 +54,69 @@ fn run(call: Invocation, args: &UpArgs, deploy: DeployArgs) -> Result<()> {
     })
 }
 
+/// What a run brings the project to, for messages.
+struct Goal {
+    /// Command that recreates services.
+    command: &'static str,
+    /// How a service differs: `changed in the file`.
+    difference: String,
+    /// State of the project: `runs as its file says`.
+    state: String,
+}
+
+impl Goal {
+    fn of_file() -> Goal {
+        Goal {
+            command: "compose-zd up --yes",
+            difference: "changed in the file".into(),
+            state: "runs as its file says".into(),
+        }
+    }
+
+    fn of_release(number: u32) -> Goal {
+        Goal {
+            command: "compose-zd rollback --yes",
+            difference: format!("differs from release {number}"),
+            state: format!("runs as in release {number}"),
+        }
+    }
+}
+
+/// Restores a release that `up` changed by more than a rollout.
+///
+/// # Errors
+/// An [`Error`] whose exit code reports what serves now; also if a service needs consent and was left.
+pub fn roll_back(ctx: &mut Context, request: Request, yes: bool) -> Result<()> {
+    let goal = Goal::of_release(request.record.as_ref().map_or(0, |record| record.number));
+    let Survey { facts, orphans, refused, running, .. } = Survey::of_release(ctx, &request)?;
+    let mut changes: Vec<ServiceChange> = facts.iter().map(project_plan::change).collect();
+    let removal = orphans.iter().map(|orphan| ServiceChange {
+        service: orphan.name().into(),
+        way: Way::Remove,
+        reasons: vec!["not in that release".into()],
+        diff: Vec::new(),
+    });
+    let removals: Vec<ServiceChange> = removal.collect();
+    if ctx.args.dry_run {
+        let stages = Stages::new(&request.config.project, &facts, &changes);
+        changes.extend(removals);
+        show(ctx.report, &request.config.project.name, false, &changes);
+        finding::require(refused)?;
+        return preview(ctx, request, &stages, false);
+    }
+    ask_for_consent(&mut changes, yes, goal.command);
+    let stages = Stages::new(&request.config.project, &facts, &changes);
+    report_changes(ctx.report, &changes);
+    report_changes(ctx.report, &removals);
+    finding::require(refused.into_iter().map(finding::Finding::nothing_changed))?;
+    let has_work = !stages.is_empty() || !orphans.is_empty();
+    if has_work {
+        let recorded = Recorded::new(&facts, &changes, &stages, &orphans);
+        Apply::new(ctx, request, &stages, running).recording(recorded).run(orphans)?;
+    }
+    finish(ctx, &changes, has_work, &goal)
+}
+
 fn bring_up(ctx: &mut Context, args: &UpArgs, deploy: &DeployArgs) -> Result<()> {
     let config = ctx.configuration()?;
     provide(ctx, &config, args, deploy)?;
@@ -61,18 +125,20 @@ fn bring_up(ctx: &mut Context, args: &UpArgs, deploy: &DeployArgs) -> Result<()>
     if ctx.args.dry_run {
         let stages = Stages::new(&config.project, &survey.facts, &changes);
         changes.extend(survey.orphans.iter().map(|orphan| orphan_change(orphan, args)));
-        show(ctx.report, &config.project.name, args, &changes);
+        show(ctx.report, &config.project.name, args.diff, &changes);
         finding::require(survey.refused)?;
         check_reloads(&config, &survey.reloads, &stages)?;
         for reload in survey.reloads.iter().filter(|reload| reload.is_of(&stages.reload)) {
             ctx.report.event(Event::WouldPrepare(reload.text("reload").into()));
         }
+        let args = DeployArgs { no_build: true, ..deploy.clone() };
         let is_started = |facts: &TargetFacts| facts.services.iter().any(|s| stages.start.contains(s));
         let starts_proxy = survey.facts.iter().any(|facts| facts.role == Role::Proxy && is_started(facts));
-        return preview(ctx, config, deploy, &stages, starts_proxy);
+        return preview(ctx, Request::of_project(config, args), &stages, starts_proxy);
     }
     let (facts, refused) = (&survey.facts, survey.refused);
-    ask_for_consent(&mut changes, args);
+    let goal = Goal::of_file();
+    ask_for_consent(&mut changes, args.yes, goal.command);
     let stages = Stages::new(&config.project, facts, &changes);
     let orphan_changes = survey.orphans.iter().map(|orphan| orphan_change(orphan, args));
     let all: Vec<ServiceChange> = changes.iter().cloned().chain(orphan_changes).collect();
@@ -90,9 +156,11 @@ fn bring_up(ctx: &mut Context, args: &UpArgs, deploy: &DeployArgs) -> Result<()>
     if has_work {
         let request =
             Request::of_project(config, DeployArgs { no_build: true, pull: false, ..deploy.clone() });
-        Apply::new(ctx, request, &stages, survey.running).reloading(survey.reloads).run(removed)?;
+        let recorded = Recorded::new(facts, &changes, &stages, &removed);
+        let apply = Apply::new(ctx, request, &stages, survey.running);
+        apply.reloading(survey.reloads).recording(recorded).run(removed)?;
     }
-    finish(ctx, &changes, has_work)
+    finish(ctx, &changes, has_work, &goal)
 }
 
 /// Provides every image, before anything is compared.
@@ -109,10 +177,10 @@ fn provide(ctx: &Context, config: &Configuration, args: &UpArgs, deploy: &Deploy
 }
 
 /// Turns each change that means downtime into one that leaves the service alone, unless the user consents.
-fn ask_for_consent(changes: &mut [ServiceChange], args: &UpArgs) {
+fn ask_for_consent(changes: &mut [ServiceChange], yes: bool, command: &str) {
     let mut with_downtime: Vec<&mut ServiceChange> =
         changes.iter_mut().filter(|change| matches!(change.way, Way::Recreate { .. })).collect();
-    if with_downtime.is_empty() || args.yes {
+    if with_downtime.is_empty() || yes {
         return;
     }
     let lines: Vec<String> = with_downtime.iter().map(|change| change.to_string()).collect();
@@ -123,7 +191,7 @@ fn ask_for_consent(changes: &mut [ServiceChange], args: &UpArgs) {
     for change in &mut with_downtime {
         let name = &change.service;
         change.way = Way::Leave {
-            hint: format!("because replacing it means downtime; `compose-zd up --yes {name}` recreates it"),
+            hint: format!("because replacing it means downtime; `{command} {name}` recreates it"),
         };
     }
 }
@@ -145,7 +213,7 @@ fn report_changes(report: Report, changes: &[ServiceChange]) {
 }
 
 /// Prints the changes of a dry run.
-fn show(report: Report, project: &str, args: &UpArgs, changes: &[ServiceChange]) {
+fn show(report: Report, project: &str, diff: bool, changes: &[ServiceChange]) {
     if report.is_json() {
         return report_changes(report, changes);
     }
@@ -160,7 +228,7 @@ fn show(report: Report, project: &str, args: &UpArgs, changes: &[ServiceChange])
         let names: Vec<&str> = unchanged.iter().map(|change| change.service.as_str()).collect();
         report.print_line(&format!("unchanged: {}", names.join(", ")));
     }
-    for change in changed.iter().filter(|change| args.diff && !change.diff.is_empty()) {
+    for change in changed.iter().filter(|change| diff && !change.diff.is_empty()) {
         report.print_line(&format!("{}:", change.service));
         change.diff_lines().iter().for_each(|line| report.print_line(line));
     }
@@ -180,14 +248,8 @@ fn check_reloads(config: &Configuration, reloads: &[ProxyReload], stages: &Stage
 }
 
 /// Prints the commands of a dry run, in their order. Those of a rollout are unknown before its proxy has started.
-fn preview(
-    ctx: &mut Context,
-    config: Configuration,
-    deploy: &DeployArgs,
-    stages: &Stages,
-    starts_proxy: bool,
-) -> Result<()> {
-    let (docker, report) = (config.docker.clone(), ctx.report);
+fn preview(ctx: &mut Context, mut request: Request, stages: &Stages, starts_proxy: bool) -> Result<()> {
+    let (docker, report) = (request.config.docker.clone(), ctx.report);
     let by_compose = |verb: &str, services: &[String], reason: &str| {
         let command = docker.up_services_command(services, verb == "recreate");
         let command = PlannedCommand::Command(command);
@@ -205,44 +267,54 @@ fn preview(
     by_compose("start", &stages.start, "not running");
     by_compose("recreate", &stages.recreate, "needs `--yes`");
     if !stages.roll_out.is_empty() {
-        let args = DeployArgs { services: stages.roll_out.clone(), no_build: true, ..deploy.clone() };
         if starts_proxy {
             let what = format!("roll out {}, once the proxy runs", stages.roll_out.join(", "));
             report.event(Event::WouldPrepare(what.into()));
         } else {
-            put_in_place(ctx, &mut Request::of_project(config, args))?;
+            request.args.services = rolled_services(&request, stages)?;
+            put_in_place(ctx, &mut request)?;
         }
     }
     by_compose("start", &stages.start_after, "depends on what is replaced");
     Ok(())
 }
 
+/// Names of the rollout's targets. A recorded release is by service, so a pair is named by its sides.
+fn rolled_services(request: &Request, stages: &Stages) -> Result<Vec<String>, Error> {
+    if request.record.is_none() {
+        return Ok(stages.roll_out.clone());
+    }
+    let targets = targets::from_names(&request.config.project, &stages.roll_out)?;
+    Ok(targets.iter().flat_map(Target::services).map(String::from).collect())
+}
+
 /// Reports the end of the run.
 ///
 /// # Errors
 /// A changed service was left, because its replacement needs consent.
-fn finish(ctx: &Context, changes: &[ServiceChange], has_work: bool) -> Result<()> {
+fn finish(ctx: &Context, changes: &[ServiceChange], has_work: bool, goal: &Goal) -> Result<()> {
     let left: Vec<&ServiceChange> =
         changes.iter().filter(|change| matches!(change.way, Way::Leave { .. })).collect();
     let project = &ctx.journal.project;
     if left.is_empty() {
-        let state = if has_work { "runs as its file says" } else { "nothing has to change" };
+        let state = if has_work { &goal.state } else { "nothing has to change" };
         ctx.report.print_line(&format!("`{project}`: {state}"));
         return Ok(());
     }
     let names: Vec<&str> = left.iter().map(|change| change.service.as_str()).collect();
     let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
     let (exit, rest) = if has_work {
-        (Exit::StillServing, "all other services run as the file says")
+        (Exit::StillServing, "all other changes are made")
     } else {
         (Exit::Unchanged, "nothing was changed")
     };
     let message = format!(
-        "{} changed in the file and was left alone, because its replacement means downtime; {rest}",
-        quoted.join(", ")
+        "{} {} and was left alone, because its replacement means downtime; {rest}",
+        quoted.join(", "),
+        goal.difference
     );
     Err(Error::new(exit, message)
-        .hint(format!("`compose-zd up --yes {}` recreates it, with downtime", names.join(" ")))
+        .hint(format!("`{} {}` recreates it, with downtime", goal.command, names.join(" ")))
         .into())
 }
 

@@ -208,6 +208,9 @@ pub struct RollbackArgs {
     /// Release to restore [default: the previous one]
     #[arg(long, value_name = "RELEASE")]
     pub to: Option<u32>,
+    /// Recreate what cannot be restored without downtime: databases, the proxy
+    #[arg(short, long)]
+    pub yes: bool,
     #[command(flatten)]
     pub rollout: RolloutArgs,
 }

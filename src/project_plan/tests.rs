@@ -174,6 +174,13 @@ fn each_change_has_its_stage() {
         remove: words("alone"),
     };
     assert_eq!(stages, expected);
+    let recorded = ProjectChanges {
+        started: words("cache mailer"),
+        recreated: words("db proxy"),
+        removed: words("alone"),
+    };
+    assert_eq!(project_changes(&all, &changes, &stages), recorded);
+    assert_eq!(stages.by_compose(&all), words("cache db proxy mailer"));
     // What does not run is started by a rollout only behind a proxy.
     let starting = |is_gated| {
         let web = named("web", TargetFacts { is_gated, ..facts(Role::Routed, 0, 0) });

@@ -14,8 +14,8 @@ use crate::release::state_location::StateLocation;
 use crate::release::store::Store;
 use crate::release::wait_queue::QueueTicket;
 use crate::release::{
-    self, FORMAT, ReleaseHistory, ReleaseRecord, RolloutKind, RolloutOutcome, ServiceRelease, UnreadableFile,
-    WitnessTotals,
+    self, FORMAT, ProjectChanges, ReleaseHistory, ReleaseRecord, RolloutKind, RolloutOutcome, ServiceRelease,
+    UnreadableFile, WitnessTotals,
 };
 use crate::report::event::Service;
 use crate::report::{Event, Report, Warning, record};
@@ -339,6 +339,34 @@ impl Journal {
         }
     }
 
+    /// Records what `up` changed besides its rollout: in the release of the rollout, if the draft has its number.
+    pub fn record_changes(
+        &self,
+        docker: &Docker,
+        draft: &ReleaseDraft,
+        changes: ProjectChanges,
+        report: Report,
+    ) {
+        let duration = report.elapsed();
+        let result = RunResult::new(None, false, duration, 0);
+        let mut record = match self.history.get(draft.number) {
+            Some(of_rollout) => of_rollout.clone(),
+            None => ReleaseRecord { deployed: Vec::new(), ..self.release_record(draft, &result) },
+        };
+        record.deployed.extend(draft.services.keys().cloned());
+        record.services.extend(draft.services.clone());
+        record.services.retain(|service, _| !changes.removed.contains(service));
+        record.project_changes = changes;
+        let store = &self.store;
+        let written =
+            store.write_config(draft.number, &draft.text).and_then(|()| store.write_record(&record));
+        if let Err(error) = written {
+            return report.warn(&Warning::Other(format!("the release could not be recorded: {error}")));
+        }
+        draft.services.iter().for_each(|(name, release)| self.keep_image(docker, name, release, report));
+        self.remove_leftovers(docker, draft, report);
+    }
+
     /// Records an imported release. Its images are tagged like those of every current release.
     pub fn import(&mut self, draft: &ReleaseDraft) -> Result<(), Error> {
         self.store.write_config(draft.number, &draft.text)?;
@@ -388,6 +416,7 @@ impl Journal {
             seconds: result.duration.as_secs_f64(),
             cut: result.cut_requests as u64,
             witness: result.witness.clone(),
+            project_changes: Default::default(),
         }
     }
 

@@ -1,7 +1,9 @@
 //! Selection of the recorded release that a rollback restores, and of its services.
 
+use std::collections::BTreeSet;
+
 use super::journal::Journal;
-use super::{ReleaseHistory, ReleaseRecord, RolloutOutcome, ServiceRelease, UnreadableFile};
+use super::{ProjectChanges, ReleaseHistory, ReleaseRecord, RolloutOutcome, ServiceRelease, UnreadableFile};
 use crate::error::Error;
 
 /// Release to restore, and the services to restore.
@@ -9,6 +11,8 @@ use crate::error::Error;
 pub struct Selection<'a> {
     pub record: &'a ReleaseRecord,
     pub services: Vec<String>,
+    /// Changes of the rollback besides its rollout, which undo those of `up`.
+    pub changes: ProjectChanges,
 }
 
 /// Chooses the release of a rollback: the given number; else the current one, if a rollout of these services did
@@ -37,7 +41,14 @@ pub fn choose<'a>(
     let chosen = match to {
         Some(number) => restorable_release(journal, number)?,
         None if goes_to_current => current,
-        None => previous_release(journal, affected)?,
+        None if services.is_empty() && !current.project_changes.is_empty() => {
+            let of_project = history.previous(&[]);
+            previous_release(journal, &[], of_project)?
+        }
+        None => {
+            let of_services = history.previous(affected).filter(|_| !affected.is_empty());
+            previous_release(journal, affected, of_services)?
+        }
     };
     let undoes = chosen.number == current.number && !unfinished.is_empty();
     let mut named = match (services.is_empty() && !undoes, to) {
@@ -46,13 +57,39 @@ pub fn choose<'a>(
             chosen.services.keys().cloned().collect()
         }
         (true, Some(_)) => changed_services(chosen, current),
-        (true, None) => last,
+        (true, None) => last.into_iter().filter(|s| chosen.services.contains_key(s)).collect(),
         (false, _) => services.to_vec(),
     };
     let more = unfinished.iter().filter(|s| is_about_it && chosen.services.contains_key(*s));
     let more: Vec<String> = more.filter(|s| !named.contains(s)).cloned().collect();
     named.extend(more);
-    selection(journal, chosen, named)
+    let mut changes = changes_to_undo(history, chosen, current);
+    if !services.is_empty() {
+        (changes.started, changes.removed) = Default::default();
+    }
+    named.extend(changes.started.iter().filter(|s| !named.contains(s)).cloned().collect::<Vec<_>>());
+    changes.recreated.retain(|service| named.contains(service));
+    Ok(Selection { changes, ..selection(journal, chosen, named)? })
+}
+
+/// Changes that undo those of `up` since a release: services that it removed start, and those that it started go.
+fn changes_to_undo(
+    history: &ReleaseHistory,
+    chosen: &ReleaseRecord,
+    current: &ReleaseRecord,
+) -> ProjectChanges {
+    let since = || history.newest_first().filter(|r| r.is_good() && r.number > chosen.number);
+    let all = |of: fn(&ProjectChanges) -> &Vec<String>| -> BTreeSet<String> {
+        since().flat_map(|r| of(&r.project_changes)).cloned().collect()
+    };
+    let (added, gone) = (all(|changes| &changes.started), all(|changes| &changes.removed));
+    let is_missing = |s: &String| chosen.services.contains_key(s) && !current.services.contains_key(s);
+    let is_new = |s: &String| !chosen.services.contains_key(s) && current.services.contains_key(s);
+    ProjectChanges {
+        started: gone.into_iter().filter(is_missing).collect(),
+        recreated: all(|changes| &changes.recreated).into_iter().collect(),
+        removed: added.into_iter().filter(is_new).collect(),
+    }
 }
 
 /// Release of a rollback without arguments; `None` if it would be refused.
@@ -98,14 +135,17 @@ fn selection<'a>(
     match named.iter().find(|s| !chosen.services.contains_key(*s)) {
         Some(service) => Err(Error::usage(format!("release {} has no service `{service}`", chosen.number))
             .hint(list_restorable(journal))),
-        None => Ok(Selection { record: chosen, services: named }),
+        None => Ok(Selection { record: chosen, services: named, changes: ProjectChanges::default() }),
     }
 }
 
-/// Release before the current one, for these services. An unreadable one in between may be it, so no older one is
-/// chosen.
-fn previous_release<'a>(journal: &'a Journal, services: &[String]) -> Result<&'a ReleaseRecord, Error> {
-    let found = journal.history.previous(services).filter(|_| !services.is_empty());
+/// The release found before the current one, for these services. An unreadable one in between may be it, so no older one
+/// is chosen.
+fn previous_release<'a>(
+    journal: &'a Journal,
+    services: &[String],
+    found: Option<&'a ReleaseRecord>,
+) -> Result<&'a ReleaseRecord, Error> {
     let between = journal.history.unreadable_since(found.map_or(0, |r| r.number));
     match (between, found) {
         (Some((number, unreadable)), _) => {
@@ -259,6 +299,7 @@ mod tests {
             seconds: 0.0,
             cut: 0,
             witness: None,
+            project_changes: Default::default(),
         }
     }
 
@@ -293,6 +334,28 @@ mod tests {
     fn a_new_service_beside_a_changed_one_stays() {
         let (_dir, journal) = journal(&["app1", "app2 worker1"]);
         assert_eq!(chosen(&journal, &[], None), "1: app");
+    }
+
+    #[test]
+    fn a_rollback_of_up_undoes_its_other_changes() {
+        let (_dir, mut journal) = journal(&["app1 db1 old1", "app2 db2 cache1"]);
+        let mut records: Vec<ReleaseRecord> = journal.history.newest_first().cloned().collect();
+        let words = |text: &str| text.split_whitespace().map(String::from).collect::<Vec<_>>();
+        records[0].project_changes =
+            ProjectChanges { started: words("cache"), recreated: words("db"), removed: words("old") };
+        journal.history = ReleaseHistory::new(records);
+        let expected =
+            ProjectChanges { started: words("old"), recreated: words("db"), removed: words("cache") };
+        for to in [None, Some(1)] {
+            let found = choose(&journal, &[], to).unwrap();
+            assert_eq!((found.services, found.changes), (words("app db old"), expected.clone()));
+        }
+        let of = |services: &[&str]| {
+            let services: Vec<String> = services.iter().map(|s| s.to_string()).collect();
+            choose(&journal, &services, None).unwrap().changes
+        };
+        assert_eq!(of(&["app"]), ProjectChanges::default());
+        assert_eq!(of(&["db"]), ProjectChanges { recreated: words("db"), ..ProjectChanges::default() });
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub fn record(number: u32, services: &[(&str, ServiceRelease)]) -> ReleaseRecord
         seconds: 1.5,
         cut: 0,
         witness: None,
+        project_changes: Default::default(),
     }
 }
 

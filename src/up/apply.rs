@@ -1,6 +1,6 @@
 //! Execution of the changes of a project: all or none, where there is a way back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -8,19 +8,24 @@ use anyhow::Result;
 use super::answers::Answers;
 use super::services::{self, ServiceState};
 use super::survey::needed_completed;
-use super::warn_of_no_way_back;
+use super::{rolled_services, warn_of_no_way_back};
+use crate::configuration::Configuration;
 use crate::context::Context;
 use crate::deploy::{put_in_place, restore_last_good};
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
+use crate::engine::compose::import_running::{Importer, service_release};
 use crate::engine::compose::proxy_files::ProxyReload;
 use crate::error::{Error, Exit};
 use crate::model::{Project, ResolvedProject};
 use crate::mounted_files;
-use crate::project_plan::Stages;
+use crate::project_plan::{self, Stages, TargetFacts};
+use crate::release::journal::{Journal, ReleaseDraft};
+use crate::release::{ProjectChanges, ServiceRelease};
+use crate::report::changes::ServiceChange;
 use crate::report::{Event, Warning};
 use crate::request::Request;
-use crate::targets::is_member;
+use crate::targets::{self, is_member};
 use crate::wait::{self, StopSignal, WaitResult};
 
 /// Interval at which started services are checked.
@@ -37,6 +42,31 @@ enum Done {
     RolledOut,
 }
 
+/// What the release records, besides the rollout.
+#[derive(Default)]
+pub struct Recorded {
+    changes: ProjectChanges,
+    /// Services that Compose changes.
+    by_compose: Vec<String>,
+    /// Those of them that ran before, in another version.
+    before: Vec<String>,
+}
+
+impl Recorded {
+    pub fn new(
+        facts: &[TargetFacts],
+        changes: &[ServiceChange],
+        stages: &Stages,
+        removed: &[Container],
+    ) -> Recorded {
+        let mut changes = project_plan::project_changes(facts, changes, stages);
+        let before = changes.recreated.iter().chain(&changes.removed).cloned().collect();
+        let services = removed.iter().filter_map(|c| Some(c.compose()?.1.to_string()));
+        changes.removed.extend(services.collect::<BTreeSet<String>>());
+        Recorded { changes, by_compose: stages.by_compose(facts), before }
+    }
+}
+
 /// Execution of the stages.
 pub struct Apply<'c, 'a> {
     ctx: &'c mut Context<'a>,
@@ -45,6 +75,7 @@ pub struct Apply<'c, 'a> {
     /// Services whose running definition is certain, and a project with their definitions.
     running: (BTreeSet<String>, ResolvedProject),
     done: Vec<Done>,
+    recorded: Recorded,
     /// Reloads that have not run.
     reloads: Vec<ProxyReload>,
     /// Public URLs that answered before a service was recreated.
@@ -61,14 +92,20 @@ impl<'c, 'a> Apply<'c, 'a> {
         running: (BTreeSet<String>, ResolvedProject),
     ) -> Self {
         let answers = Answers::default();
-        let (done, reloads) = (Vec::new(), Vec::new());
-        Apply { ctx, request, stages, running, done, reloads, answers, is_paused: false }
+        let (done, reloads, recorded) = (Vec::new(), Vec::new(), Recorded::default());
+        Apply { ctx, request, stages, running, done, recorded, reloads, answers, is_paused: false }
     }
 
     /// The same, with the proxies that are reloaded.
     pub fn reloading(mut self, reloads: Vec<ProxyReload>) -> Self {
         self.reloads = reloads;
         self.reloads.retain(|reload| reload.is_of(&self.stages.reload));
+        self
+    }
+
+    /// The same, with what the release records.
+    pub fn recording(mut self, recorded: Recorded) -> Self {
+        self.recorded = recorded;
         self
     }
 
@@ -79,13 +116,67 @@ impl<'c, 'a> Apply<'c, 'a> {
     pub fn run(mut self, orphans: Vec<Container>) -> Result<()> {
         let is_known = |service: &str| self.running.0.contains(service);
         warn_of_no_way_back(self.ctx.report, &self.stages.recreate, is_known);
+        self.import()?;
         self.answers = Answers::find(self.docker(), self.project(), &self.stages.recreate)?;
         let rolled = match self.change() {
             Ok(rolled) => rolled,
             Err(error) => return Err(self.undo(error).into()),
         };
         self.clean_up(orphans);
+        if let Err(error) = self.record() {
+            self.ctx.report.warn(&Warning::Other(format!("the release could not be recorded: {error}")));
+        }
         rolled.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Records what runs of the services that Compose changes, so that a rollback has something to restore.
+    fn import(&mut self) -> Result<()> {
+        if self.request.record.is_some() || self.recorded.before.is_empty() {
+            return Ok(());
+        }
+        let Configuration { docker, project, snapshot, folder, .. } = &self.request.config;
+        let targets = targets::from_names(project, &self.recorded.before)?;
+        let containers = docker.project_containers(&project.name)?;
+        let importer = Importer { docker, project, snapshot, folder, report: self.ctx.report };
+        importer.import(&targets, &containers, &mut self.ctx.journal)
+    }
+
+    /// Records the changes besides the rollout, in the release of the rollout if there was one.
+    fn record(&self) -> Result<(), Error> {
+        let Recorded { changes, by_compose, .. } = &self.recorded;
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let journal = self.ctx.journal.reopen()?;
+        let number_of = |journal: &Journal| journal.history.current().map(|r| r.number);
+        let is_rolled_out = number_of(&journal) > number_of(&self.ctx.journal);
+        let rolled_out = number_of(&journal).filter(|_| is_rolled_out);
+        let number = rolled_out.unwrap_or_else(|| self.request.number(self.ctx));
+        let containers = self.containers(by_compose)?;
+        let release = |service: &String| {
+            let its: Vec<&Container> =
+                containers.iter().filter(|c| is_member(self.project(), c, &[service])).collect();
+            let release = service_release(self.docker(), service, &its)?;
+            let before = self.ctx.journal.history.current().and_then(|r| r.services.get(service));
+            let same = before.filter(|before| before.image_id == release.image_id);
+            let since = same.map_or(number, |before| before.since);
+            Some((service.clone(), ServiceRelease { since, ..release }))
+        };
+        let services: BTreeMap<String, ServiceRelease> = by_compose.iter().filter_map(release).collect();
+        let names: Vec<&str> = services.keys().map(String::as_str).collect();
+        let config = &self.request.config;
+        let draft = ReleaseDraft {
+            number,
+            kind: self.request.kind,
+            text: journal.merged_config(&config.snapshot.text(), &names)?,
+            services,
+            replaced: Vec::new(),
+            folder: config.folder.clone(),
+            keep: config.project.keep,
+            prune: self.ctx.args.swarm.prune,
+        };
+        journal.record_changes(self.docker(), &draft, changes.clone(), self.ctx.report);
+        Ok(())
     }
 
     /// Runs the stages. Returns an error that is no reason for an undo: lost requests with `--strict`.
@@ -191,7 +282,7 @@ impl<'c, 'a> Apply<'c, 'a> {
         }
         self.check_signal()?;
         self.docker().discard_prefetched();
-        self.request.args.services = self.stages.roll_out.clone();
+        self.request.args.services = rolled_services(&self.request, self.stages)?;
         let lost = match put_in_place(self.ctx, &mut self.request).map_err(Error::from_error) {
             Ok(()) => None,
             Err(error) if error.exit == Exit::RequestsLost => Some(error),

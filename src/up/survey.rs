@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
 use crate::engine::compose::import_running::Importer;
+use crate::engine::compose::prepare::recorded_version;
 use crate::engine::compose::proxy_files::{ProxyReload, proxies_in};
 use crate::error::Error;
 use crate::finding::Finding;
@@ -21,6 +22,7 @@ use crate::preflight::file;
 use crate::project_plan::{Role, TargetFacts, diff};
 use crate::proxy::{self, Proxy};
 use crate::report::{ImageChange, Warning};
+use crate::request::Request;
 use crate::targets::{self, Target, is_member};
 
 /// Findings by the file for which a target cannot run twice. Each other refusal is an error in the file.
@@ -76,6 +78,38 @@ impl Survey {
         let orphans = if named.is_empty() { orphans(docker, project, &containers)? } else { Vec::new() };
         let refused = recreated_objects(config, &services)?.into_iter().chain(files.missing).collect();
         Ok(Survey { facts, orphans, refused, running, reloads: files.reloads, recreated: files.recreated })
+    }
+}
+
+impl Survey {
+    /// Compares the services of a recorded release with what runs. Mounted files are the user's, so they do not count.
+    pub fn of_release(ctx: &Context, request: &Request) -> Result<Survey> {
+        let config = &request.config;
+        let Configuration { docker, project, .. } = config;
+        let containers = docker.containers()?;
+        let mut targets = targets::from_names(project, &request.args.services)?;
+        targets::sort_by_dependencies(project, &mut targets);
+        let proxies = observe::detect(docker, project, &containers)?;
+        let desired = recorded_version(request)?;
+        let reader = Reader { config, containers: &containers, proxies: &proxies, desired: &desired };
+        let mut facts =
+            targets.iter().map(|target| reader.facts(target)).collect::<Result<Vec<_>, Error>>()?;
+        let restored = request.restored();
+        for facts in &mut facts {
+            if let [service] = facts.services.as_slice() {
+                facts.replicas = restored.get(service).map(|release| release.replicas as usize);
+            }
+        }
+        let running = reader.running_definitions(ctx, &facts)?;
+        for facts in &mut facts {
+            reader.compare(facts, &running);
+        }
+        let removed: Vec<&str> = request.changes.removed.iter().map(String::as_str).collect();
+        let orphans = containers.iter().filter(|c| is_member(project, c, &removed)).cloned().collect();
+        let services: Vec<&str> = targets.iter().flat_map(Target::services).collect();
+        let refused = if services.is_empty() { Vec::new() } else { recreated_objects(config, &services)? };
+        let (reloads, recreated) = (Vec::new(), Vec::new());
+        Ok(Survey { facts, orphans, refused, running, reloads, recreated })
     }
 }
 

@@ -256,6 +256,13 @@ impl RunningVersion<'_> {
     }
 }
 
+/// Service as it runs in these containers; `None` without one.
+pub fn service_release(docker: &Docker, service: &str, containers: &[&Container]) -> Option<ServiceRelease> {
+    let container = containers.iter().find(|c| c.is_running()).or_else(|| containers.first())?;
+    let version = RunningVersion { service: service.into(), container, count: containers.len() };
+    Some(version.service_release(docker, &BTreeMap::new()).1)
+}
+
 /// Running services that are not from the current release. The sides of a pair stand for each other.
 fn unrecorded<'a>(
     project: &Project,

@@ -316,7 +316,7 @@ fn set_images(ctx: &Context, request: &mut Request, jobs: &Jobs) -> Result<()> {
 }
 
 /// Version of a recorded release: its images, with the hash of the file then and the hash of the record now.
-fn recorded_version(request: &Request) -> Result<DesiredVersion> {
+pub fn recorded_version(request: &Request) -> Result<DesiredVersion> {
     let Configuration { docker, snapshot, .. } = &request.config;
     let now = docker.hashes()?;
     let mut desired = DesiredVersion::default();

@@ -80,6 +80,7 @@ fn record() -> impl Strategy<Value = ReleaseRecord> {
                 count: LossCount { sent: cut as usize, lost: cut as usize / 2 },
                 longest_gap_ms: Some(u64::from(ms)),
             }),
+            project_changes: Default::default(),
         },
     )
 }

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Modules of the program from top to bottom. A module imports only modules below it.
-const FLOORS: [&str; 38] = [
+const FLOORS: [&str; 39] = [
     "main",
     "cli",
     "commands",
     "manual",
+    "rollback",
     "up",
     "deploy",
     "engine",

@@ -201,6 +201,56 @@ fn random_edits_end_as_with_compose_and_lose_nothing() {
     }
 }
 
+/// Configuration hash and state of the containers of each service.
+fn versions(project: &TestProject) -> BTreeMap<String, Vec<String>> {
+    let filter = json!({"label": [format!("com.docker.compose.project={}", project.name)]});
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for container in project.api().containers(&filter) {
+        let label = |key: &str| container["Config"]["Labels"][format!("com.docker.compose.{key}")].clone();
+        let version = format!("{} {}", label("config-hash"), container["State"]["Status"]);
+        found.entry(label("service").to_string()).or_default().push(version);
+    }
+    found
+}
+
+/// What `up` started goes, what it recreated is recreated with consent, and the rest is rolled back without a loss.
+#[test]
+fn a_rollback_undoes_up_as_one_release() {
+    let mut definition = Definition::new();
+    let project = project("up-back", &definition);
+    up(&project, "").exits(0);
+    wait_for_answers(&project);
+    let first = versions(&project);
+    let edits = [Edit::Mode("shop"), Edit::Mode("worker"), Edit::Mode("db"), Edit::Scale(3), Edit::Cache];
+    edits.into_iter().for_each(|edit| definition.apply(edit));
+    project.write("compose.yaml", &definition.yaml());
+    up(&project, "--yes").exits(0);
+    let second = versions(&project);
+    let run = |words: &str| {
+        let load = project.start_load("");
+        let result = project.start(words).wait_unchecked();
+        assert_eq!(load.stop().lost(), 0, "{words}");
+        result
+    };
+
+    run("rollback --dry-run").exits(0).says("recreate, with downtime").says("remove");
+    assert_eq!(versions(&project), second);
+    run("rollback").exits(3).says("`db` differs from release 1").says("compose-zd rollback --yes db");
+    let now = versions(&project);
+    assert_eq!(now.get("\"db\""), second.get("\"db\""));
+    assert_eq!(now.keys().collect::<Vec<_>>(), first.keys().collect::<Vec<_>>());
+    run("rollback --yes db").exits(0).says("recreating db");
+    assert_eq!(versions(&project), first);
+
+    run("up --yes").exits(0);
+    assert_eq!(versions(&project), second);
+    run("rollback --yes").exits(0).says("recreating db").says("removed ");
+    assert_eq!(versions(&project), first);
+    run("rollback --yes").exits(0).says("starting cache").never_says("still has the newer version");
+    assert_eq!(versions(&project), second);
+    run("up").exits(0).says("nothing has to change");
+}
+
 /// A container that runs proves nothing: a new nginx-proxy has no route at first.
 #[test]
 fn a_recreated_proxy_answers_when_up_returns() {
