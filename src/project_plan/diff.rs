@@ -27,6 +27,17 @@ pub fn changes(old: &Value, new: &Value) -> Vec<KeyChange> {
     keys.iter().filter(differs).map(|key| change(key)).collect()
 }
 
+/// Each change once: those of the sides of a pair are mostly the same.
+pub fn once(changes: impl Iterator<Item = KeyChange>) -> Vec<KeyChange> {
+    let mut found: Vec<KeyChange> = Vec::new();
+    for change in changes {
+        if !found.contains(&change) {
+            found.push(change);
+        }
+    }
+    found
+}
+
 /// Every value that is no map, by its path.
 fn leaves(service: &Value) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
@@ -99,6 +110,17 @@ mod tests {
                 "ports[1].target none → 81",
             ]
         );
+    }
+
+    #[test]
+    fn a_change_of_both_sides_of_a_pair_is_shown_once() {
+        let change = |key: &str, new: &str| KeyChange {
+            key: key.into(),
+            old: Some("1".into()),
+            new: Some(new.into()),
+        };
+        let both = [change("image", "2"), change("image", "2"), change("image", "3"), change("scale", "2")];
+        assert_eq!(once(both.clone().into_iter()), [&both[..1], &both[2..]].concat());
     }
 
     #[test]

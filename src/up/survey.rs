@@ -387,7 +387,7 @@ impl<'a> Reader<'a> {
     fn compare(&self, facts: &mut TargetFacts, (certain, running): &(BTreeSet<String>, ResolvedProject)) {
         let known: Vec<&String> = facts.services.iter().filter(|s| certain.contains(*s)).collect();
         let of = |s: &&String| diff::changes(running.definition(s), self.config.snapshot.definition(s));
-        facts.diff = (!known.is_empty()).then(|| known.iter().flat_map(of).collect());
+        facts.diff = (!known.is_empty()).then(|| diff::once(known.iter().flat_map(of)));
     }
 }
 
