@@ -366,6 +366,11 @@ impl Container {
         self.state.health.as_ref().is_some_and(|h| h.status == "unhealthy")
     }
 
+    /// Records a restart policy that was set.
+    pub fn mark_restart(&mut self, policy: &str) {
+        self.host_config.restart_policy = RestartPolicy { name: policy.into(), maximum_retry_count: 0 };
+    }
+
     /// Restart policy, as `docker update --restart` takes it.
     pub fn restart_policy(&self) -> String {
         let RestartPolicy { name, maximum_retry_count: max_retries } = &self.host_config.restart_policy;

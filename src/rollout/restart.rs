@@ -51,13 +51,15 @@ pub fn policy_to_restore(
 impl Rollout<'_> {
     /// Lets the engine start these again when it restarts, because the bridge in their place does not. False if no
     /// bridge is in their place.
-    pub(super) fn return_with_engine(&self, keys: &[InstanceKey]) -> bool {
+    pub(super) fn return_with_engine(&mut self, keys: &[InstanceKey]) -> bool {
         let is_replaced = !self.is_best_effort && self.has_bridge_for(keys);
         let is_other =
             |k: &&InstanceKey| ![NEVER, WITH_ENGINE].contains(&self.containers[*k].restart_policy().as_str());
         let changed: Vec<InstanceKey> =
             keys.iter().filter(|_| is_replaced).filter(is_other).cloned().collect();
         self.set_policy(WITH_ENGINE, &changed);
+        let is_changed = |(k, _): &(&InstanceKey, &mut Container)| changed.contains(k);
+        self.containers.iter_mut().filter(is_changed).for_each(|(_, c)| c.mark_restart(WITH_ENGINE));
         is_replaced
     }
 

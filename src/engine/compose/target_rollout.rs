@@ -230,8 +230,9 @@ impl<'a> TargetRollout<'a> {
         let name = fixed.cloned().unwrap_or_else(|| format!("{}-{service}-{number}", project.name));
         let mut container = self.reader.preview(service).named(&name);
         container.id = format!("{PLANNED}{service}-{number}>");
-        if bridge == Some(Bridge::Relay) {
-            container.config.labels.insert(BRIDGE.into(), RELAY.into());
+        if let Some(bridge) = bridge {
+            let kind = if bridge == Bridge::Relay { RELAY } else { "" };
+            container.config.labels.insert(BRIDGE.into(), kind.into());
         }
         container.numbered(number)
     }

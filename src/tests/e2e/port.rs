@@ -139,6 +139,10 @@ fn of_several_ports_the_one_that_speaks_http_is_asked_for_readiness() {
     ));
     project.up("");
     project.set_variables("VERSION=2");
+    // A stand-in does not start with the engine, so the old instance does until the new one has started.
+    let preview = project.deploy("app --dry-run");
+    preview.exits(0).says("docker update --restart always").says("docker update --restart no");
+
     let (load, load_at_second) = (project.start_load(""), project.start_load_at(second, ""));
     project.deploy("app --health-deadline 10s").exits(0);
     load.stop().all_from(&["1", "2"]);
