@@ -21,7 +21,7 @@ use crate::mounted_files::{self, FileReport};
 use crate::observe::{self, DesiredVersion};
 use crate::preflight;
 use crate::preflight::disk;
-use crate::proxy::Proxy;
+use crate::proxy::{self, Proxy};
 use crate::report::{Event, Warning};
 use crate::request::Request;
 use crate::targets::is_member;
@@ -265,10 +265,23 @@ fn select_targets(
         let error = Error::usage(format!("nothing of project `{}` runs", project.name));
         error.hint("`compose-zd up` starts it")
     };
+    let is_down = names_nothing && !containers.iter().any(runs);
+    // A published port may be that of a proxy, which nothing tells before its first start.
+    let selected = selected.and_then(|targets| {
+        let has_route = targets.iter().flat_map(Target::services).any(|s| is_routed(project, s, proxies));
+        if is_down && !has_route { Err(nothing_runs()) } else { Ok(targets) }
+    });
     Ok(selected.map_err(|error| {
-        let error = if names_nothing && !containers.iter().any(runs) { nothing_runs() } else { error };
+        let error = if is_down { nothing_runs() } else { error };
         if args.services.is_empty() { hint_at_swarm(&request.config.docker, error) } else { error }
     })?)
+}
+
+/// True if a service requests a route, or a proxy has one to it.
+fn is_routed(project: &Project, service: &str, proxies: &[Arc<dyn Proxy>]) -> bool {
+    let backend = targets::backend(project, &project.services[service]);
+    proxy::route_setting(&backend).is_some()
+        || proxies.iter().any(|p| !p.place().is_port() && p.routes_to(&backend))
 }
 
 /// Adds a hint that the project can be deployed as a stack, if the engine manages a Swarm.

@@ -159,6 +159,21 @@ fn a_proxy_of_the_project_whose_routes_cannot_be_read_may_be_the_one() {
     }
 }
 
+/// The published port of nginx, whose container does not exist yet, is no port of an app.
+#[test]
+fn a_project_that_never_ran_is_not_deployed_without_names() {
+    let fake = FakeDocker::new();
+    fs::remove_file(fake.path("containers/old")).unwrap();
+    let port = "{target: 80, published: '8080', protocol: tcp, mode: ingress}";
+    let nginx = format!("nginx: {{image: nginx:1, networks: {{default: }}, ports: [{port}]}}");
+    let networks = "networks: {default: {name: p_default}}";
+    let app = "app: {image: app:1, networks: {default: }}";
+    fake.write("config.yaml", &format!("name: p\n{networks}\nservices: {{{app}, {nginx}}}\n"));
+    let run = fake.run("deploy").code(2);
+    says(&run, &["nothing of project `p` runs", "`compose-zd up` starts it"]);
+    assert_eq!(fake.changes(), "");
+}
+
 /// HAProxy without a socket tells nothing about its rotation.
 #[test]
 fn status_shows_the_containers_behind_a_proxy_that_tells_nothing() {
