@@ -107,7 +107,7 @@ impl DesiredVersion {
             healthcheck: own.or(image.config.healthcheck),
             ..ContainerConfig::default()
         };
-        Container::planned(config, &service.networks)
+        Container::planned(config, &service.networks, &service.names)
     }
 }
 
@@ -518,4 +518,21 @@ pub fn probe(
         is_other_program: service.is_other_program(),
     };
     health::choose_probe(&service.name, service.settings.http.as_ref(), container, target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::FlagLayers;
+
+    #[test]
+    fn a_new_instance_has_every_name_by_which_a_proxy_may_know_its_service() {
+        let yaml = "name: p\nservices: {app: {image: a, container_name: shop, networks: {front: {aliases: [web]}}}}\n\
+                    networks: {front: {name: p_front}}";
+        let project = Project::read(yaml, "compose.yaml", &FlagLayers::default()).unwrap();
+        let names = DesiredVersion::default().preview("p", &project.services["app"]).names();
+        for name in ["app", "shop", "web", "shop.p_front"] {
+            assert!(names.iter().any(|known| known == name), "{name}: {names:?}");
+        }
+    }
 }

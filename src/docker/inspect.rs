@@ -217,9 +217,10 @@ impl Network {
 }
 
 impl Container {
-    /// A container that does not exist yet, on these networks.
-    pub fn planned(config: ContainerConfig, networks: &[String]) -> Container {
-        let networks = networks.iter().map(|n| (n.clone(), Network::default()));
+    /// A container that does not exist yet, on these networks, with these names on each.
+    pub fn planned(config: ContainerConfig, networks: &[String], aliases: &[String]) -> Container {
+        let network = Network { aliases: aliases.to_vec(), ..Network::default() };
+        let networks = networks.iter().map(|n| (n.clone(), network.clone()));
         let network_settings = NetworkSettings { networks: networks.collect(), ..Default::default() };
         Container { config, network_settings, ..Container::default() }
     }
