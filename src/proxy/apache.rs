@@ -129,7 +129,7 @@ impl Proxy for Apache {
     }
 
     fn routes_nowhere(&self) -> bool {
-        self.passes().0.is_empty() && self.settings.is_known
+        self.passes().0.is_empty() && (self.settings.is_known || !self.is_running())
     }
 
     fn introduction(&self) -> Option<Exec> {

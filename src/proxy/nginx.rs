@@ -106,7 +106,7 @@ impl Proxy for Nginx {
     }
 
     fn routes_nowhere(&self) -> bool {
-        self.passes().0.is_empty() && self.settings.is_known
+        self.passes().0.is_empty() && (self.settings.is_known || !self.is_running())
     }
 
     fn introduction(&self) -> Option<Exec> {
