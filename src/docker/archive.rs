@@ -162,7 +162,7 @@ mod tests {
             entry("d/a", b'0', "", &"x".repeat(1000)),
             entry("d/sub/", b'5', "", ""),
             entry("d/sub/c", b'0', "", "c"),
-            entry("", b'x', "", &format!("{} path={long}\n", long.len() + 10)),
+            entry("header", b'x', "", &format!("{} path={long}\n", long.len() + 10)),
             entry("d/nnn", b'0', "", "n"),
             entry("d/z", b'2', "a", ""),
         ];

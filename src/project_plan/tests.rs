@@ -209,8 +209,11 @@ fn each_change_has_its_stage() {
 
 #[test]
 fn a_stopped_proxy_starts_before_the_rollout_unless_it_has_nothing_to_route_to() {
-    let yaml = "name: p\nservices: {web: {image: w}, proxy: {image: x, depends_on: [web]}, mailer: {image: m, depends_on: [web]}}";
-    let project = Project::read(yaml, "compose.yaml", &FlagLayers::default()).unwrap();
+    let depends = "depends_on: {web: {condition: service_started}}";
+    let yaml = format!(
+        "name: p\nservices: {{web: {{image: w}}, proxy: {{image: x, {depends}}}, mailer: {{image: m, {depends}}}}}"
+    );
+    let project = Project::read(&yaml, "compose.yaml", &FlagLayers::default()).unwrap();
     let named = |name: &str, facts: TargetFacts| TargetFacts {
         name: name.into(),
         services: vec![name.into()],

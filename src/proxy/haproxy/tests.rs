@@ -560,8 +560,9 @@ fn a_server_beside_which_none_can_be_added_changes_its_address() {
     let haproxy = haproxy("backend web\n balance source\n server app1 app:3000\n server app2 app:3000\n");
     let (old, new) = (endpoint("1", "172.21.0.2"), endpoint("2", "172.21.0.5"));
     let state = |addresses: [&str; 2]| {
-        let row =
-            |(n, address): (usize, &str)| format!("3 web {n} app{n} {address} 2 0 1 1 12 1 0 0 0 0 0 0\n");
+        let row = |(n, address): (usize, &str)| {
+            format!("3 web {n} app{n} {address} 2 0 1 1 12 1 0 0 14 0 0 0 app 3000 - 0 0 - - 0\n")
+        };
         let header = RECORDED.lines().take(2).map(|line| format!("{line}\n")).collect::<String>();
         output(
             &(header
