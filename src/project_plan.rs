@@ -36,6 +36,8 @@ pub struct TargetFacts {
     pub running: usize,
     /// Number of those that have another version than the file. For a job, one if no container has this version.
     pub outdated: usize,
+    /// A killed run left a rollout of it unfinished: a stopped instance may be left.
+    pub is_unfinished: bool,
     /// A container exists, running or not.
     pub exists: bool,
     /// Number of instances by the file.
@@ -63,7 +65,8 @@ impl TargetFacts {
 }
 
 /// Way of a target. The rules, in order: 0 instances in the file; a job runs if its version never ran; a target
-/// without a running instance starts; a proxy reads its changed files again; a changed target is replaced; then the number of instances counts.
+/// without a running instance starts; a proxy reads its changed files again; a changed target is replaced; then the number of instances counts; the rollout of a killed run
+/// is finished.
 pub fn way(facts: &TargetFacts) -> Way {
     match (facts.role, facts.running, facts.replicas) {
         (Role::DeployJob, ..) => Way::Unchanged,
@@ -75,6 +78,7 @@ pub fn way(facts: &TargetFacts) -> Way {
         _ if facts.outdated == 0 && facts.reloads => Way::Reload,
         _ if facts.is_changed() => replacement(facts),
         (_, from, Some(to)) if from != to => Way::Scale { from, to },
+        _ if facts.is_unfinished && can_scale(facts) => replacement(facts),
         _ => Way::Unchanged,
     }
 }
@@ -125,6 +129,9 @@ fn reasons(facts: &TargetFacts, way: &Way) -> Vec<String> {
         reasons.extend(keys_text(facts));
     }
     reasons.extend(facts.files.iter().cloned());
+    if reasons.is_empty() && facts.is_unfinished {
+        reasons.push("an earlier run was killed".into());
+    }
     reasons
 }
 

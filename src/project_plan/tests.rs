@@ -12,6 +12,7 @@ fn facts(role: Role, running: usize, outdated: usize) -> TargetFacts {
         is_gated: true,
         running,
         outdated,
+        is_unfinished: false,
         exists: true,
         replicas: None,
         obstacle: None,
@@ -21,6 +22,21 @@ fn facts(role: Role, running: usize, outdated: usize) -> TargetFacts {
         files: Vec::new(),
         image: None,
         diff: None,
+    }
+}
+
+#[test]
+fn the_rollout_of_a_killed_run_is_finished() {
+    let after_kill = |role, outdated| {
+        let found = change(&TargetFacts { is_unfinished: true, ..facts(role, 1, outdated) });
+        (found.way, found.reasons.concat())
+    };
+    let killed = || "an earlier run was killed".to_string();
+    assert_eq!(after_kill(Role::Routed, 0), (Way::Roll, killed()));
+    assert_eq!(after_kill(Role::Other, 0), (Way::ReplaceWhenReady, killed()));
+    assert_eq!(after_kill(Role::Routed, 1), (Way::Roll, "configuration".into()));
+    for role in [Role::Proxy, Role::DataStore("PostgreSQL"), Role::Job] {
+        assert_eq!(after_kill(role, 0), (Way::Unchanged, String::new()), "{role:?}");
     }
 }
 

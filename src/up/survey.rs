@@ -61,6 +61,11 @@ impl Survey {
         let reader = Reader { config, containers: &containers, proxies: &proxies, desired: &desired };
         let mut facts =
             targets.iter().map(|target| reader.facts(target)).collect::<Result<Vec<_>, Error>>()?;
+        let unfinished = ctx.journal.in_progress.iter().filter(|rollout| !rollout.paused);
+        let unfinished: BTreeSet<&String> = unfinished.flat_map(|rollout| &rollout.services).collect();
+        for facts in &mut facts {
+            facts.is_unfinished = facts.services.iter().any(|service| unfinished.contains(service));
+        }
         let mut files = FileSurvey::default();
         for facts in &mut facts {
             files.add(&reader, facts)?;
@@ -279,6 +284,7 @@ impl<'a> Reader<'a> {
             role,
             running: if role == Role::Job { 0 } else { live.len() },
             outdated,
+            is_unfinished: false,
             exists: !members.is_empty(),
             // A pair has one side, or both.
             replicas: in_file.filter(|_| services.len() == 1),

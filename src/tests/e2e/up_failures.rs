@@ -246,3 +246,35 @@ fn a_paused_rollout_does_not_keep_a_later_failure_from_its_undo() {
     project.start("up").wait().exits(3).says("undone");
     assert_eq!(containers(&project), before);
 }
+
+/// Lines after which an `up` is killed: the new instances get the requests, the old ones stop.
+const KILLED_AFTER: [&str; 2] = ["in rotation:", "no request in flight:"];
+
+#[test]
+fn after_a_kill_the_next_up_leaves_one_release() {
+    let project = TestProject::nginx("up-killed");
+    project.write("compose.yaml", PROJECT);
+    project.write("default.conf", ROUTES);
+    project.start("up").wait_unchecked().exits(0);
+    for (version, line) in (2..).zip(KILLED_AFTER) {
+        let loads =
+            ["", "api/"].map(|path| Load::start(&project, &(project.url() + path), &project.host(), ""));
+        let next = format!("environment: {{VERSION: '{version}'}}");
+        project
+            .write_override(&format!("services: {{shop: {{{next}}}, api: {{{next}}}, worker: {{{next}}}}}"));
+        let mut up = project.start("up");
+        up.wait_for(line);
+        up.kill();
+        project.log(&format!("--- killed after `{line}`"));
+        project.start("up").wait_unchecked().exits(0);
+        assert_eq!(loads.map(|load| load.stop().lost()), [0, 0], "killed after `{line}`");
+        let hashes = project.compose("config --hash *");
+        for (service, hash) in hashes.lines().filter_map(|line| line.split_once(' ')) {
+            let state = if service == "migrate" { "exited" } else { "running" };
+            let its = &containers(&project)[service];
+            let found: Vec<&[String]> = its.iter().map(|facts| &facts[1..]).collect();
+            assert_eq!(found, [[hash, state]], "{service}, killed after `{line}`");
+        }
+        project.start("up").wait().exits(0).says("nothing has to change");
+    }
+}
