@@ -12,6 +12,7 @@ use crate::engine::swarm;
 use crate::error::{Error, Exit};
 use crate::model::args::{self, DeployArgs, RolloutArgs};
 use crate::model::{EngineKind, FlagLayers, UpdateLayer};
+use crate::report::Warning;
 use crate::request::Request;
 use crate::wait::StopSignal;
 
@@ -40,11 +41,30 @@ fn resume(call: Invocation, args: &DeployArgs) -> Result<()> {
 }
 
 /// Finishes the rollout of a killed run.
+///
+/// # Errors
+/// An [`Error`] whose exit code reports what serves now; also if `up` was killed outside of its rollout.
 pub fn recover(call: Invocation, args: &RolloutArgs) -> Result<()> {
     let context = Context::for_release(call, args, flags_without_update(args))?;
-    context.locked("recover", |context| match Request::from_unfinished(context)? {
-        Some(mut request) => put_in_place(context, &mut request),
-        None => {
+    let killed = context.killed_run()?.map(|run| run.command);
+    let killed_up = killed.filter(|command| command.split(' ').next() == Some("up"));
+    context.locked("recover", |context| match (Request::from_unfinished(context)?, killed_up) {
+        (Some(mut request), killed_up) => {
+            put_in_place(context, &mut request)?;
+            killed_up.iter().for_each(|up| {
+                let rest = format!(
+                    "the killed run was `{up}`: run it again for what it has not started or recreated"
+                );
+                context.report.warn(&Warning::Other(rest));
+            });
+            Ok(())
+        }
+        (None, Some(up)) => Err(Error::unchanged(format!(
+            "`{up}` was killed outside of its rollout, so some services may be missing or old"
+        ))
+        .hint(format!("`compose-zd {up}` continues it; `compose-zd plan` shows what is left"))
+        .into()),
+        (None, None) => {
             let journal = &context.journal;
             let current = journal.history.current().map(|r| r.number);
             context.report.nothing_to_recover(&journal.project, current);

@@ -10,6 +10,7 @@ use crate::docker::{ChangeGuard, Docker};
 use crate::git;
 use crate::lock::{self, Lease, Lock, LockOwner, LockRequest};
 use crate::model::EngineKind;
+use crate::process::Liveness;
 use crate::release::journal::Journal;
 use crate::release::wait_queue::QueueTicket;
 
@@ -67,6 +68,14 @@ impl Context<'_> {
         // From here on, every change on the engine first checks that the run still holds the lock.
         self.docker.require_guard(Arc::new(lock.lease().clone()));
         Ok(Some(LockGuard { waited: lock.waited, lock: Some(lock), _ticket: ticket }))
+    }
+}
+
+impl Context<'_> {
+    /// Run that was killed while it held the lock, if no other run has taken the lock over since.
+    pub fn killed_run(&self) -> Result<Option<LockOwner>> {
+        let owner = lock::recorded_owner(&self.docker, lock_backend(self.engine), &self.journal.project)?;
+        Ok(owner.filter(|owner| owner.liveness() == Liveness::Dead))
     }
 }
 

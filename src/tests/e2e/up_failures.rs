@@ -277,4 +277,13 @@ fn after_a_kill_the_next_up_leaves_one_release() {
         }
         project.start("up").wait().exits(0).says("nothing has to change");
     }
+
+    project.log("--- killed while Compose recreates the database");
+    project.write_override("services: {db: {environment: {VERSION: '9'}}}");
+    let mut up = project.start("up --yes");
+    up.wait_for("recreating db");
+    up.kill();
+    project.start("recover").wait_unchecked().exits(1).says("`compose-zd up` continues it");
+    project.start("up --yes").wait_unchecked().exits(0);
+    project.start("up").wait().exits(0).says("nothing has to change");
 }
