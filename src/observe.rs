@@ -289,12 +289,18 @@ impl TargetReader<'_> {
     /// Name of a container without the project. One with a fixed name has the name with which it may be set aside: the key
     /// stays when it is renamed.
     fn key(&self, container: &Container) -> InstanceKey {
+        let named = match self.has_fixed_name(container) {
+            true => container.clone().named(&container.set_aside_name()),
+            false => container.clone(),
+        };
+        named.short_name(&self.project.name)
+    }
+
+    /// The container has the name in the `container_name` of its service, or had it until it was set aside.
+    fn has_fixed_name(&self, container: &Container) -> bool {
         let (_, service) = container.compose().expect("only members are observed");
         let fixed = self.project.services[service].container_name.as_deref();
-        let is_fixed = !container.is_bridge() && fixed == Some(container.fixed_name());
-        let named =
-            if is_fixed { container.clone().named(&container.set_aside_name()) } else { container.clone() };
-        named.short_name(&self.project.name)
+        !container.is_bridge() && fixed == Some(container.fixed_name())
     }
 
     /// State in the proxies; `None` without a proxy.
@@ -337,7 +343,8 @@ impl TargetReader<'_> {
             ready,
             age: container.age().filter(|_| runs),
             is_bridge: container.is_bridge(),
-            is_set_aside: is_named && container.is_set_aside(),
+            is_set_aside: is_named && container.is_set_aside()
+                || self.has_fixed_name(container) && container.name() != container.fixed_name(),
         })
     }
 

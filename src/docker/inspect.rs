@@ -265,9 +265,13 @@ impl Container {
         format!("{}{}", self.fixed_name(), self.aside_suffix())
     }
 
-    /// Name in `container_name`, which the container has, or had until it was set aside.
+    /// Name in `container_name`, which the container has, or had until it was set aside. Compose puts the start of an id before it
+    /// while it recreates a container, and leaves that if the name is in use then.
     pub fn fixed_name(&self) -> &str {
-        self.name().strip_suffix(&self.aside_suffix()).unwrap_or(self.name())
+        let is_id = |text: &str| text.len() == SHORT_ID && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let by_compose = || self.name().split_once('_').filter(|(id, _)| is_id(id)).map(|(_, name)| name);
+        let own = self.name().strip_suffix(&self.aside_suffix());
+        own.or_else(by_compose).unwrap_or(self.name())
     }
 
     /// True if another container of its service got the name in `container_name`.

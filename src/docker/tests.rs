@@ -57,6 +57,9 @@ fn a_container_that_was_set_aside_knows_its_name() {
     let (named, set_aside) = (container("shop"), container("shop-1a2b3c4d5e6f"));
     assert_eq!((named.is_set_aside(), named.set_aside_name()), (false, set_aside.name().to_string()));
     assert_eq!((set_aside.is_set_aside(), set_aside.fixed_name()), (true, "shop"));
+    let by_compose = |name: &str| set_aside.clone().named(name).fixed_name().to_string();
+    assert_eq!(by_compose("0123456789ab_shop"), "shop", "Compose failed while it recreated the container");
+    assert_eq!(by_compose("my_shop"), "my_shop");
     assert_eq!(set_aside.set_aside_name(), set_aside.name(), "once");
 }
 
