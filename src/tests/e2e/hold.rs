@@ -1,6 +1,7 @@
 //! Hold: an app with SQLite, which cannot run twice, is replaced behind every proxy without a lost request.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::container_name::expect_named;
 use crate::load::{Answers, Load};
@@ -19,6 +20,9 @@ const APP_OF_DOCKERCLOUD: &str = "services: {app: {extends: {file: sqlite.yaml, 
 /// new one has started, the new one gets the requests. Behind [`KILLED_EVERYWHERE`] each is tried, elsewhere one.
 const KILLED_AFTER: [(&str, usize); 4] =
     [("in rotation:", 1), ("stopped", 1), ("started", 2), ("in rotation:", 2)];
+
+/// Time in which a proxy checks the app several times.
+const STEADY: Duration = Duration::from_secs(2);
 
 const KILLED_EVERYWHERE: &str = "haproxylinehold";
 
@@ -81,6 +85,14 @@ fn up(setup: &ProxySetup, name: &str) -> TestProject {
     let fixed = format!("{{app: {{container_name: {}, ", fixed_name(&project));
     project.write_override(&if NAMED.contains(&name) { app.replace("{app: {", &fixed) } else { app.into() });
     project.up("");
+    // HAProxy's second try to connect may reach an app that its check has just found down.
+    let mut since = Instant::now();
+    wait_until("the app answers steadily", WAIT_LIMIT, || {
+        if project.get("/health").is_none_or(|reply| reply.status != 200) {
+            since = Instant::now();
+        }
+        since.elapsed() > STEADY
+    });
     project
 }
 
