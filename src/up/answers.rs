@@ -74,7 +74,7 @@ impl Answers {
             Some(url) => vec![(url, None)],
             // The ports of a remote engine are not on this machine.
             None if docker.is_remote() => Vec::new(),
-            None => derived_urls(docker, project, recreated)?,
+            None => derived_urls(&Running::read(docker, project)?, project, recreated),
         };
         let deadlines = recreated.iter().map(|s| project.services[s].settings.timing.deadline);
         let limit = deadlines.max().unwrap_or_default();
@@ -189,13 +189,13 @@ fn is_same(one: &dyn Proxy, other: &dyn Proxy) -> bool {
 }
 
 /// Public URLs of the routes to the services of the project. A published port without a proxy may belong to any protocol, so
-/// it counts only where its service is recreated.
+/// it counts only where its service is recreated. A proxy of another project counts only if it reaches the service: Traefik has
+/// a route to each container of the engine.
 fn derived_urls(
-    docker: &Docker,
+    running: &Running,
     project: &Project,
     recreated: &[String],
-) -> Result<Vec<(WitnessUrl, Option<Origin>)>> {
-    let running = Running::read(docker, project)?;
+) -> Vec<(WitnessUrl, Option<Origin>)> {
     let settings = &project.witness;
     let mut found: Vec<(WitnessUrl, Option<Origin>)> = Vec::new();
     for service in project.services.keys() {
@@ -205,6 +205,9 @@ fn derived_urls(
         for (proxy, backend) in
             running.proxies.iter().filter(counts).flat_map(|p| backends.iter().map(move |b| (p, b)))
         {
+            if !proxy.routes_to(backend) {
+                continue;
+            }
             let routes = proxy.route_to(backend).public.into_iter();
             for route in routes.filter(|route| cfg!(feature = "tls") || !route.tls) {
                 let address = proxy.published_address(route.port);
@@ -218,7 +221,7 @@ fn derived_urls(
             }
         }
     }
-    Ok(found)
+    found
 }
 
 /// Results for all items, in their order.
@@ -274,6 +277,27 @@ mod tests {
         let containers: Vec<Container> = std::iter::once(proxy).chain(host.map(app)).collect();
         let proxies = crate::proxy::detect(&containers).into_iter().map(Arc::from).collect();
         Running { containers, proxies }
+    }
+
+    #[test]
+    fn a_proxy_that_does_not_reach_a_service_has_no_url_of_it() {
+        let yaml = "name: shop\nservices: {app: {image: app}}";
+        let project = Project::read(yaml, "compose.yaml", &Default::default()).unwrap();
+        let count = |network: &str| {
+            let proxy = json!({
+                "Id": "other", "Name": "/other-proxy-1", "State": {"Status": "running", "Running": true},
+                "Config": {"Image": "nginxproxy/nginx-proxy"},
+                "NetworkSettings": {
+                    "Networks": {network: {"NetworkID": network, "IPAddress": "10.0.0.3"}},
+                    "Ports": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8000"}]},
+                },
+            });
+            let app = container("app", "app", "app", "VIRTUAL_HOST=a.test", json!({}));
+            let containers = vec![serde_json::from_value(proxy).unwrap(), app];
+            let proxies = crate::proxy::detect(&containers).into_iter().map(Arc::from).collect();
+            derived_urls(&Running { containers, proxies }, &project, &["app".into()]).len()
+        };
+        assert_eq!((count("back"), count("elsewhere")), (1, 0));
     }
 
     #[test]
