@@ -65,8 +65,8 @@ impl TargetFacts {
 }
 
 /// Way of a target. The rules, in order: 0 instances in the file; a job runs if its version never ran; a target
-/// without a running instance starts; a proxy reads its changed files again; a changed target is replaced; then the number of instances counts; the rollout of a killed run
-/// is finished.
+/// without a running instance starts; a proxy reads its changed files again; a changed target is replaced; then the
+/// number of instances counts; the rollout of a killed run is finished.
 pub fn way(facts: &TargetFacts) -> Way {
     match (facts.role, facts.running, facts.replicas) {
         (Role::DeployJob, ..) => Way::Unchanged,

@@ -69,9 +69,7 @@ impl Context<'_> {
         self.docker.require_guard(Arc::new(lock.lease().clone()));
         Ok(Some(LockGuard { waited: lock.waited, lock: Some(lock), _ticket: ticket }))
     }
-}
 
-impl Context<'_> {
     /// Run that was killed while it held the lock, if no other run has taken the lock over since.
     pub fn killed_run(&self) -> Result<Option<LockOwner>> {
         let owner = lock::recorded_owner(&self.docker, lock_backend(self.engine), &self.journal.project)?;
