@@ -1,7 +1,7 @@
 //! Hold: an app with SQLite, which cannot run twice, is replaced behind every proxy without a lost request.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::container_name::expect_named;
 use crate::load::{Answers, Load};
@@ -22,7 +22,7 @@ const KILLED_AFTER: [(&str, usize); 4] =
     [("in rotation:", 1), ("stopped", 1), ("started", 2), ("in rotation:", 2)];
 
 /// Time in which a proxy checks the app several times.
-const STEADY: Duration = Duration::from_secs(2);
+const STEADY_TIME: Duration = Duration::from_secs(2);
 
 const KILLED_EVERYWHERE: &str = "haproxylinehold";
 
@@ -86,13 +86,7 @@ fn up(setup: &ProxySetup, name: &str) -> TestProject {
     project.write_override(&if NAMED.contains(&name) { app.replace("{app: {", &fixed) } else { app.into() });
     project.up("");
     // HAProxy's second try to connect may reach an app that its check has just found down.
-    let mut since = Instant::now();
-    wait_until("the app answers steadily", WAIT_LIMIT, || {
-        if project.get("/health").is_none_or(|reply| reply.status != 200) {
-            since = Instant::now();
-        }
-        since.elapsed() > STEADY
-    });
+    project.wait_until_steady("/health", STEADY_TIME);
     project
 }
 

@@ -23,6 +23,10 @@ const MIXED_CLIENTS: [(&str, &str); 5] = [
     ("/", "--clients 2 --stream 3"),
 ];
 
+/// Time for which every answer is a 200 before a load begins. Old workers of nginx, which may know only a stopped instance,
+/// answer some requests for a moment after the first new ones do.
+const STEADY_TIME: Duration = Duration::from_millis(500);
+
 /// Time to continue after a deploy: docker-gen acts at most half a second after the last event.
 const SETTLE_TIME: Duration = Duration::from_secs(1);
 
@@ -43,8 +47,9 @@ pub struct MixedLoad<'s>(Vec<Load<'s>>);
 pub struct Answers(Value);
 
 impl<'s> Load<'s> {
-    /// Starts the load, and returns when every client has sent its first request.
+    /// Starts the load once the project answers steadily, and returns when every client has sent its first request.
     pub fn start(project: &'s TestProject, url: &str, host: &str, words: &str) -> Self {
+        project.wait_until_steady("/", STEADY_TIME);
         let (result, stop) = (project.new_file("json"), project.new_file("stop"));
         let mut command = project.command(project.variable("ZD_LOAD"));
         let defaults = DEFAULTS.iter().filter(|(flag, _)| !words.contains(flag));

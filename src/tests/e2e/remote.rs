@@ -211,23 +211,12 @@ fn a_deploy_whose_engine_is_killed_and_comes_back_goes_back_and_the_next_one_tid
     far.project.expect_release("app", 2, "4");
     // The proxy mounts the socket as a file, which belongs to the previous engine.
     far.project.compose("restart proxy");
-    wait_until_steady(&far.project);
+    far.project.wait_until_all_answer();
     far.project.set_variables("WARMUP=0");
     let (result, answers) = far.run_under_load("deploy", "app");
     result.exits(0);
     answers.all_from(&["4", "5"]);
     far.project.expect_release("app", 2, "5");
-}
-
-/// Waits until a new proxy has finished its first reloads.
-fn wait_until_steady(project: &TestProject) {
-    project.wait_until_all_answer();
-    let mut in_a_row = 0;
-    wait_until("answers without a break", WAIT_LIMIT, || {
-        let answers = project.get("/").is_some_and(|reply| reply.status == 200);
-        in_a_row = if answers { in_a_row + 1 } else { 0 };
-        in_a_row >= 20
-    });
 }
 
 fn an_engine_that_is_not_there_is_named_with_a_fix(far: &RemoteProject) {

@@ -625,6 +625,17 @@ impl TestProject {
         });
     }
 
+    /// Waits until every answer at a path has been a 200 for this time.
+    pub fn wait_until_steady(&self, path: &str, time: Duration) {
+        let mut since = Instant::now();
+        wait_for_instant("answers without a break", WAIT_LIMIT, || {
+            if self.get(path).is_none_or(|reply| reply.status != 200) {
+                since = Instant::now();
+            }
+            since.elapsed() > time
+        });
+    }
+
     /// Asserts that the service has exactly this many containers, all of this version and in rotation, and that no mark is left in
     /// the proxy.
     pub fn expect_release(&self, service: &str, count: usize, version: &str) {
