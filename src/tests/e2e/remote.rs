@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use crate::test_project::{TestProject, WAIT_LIMIT, wait_until};
+use crate::test_project::{WAIT_LIMIT, wait_until};
 use door::MAX_CONNECTIONS;
 use engine::{RemoteEngine, RemoteProject};
 
