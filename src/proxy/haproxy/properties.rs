@@ -166,7 +166,7 @@ pub fn interrogate(proxy: &dyn Proxy, text: &str, bits: u8) {
         let answers = vec![answer.clone(); proxy.queries(&goal).len()];
         if let Ok((state, _)) = proxy.advance(&answers, &goal) {
             state.confirms(&rotation);
-            state.open_requests(&rotation, &mut crate::proxy::Judge::default());
+            state.open_requests(&rotation, &mut crate::proxy::kit::connections::Judge::default());
         }
     }
     proxy.abilities();

@@ -30,6 +30,8 @@ mod port;
 mod toy;
 mod traefik;
 
+use std::collections::BTreeSet;
+
 use super::converge::decide;
 use super::effects::Action;
 use super::*;

@@ -9,6 +9,7 @@ use crate::docker::{Docker, Helper};
 use crate::model::ComposeFlags;
 use crate::proxy::converge::{Keeper, Pursuit};
 use crate::proxy::effects;
+use crate::proxy::kit::connections;
 
 const OWNER: &str = "compose-zd";
 
