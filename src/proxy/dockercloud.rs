@@ -155,7 +155,11 @@ impl Proxy for Dockercloud {
             Some(hosts) => hosts.split(',').filter_map(|h| virtual_host(h.trim())).collect(),
         };
         let port = line.and_then(|f| f.port).or(backend.exposed.first().copied());
-        RouteInfo { port, public, ..RouteInfo::default() }
+        // A service that is still to start gets its place in the backend of another one.
+        let own = line.map(|line| line.backend.as_str()).into_iter();
+        let all = self.config.static_servers().map(|line| line.backend.as_str());
+        let answer_timeout = own.chain(all).filter_map(|name| self.config.answer_timeout(name)).next();
+        RouteInfo { port, public, answer_timeout, ..RouteInfo::default() }
     }
 
     fn introduction(&self) -> Option<Exec> {

@@ -263,6 +263,17 @@ fn a_retired_haproxy_of_an_impossible_age_has_just_retired() {
 }
 
 #[test]
+fn an_answer_is_awaited_as_long_as_the_generated_configuration_says() {
+    let limit = |configuration: &str| {
+        let proxy = dockercloud_with("", "", configuration);
+        proxy.route_to(&Backend::from(&container("", ""))).answer_timeout
+    };
+    let backend = "backend default_service\n  server p-app-1 172.21.0.3:3000\n";
+    assert_eq!(limit(backend), None);
+    assert_eq!(limit(&format!("defaults\n  timeout server 50000\n{backend}")), Some(Duration::from_secs(50)));
+}
+
+#[test]
 fn public_routes_have_the_virtual_hosts_or_any_host() {
     let routes = |environment: &str| {
         let routes = dockercloud().route_to(&Backend::from(&container(environment, ""))).public.into_iter();
