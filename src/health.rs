@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-pub use probe::{ProbeResult, ProbeTarget, ReadinessProbe, choose_probe};
+pub use probe::{ProbeResult, ProbeTarget, ReadinessProbe, choose_probe, choose_probe_of_other_version};
 pub use prober::{NoProbeTool, Prober};
 
 use crate::docker::Docker;
@@ -60,6 +60,8 @@ pub struct ReadinessWait<'a> {
     pub timing: &'a ProbeTiming,
     /// Number of instances that may fail before the wait ends.
     pub tolerated: usize,
+    /// `new` or `old`, for messages.
+    pub generation: &'static str,
     pub stop: &'a StopSignal,
     /// Runs before every round of probes.
     pub check: &'a dyn Fn() -> Result<()>,
@@ -150,9 +152,10 @@ impl ReadinessWait<'_> {
     fn deadline_failure(&self, all: &[ReadinessProgress]) -> ReadinessFailure {
         let unready: Vec<_> = all.iter().filter(|p| self.is_pending(p)).collect();
         let error = Error::unchanged(format!(
-            "{} of {} new instances {} not ready after {}",
+            "{} of {} {} instances {} not ready after {}",
             unready.len(),
             all.len(),
+            self.generation,
             if unready.len() == 1 { "is" } else { "are" },
             humantime::format_duration(self.timing.deadline)
         ))

@@ -12,7 +12,7 @@ use crate::docker::inspect::{CONFIG_HASH, Container, ContainerConfig, Healthchec
 use crate::docker::{Docker, relay};
 use crate::error::Error;
 use crate::health::{self, ProbeTarget, Prober, ReadinessProbe};
-use crate::model::{Project, Service};
+use crate::model::{HttpHealth, Project, Service};
 use crate::observed::{Generation, Instance, InstanceKey, InstanceState, Observed};
 use crate::proxy::converge::Pursuit;
 use crate::proxy::port::protocol::Protocol;
@@ -138,6 +138,8 @@ pub struct TargetSnapshot {
     /// Ids of containers that fail a proxy's own check.
     pub failing: BTreeSet<String>,
 }
+
+type ProbeOf = fn(&Service, &Container, &[Arc<dyn Proxy>]) -> Result<ReadinessProbe, Error>;
 
 type IsReady<'r> = &'r dyn Fn(&str, &Container) -> Result<bool>;
 
@@ -350,6 +352,15 @@ impl TargetReader<'_> {
 
     /// True if an instance answers its readiness probe.
     pub fn is_ready(&self, service: &str, container: &Container) -> Result<bool> {
+        self.answers(service, container, probe)
+    }
+
+    /// True if an instance that another version of the file made answers a probe.
+    pub fn is_ready_of_other_version(&self, service: &str, container: &Container) -> Result<bool> {
+        self.answers(service, container, probe_of_other_version)
+    }
+
+    fn answers(&self, service: &str, container: &Container, probe: ProbeOf) -> Result<bool> {
         let service = &self.project.services[service];
         let probe = probe(service, container, &self.proxies)?;
         let prober = Prober::new(self.docker, service.settings.timing.timeout)?;
@@ -510,21 +521,46 @@ pub fn probe(
     container: &Container,
     proxies: &[Arc<dyn Proxy>],
 ) -> Result<ReadinessProbe, Error> {
+    choose_by(service, container, proxies, health::choose_probe)
+}
+
+/// Readiness probe for an instance that another version of the file made.
+///
+/// # Errors
+/// A service without any probe.
+pub fn probe_of_other_version(
+    service: &Service,
+    container: &Container,
+    proxies: &[Arc<dyn Proxy>],
+) -> Result<ReadinessProbe, Error> {
+    choose_by(service, container, proxies, health::choose_probe_of_other_version)
+}
+
+type ChooseProbe = fn(&str, Option<&HttpHealth>, &Container, ProbeTarget) -> Result<ReadinessProbe, Error>;
+
+fn choose_by(
+    service: &Service,
+    container: &Container,
+    proxies: &[Arc<dyn Proxy>],
+    choose: ChooseProbe,
+) -> Result<ReadinessProbe, Error> {
     if container.is_relay() {
         return Ok(ReadinessProbe::Healthcheck(relay::status_command()));
     }
     let backend = Backend::from(container);
     let proxy = proxies.iter().find(|p| p.routes_to(&backend));
     let route = proxy.map(|p| p.route_to(&backend)).unwrap_or_default();
+    let is_port = proxy.is_some_and(|p| p.place().is_port());
+    let port = route.port.map(|port| if is_port { port::port_of(service, container, port) } else { port });
     let target = ProbeTarget {
         routed: proxy.is_some(),
-        port: route.port,
+        port,
         host: route.host.as_deref(),
         container: proxy.and_then(|p| p.container()),
         not_http: route.not_http,
         is_other_program: service.is_other_program(),
     };
-    health::choose_probe(&service.name, service.settings.http.as_ref(), container, target)
+    choose(&service.name, service.settings.http.as_ref(), container, target)
 }
 
 #[cfg(test)]

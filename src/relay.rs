@@ -11,6 +11,7 @@ mod splice;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -95,13 +96,13 @@ pub fn run(ports: &[u16], hold: Duration, lifetime: Duration, stop: &StopSignal)
     })
 }
 
-/// Sets the address that gets all connections, also those that are held. Without an address, connections wait again.
-/// Returns the state before.
+/// Sets the address that gets all connections, also those that are held, and its ports where they differ from those of the
+/// relay. Without an address, connections wait again. Returns the state before.
 ///
 /// # Errors
 /// No relay runs here.
-pub fn forward(to: Option<IpAddr>) -> Result<RelayStatus> {
-    control::query(CONTROL, &control::Order::Forward(to))
+pub fn forward(to: Option<IpAddr>, ports: BTreeMap<u16, u16>) -> Result<RelayStatus> {
+    control::query(CONTROL, &control::Order::Forward { to, ports })
 }
 
 /// State of the relay that runs here.

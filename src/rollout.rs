@@ -31,7 +31,7 @@ use crate::report::event::Names;
 use crate::report::{Event, Report, StepEvent, Warning};
 use crate::wait::{RunPhase, StopSignal};
 use crate::witness::Witness;
-pub use hold::{HoldLog, longest_wait};
+pub use hold::{HoldLog, longest_wait, ports_of_owner};
 
 /// Shared context of all rollouts of a run.
 #[derive(Clone, Copy)]
@@ -247,7 +247,9 @@ impl<'a> Rollout<'a> {
     ) -> Self {
         let mut rollout = Rollout::new(context, StopSignal::default(), observed, containers);
         rollout.initially_inside.extend(served);
-        Rollout { is_best_effort: true, is_replanned: true, ..rollout }
+        let is_held = !rollout.inside.is_empty() && rollout.inside.iter().all(|key| rollout.is_relay(key));
+        let held_since = is_held.then(Instant::now);
+        Rollout { is_best_effort: true, is_replanned: true, held_since, ..rollout }
     }
 
     /// Replaces failed instances, by id, with old ones in the rotation at once. The following undo verifies it, so

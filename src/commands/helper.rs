@@ -47,9 +47,20 @@ pub enum HelperJob {
         lifetime: u64,
     },
     /// Set the target of the relay in this network, or none: connections wait again
-    RelayForward { to: Option<IpAddr> },
+    RelayForward {
+        to: Option<IpAddr>,
+        /// Port of the relay and the port of the target for it
+        #[arg(long = "port", value_parser = parse_ports)]
+        ports: Vec<(u16, u16)>,
+    },
     /// Print the state of the relay in this network
     RelayStatus,
+}
+
+/// Two ports, as in `80:3000`.
+fn parse_ports(text: &str) -> Result<(u16, u16), String> {
+    let pair = text.split_once(':').and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+    pair.ok_or_else(|| format!("`{text}` is not two ports"))
 }
 
 /// Does the work.
@@ -71,7 +82,9 @@ pub fn helper(job: &HelperJob, report: Report, stop: &StopSignal) -> Result<()> 
         HelperJob::Relay { ports, hold, lifetime } => {
             relay::run(ports, Duration::from_secs(*hold), Duration::from_secs(*lifetime), stop)
         }
-        HelperJob::RelayForward { to } => print_status(&relay::forward(*to)?, report),
+        HelperJob::RelayForward { to, ports } => {
+            print_status(&relay::forward(*to, ports.iter().copied().collect())?, report)
+        }
         HelperJob::RelayStatus => print_status(&relay::status()?, report),
         HelperJob::GuardPort { owner, pid, v4, v6 } => {
             guard::port(&Firewall { v4: v4.clone(), v6: v6.clone() }, owner, *pid)

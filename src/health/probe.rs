@@ -25,6 +25,11 @@ impl ProbeResult {
         ProbeResult { ready: false, code: None, text }
     }
 
+    /// True if an instance that may not know the file's check has answered it: an error of the server is one of a known path.
+    pub(super) fn is_of_known_check(&self) -> bool {
+        self.ready || self.code.is_some_and(|code| code >= 500)
+    }
+
     /// True for an answer of the same kind. Many tools print a duration, which differs each time.
     pub(super) fn is_like(&self, other: &ProbeResult) -> bool {
         let words = |result: &ProbeResult| result.text.replace(|c: char| c.is_ascii_digit(), "");
@@ -42,6 +47,8 @@ pub enum ReadinessProbe {
     Connect(u16),
     /// No probe: the instance gets no requests, and is ready when it runs.
     Running,
+    /// The file's check, or the check without one, for an instance of another version, which may not know the file's.
+    Either(HttpProbe, Box<ReadinessProbe>),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -103,6 +110,25 @@ pub fn choose_probe(
     }
 }
 
+/// Chooses the probe of an instance that another version of the file made: the check of this file may ask for a path or a
+/// port that the instance does not have.
+///
+/// # Errors
+/// See [`choose_probe`].
+pub fn choose_probe_of_other_version(
+    service: &str,
+    configured: Option<&HttpHealth>,
+    container: &Container,
+    target: ProbeTarget,
+) -> Result<ReadinessProbe, Error> {
+    let probe = choose_probe(service, configured, container, target)?;
+    let unset = configured.and_then(|_| choose_probe(service, None, container, target).ok());
+    Ok(match (probe, unset.filter(|unset| *unset != ReadinessProbe::Running)) {
+        (ReadinessProbe::Http(http), Some(unset)) => ReadinessProbe::Either(http, Box::new(unset)),
+        (probe, _) => probe,
+    })
+}
+
 fn http(mut health: HttpHealth, port: u16, target: ProbeTarget) -> ReadinessProbe {
     health.host = health.host.or(target.host.map(String::from));
     ReadinessProbe::Http(HttpProbe { health, port, proxy: target.container.cloned().map(Arc::new) })
@@ -157,6 +183,9 @@ impl fmt::Display for ReadinessProbe {
             ReadinessProbe::Healthcheck(_) => write!(f, "its healthcheck"),
             ReadinessProbe::Connect(port) => write!(f, "a connection to port {port}"),
             ReadinessProbe::Running => write!(f, "whether it runs"),
+            ReadinessProbe::Either(http, other) => {
+                write!(f, "GET {} at port {}, or {other}", mask::urls(&http.health.path), http.port)
+            }
         }
     }
 }

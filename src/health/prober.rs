@@ -64,6 +64,14 @@ impl<'a> Prober<'a> {
             ReadinessProbe::Healthcheck(argv) => Ok(self.run_command(argv, container)),
             ReadinessProbe::Http(http) => self.http(http, container),
             ReadinessProbe::Connect(port) => self.connect(*port, container),
+            ReadinessProbe::Either(http, other) => {
+                let result = self.http(http, container)?;
+                if result.is_of_known_check() {
+                    return Ok(result);
+                }
+                let other = self.probe(other, container)?;
+                Ok(if other.ready { other } else { result })
+            }
             ReadinessProbe::Running => Ok(ProbeResult {
                 ready: container.is_running(),
                 code: None,

@@ -50,6 +50,33 @@ fn the_configured_probe_goes_before_the_healthcheck_and_that_before_the_proxys_p
 }
 
 #[test]
+fn an_instance_of_another_version_may_pass_the_check_that_it_has_without_that_of_the_file() {
+    let probe = |configured: Option<&HttpHealth>, json, target| {
+        choose_probe_of_other_version("app", configured, &container(json), target).unwrap().to_string()
+    };
+    let (file, worker) = (health(None), ProbeTarget::default());
+    assert_eq!(probe(Some(&file), PLAIN, FRONT), "GET /up at port 3000, or GET / at port 3000");
+    assert_eq!(probe(Some(&file), CHECKED, FRONT), "GET /up at port 3000, or its healthcheck");
+    assert_eq!(probe(None, PLAIN, FRONT), "GET / at port 3000");
+    let other_port = HttpHealth { port: Some(9), ..health(None) };
+    assert_eq!(
+        probe(Some(&other_port), "{}", worker),
+        "GET /up at port 9",
+        "no weaker check than the file's"
+    );
+}
+
+#[test]
+fn an_error_of_the_server_shows_that_the_check_of_the_file_is_known() {
+    let known = |code: Option<i32>, ready| {
+        let result = ProbeResult { ready, code, text: String::new() };
+        result.is_of_known_check()
+    };
+    assert!(known(Some(200), true) && known(Some(503), false));
+    assert!(!known(Some(404), false) && !known(None, false), "an unknown path or port");
+}
+
+#[test]
 fn a_service_without_a_port_gets_a_hint_what_to_set() {
     let routed = ProbeTarget { port: None, ..FRONT };
     let error = choose_probe("app", Some(&health(None)), &container("{}"), routed).unwrap_err();

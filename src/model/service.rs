@@ -15,6 +15,9 @@ use super::settings::{
 use super::update::{Update, UpdateLayer};
 use super::{FlagLayers, Project};
 
+/// Default of Docker for `stop_grace_period`.
+const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+
 /// A service, with the keys of the file that a deploy needs.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, expecting = "a map of keys")]
@@ -470,6 +473,11 @@ impl Service {
 
     pub fn stop_grace(&self) -> Option<Duration> {
         humantime::parse_duration(self.stop_grace_period.as_deref()?).ok()
+    }
+
+    /// Time after which the engine kills an instance that does not stop.
+    pub fn longest_stop(&self) -> Duration {
+        self.stop_grace().unwrap_or(DEFAULT_GRACE)
     }
 
     /// `restart`, else the condition of `deploy.restart_policy`.

@@ -156,7 +156,7 @@ pub fn weak(service: &str, probe: &ReadinessProbe) -> Option<Finding> {
                 "no probe checks whether a new instance of `{service}` is ready: a running instance counts as ready"
             ),
         ),
-        ReadinessProbe::Http(_) | ReadinessProbe::Healthcheck(_) => return None,
+        ReadinessProbe::Http(_) | ReadinessProbe::Healthcheck(_) | ReadinessProbe::Either(..) => return None,
     };
     let hint = format!("set `services.{service}.healthcheck`, or `services.{service}.x-zd.health.path`");
     Some(Finding::note(rule, message, hint).of_service(service))

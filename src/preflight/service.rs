@@ -8,9 +8,6 @@ use crate::docker::inspect::Image;
 use crate::finding::Finding;
 use crate::model::{Order, Service, SingleCause};
 
-/// Default of Docker for `stop_grace_period`.
-const GRACE: Duration = Duration::from_secs(10);
-
 /// Kind of proxy in front of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyPresence {
@@ -85,10 +82,6 @@ impl ServiceContext<'_> {
         format!("services.{}.{key}", self.name())
     }
 
-    fn grace(&self) -> Duration {
-        self.service.stop_grace().unwrap_or(GRACE)
-    }
-
     fn stop_signal(&self) -> &str {
         let from_image = self.image.map(|i| i.config.stop_signal.as_str()).filter(|s| !s.is_empty());
         self.service.stop_signal.as_deref().or(from_image).unwrap_or("SIGTERM")
@@ -133,7 +126,7 @@ fn no_proxy(s: &ServiceContext) -> Option<Finding> {
 /// Checks the signal masks of a running instance; without one, detects a shell in front of the command in the file.
 fn ignores_stop_signal(s: &ServiceContext) -> Option<Finding> {
     let signal = s.stop_signal();
-    let grace = humantime::format_duration(s.grace());
+    let grace = humantime::format_duration(s.service.longest_stop());
     let fix = format!(
         "handle {signal} in the app, start it with `exec`, or set `{}: true` (or another `stop_signal`)",
         s.key("init")
@@ -160,7 +153,7 @@ const IGNORES_STOP_SIGNAL: &str = "ignores-stop-signal";
 
 /// The grace period is shorter than the drain timeout in the file, or than the shutdown timeout of the app.
 fn short_grace(s: &ServiceContext) -> Option<Finding> {
-    let grace = s.grace();
+    let grace = s.service.longest_stop();
     let drain = s.service.settings.drain_timeout;
     let configured =
         s.service.settings.drain_is_configured.then_some((drain, "`x-zd.drain.timeout`".to_string()));

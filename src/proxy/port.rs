@@ -16,7 +16,7 @@ use super::{
     Proxy, ProxyState, Query, RolloutShape, RouteInfo,
 };
 use crate::docker::CommandResult;
-use crate::docker::inspect::BRIDGE;
+use crate::docker::inspect::{BRIDGE, Container};
 use crate::error::Error;
 
 use crate::model::{Order, Project, Service};
@@ -273,6 +273,15 @@ pub fn forwards(service: &Service) -> Vec<Forward> {
         (port.protocol() == "tcp").then_some(Forward { ip, published, target: port.target })
     };
     service.ports.iter().filter_map(forward).collect()
+}
+
+/// Port of an instance behind the host port that the file leads to this port. An instance of another version may listen
+/// elsewhere.
+pub fn port_of(service: &Service, instance: &Container, target: u16) -> u16 {
+    let published: Vec<u16> =
+        forwards(service).iter().filter(|f| f.target == target).map(|f| f.published).collect();
+    let of_instance = instance.published().find(|(_, address)| published.contains(&address.port()));
+    of_instance.map_or(target, |(port, _)| port)
 }
 
 /// True if a stand-in or a relay can serve for the published TCP ports of a service, as far as their number and data go.

@@ -82,9 +82,9 @@ async fn hold(
         return HoldEnd::Refuse;
     }
     loop {
-        let orders: Orders = *all_orders.borrow_and_update();
+        let orders: Orders = all_orders.borrow_and_update().clone();
         if let Some(target) = orders.target {
-            let dial = TcpStream::connect(SocketAddr::new(target, port));
+            let dial = TcpStream::connect(SocketAddr::new(target, orders.port_of_target(port)));
             if let Ok(Ok(server)) = timeout(DIAL_LIMIT, dial).await {
                 return HoldEnd::Forward(server, target);
             }

@@ -1,5 +1,6 @@
 //! Control of a running relay by another process of its container: one order, one answer.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::IpAddr;
 use std::os::linux::net::SocketAddrExt;
@@ -21,7 +22,7 @@ use super::ledger::Ledger;
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Longest order.
-const MAX_ORDER: u64 = 256;
+const MAX_ORDER: u64 = 4096;
 
 /// Order for a relay, one line of JSON. The answer is the state of the relay before it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,7 +30,11 @@ const MAX_ORDER: u64 = 256;
 pub enum Order {
     Status,
     /// Without an address, connections wait again.
-    Forward(Option<IpAddr>),
+    Forward {
+        to: Option<IpAddr>,
+        /// Ports of the target that differ from those of the relay.
+        ports: BTreeMap<u16, u16>,
+    },
 }
 
 /// Socket of this name in the abstract namespace, which needs no file.
@@ -59,8 +64,8 @@ async fn answer(stream: UnixStream, ledger: Rc<Ledger>) {
     drop(timeout(LIMIT, order.read_line(&mut line)).await);
     let Ok(order) = serde_json::from_str(&line) else { return };
     let status = ledger.status();
-    if let Order::Forward(to) = order {
-        ledger.forward(to);
+    if let Order::Forward { to, ports } = order {
+        ledger.forward(to, ports);
     }
     let text = serde_json::to_string(&status).unwrap_or_default() + "\n";
     drop(timeout(LIMIT, write.write_all(text.as_bytes())).await);

@@ -1,7 +1,7 @@
 //! Ledger of a relay: what is held, the bounds, and the orders for all connections.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -12,12 +12,21 @@ use super::activity::Activity;
 use super::{Bounds, RelayStatus};
 
 /// Orders for all connections.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Orders {
     /// Address that gets the connections.
     pub target: Option<IpAddr>,
+    /// Ports of the target, by the port of the relay; the same port if none is here.
+    ports: BTreeMap<u16, u16>,
     /// The relay ends: nothing new is held, and idle connections end.
     pub closing: bool,
+}
+
+impl Orders {
+    /// Port of the target for connections to a port of the relay.
+    pub fn port_of_target(&self, port: u16) -> u16 {
+        self.ports.get(&port).copied().unwrap_or(port)
+    }
 }
 
 /// Record of all connections.
@@ -51,8 +60,8 @@ impl Ledger {
         self.orders.subscribe()
     }
 
-    pub fn forward(&self, to: Option<IpAddr>) {
-        self.orders.send_modify(|orders| orders.target = to);
+    pub fn forward(&self, to: Option<IpAddr>, ports: BTreeMap<u16, u16>) {
+        self.orders.send_modify(|orders| (orders.target, orders.ports) = (to, ports));
     }
 
     pub fn close(&self) {

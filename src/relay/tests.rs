@@ -13,6 +13,7 @@ const SHORT: Duration = Duration::from_millis(300);
 const BOUNDS: Bounds = Bounds { connections: 100, bytes: 1 << 20, hold: LONG };
 const APP: [u8; 4] = [127, 0, 0, 2];
 const OTHER_APP: [u8; 4] = [127, 0, 0, 3];
+const HOLD_AGAIN: Order = Order::Forward { to: None, ports: BTreeMap::new() };
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -61,7 +62,7 @@ impl RunningRelay {
     }
 
     async fn forward(&self, address: [u8; 4]) {
-        self.order(Order::Forward(Some(address.into()))).await.unwrap();
+        self.order(Order::Forward { to: Some(address.into()), ports: BTreeMap::new() }).await.unwrap();
     }
 
     /// Waits for a state.
@@ -158,7 +159,7 @@ fn without_a_target_connections_wait_again() {
         relay.forward(APP).await;
         let _first = relay.send(GET).await;
         relay.reaches(|status| status.waiting == 1).await;
-        assert_eq!(relay.order(Order::Forward(None)).await.unwrap().forwarding_to, Some(APP.into()));
+        assert_eq!(relay.order(HOLD_AGAIN).await.unwrap().forwarding_to, Some(APP.into()));
         let _second = relay.send(GET).await;
         relay.reaches(|status| status.waiting == 2 && status.forwarding_to.is_none()).await;
         relay.forward(OTHER_APP).await;
@@ -178,7 +179,7 @@ fn the_next_request_of_a_connection_does_not_go_to_a_former_target() {
         let mut client = relay.send(GET).await;
         let mut server = accept_one(&app).await;
         read_request(&mut server, GET.len()).await;
-        relay.order(Order::Forward(None)).await.unwrap();
+        relay.order(HOLD_AGAIN).await.unwrap();
         assert_eq!(relay.reaches(|_| true).await.leaving, 1, "the answer is missing");
         server.write_all(b"one").await.unwrap();
         assert_eq!(read_request(&mut client, 3).await, "one");
@@ -207,7 +208,7 @@ fn the_rest_of_a_request_still_goes_to_a_former_target() {
         read_request(&mut server, head.len()).await;
         server.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
         read_request(&mut client, 25).await;
-        relay.order(Order::Forward(None)).await.unwrap();
+        relay.order(HOLD_AGAIN).await.unwrap();
         for part in ["GET ", "a", "body"] {
             client.write_all(part.as_bytes()).await.unwrap();
             assert_eq!(read_request(&mut server, part.len()).await, part);
@@ -241,6 +242,25 @@ fn a_target_that_refuses_is_tried_again() {
         relay.reaches(|status| status.waiting == 1).await;
         let app = relay.app(APP).await;
         let mut server = accept_one(&app).await;
+        assert_eq!(read_request(&mut server, GET.len()).await, GET);
+    });
+}
+
+#[test]
+fn a_target_may_listen_at_another_port_than_the_relay() {
+    run_test(async {
+        let relay = RunningRelay::start(BOUNDS, LONG).await;
+        let app = TcpListener::bind((IpAddr::from(APP), 0)).await.unwrap();
+        let other = relay.app(OTHER_APP).await;
+        let _client = relay.send(GET).await;
+        relay.reaches(|status| status.waiting == 1).await;
+        let ports = BTreeMap::from([(relay.port, app.local_addr().unwrap().port())]);
+        relay.order(Order::Forward { to: Some(APP.into()), ports }).await.unwrap();
+        let mut server = accept_one(&app).await;
+        assert_eq!(read_request(&mut server, GET.len()).await, GET);
+        relay.forward(OTHER_APP).await;
+        let _client = relay.send(GET).await;
+        let mut server = accept_one(&other).await;
         assert_eq!(read_request(&mut server, GET.len()).await, GET);
     });
 }

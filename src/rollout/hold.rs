@@ -1,7 +1,7 @@
 //! Hold: the requests of a service wait in a relay while its only instance is replaced.
 
-use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -11,7 +11,7 @@ use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::model::{Relay, Service};
 use crate::observed::InstanceKey;
-use crate::proxy::{Backend, port};
+use crate::proxy::{Backend, Proxy, port};
 use crate::relay::RelayStatus;
 use crate::report::{Event, Warning};
 use crate::targets::backend;
@@ -60,9 +60,32 @@ fn held_event(status: &RelayStatus) -> Event {
     }
 }
 
-/// Time for which a request waits in a relay at most: for the new instance, and then for the old one, which starts again.
+/// Time for which a request waits in a relay at most: for the new instance, for its stop, and then for the old one, which
+/// starts again.
 pub fn longest_wait(service: &Service) -> Duration {
-    service.settings.hold * 2
+    service.settings.hold * 2 + service.longest_stop()
+}
+
+/// Ports at which the proxies reach an instance, by the port at which they reach its relay. Only those that differ: the relay
+/// is made from the file, and the instance may be of another version.
+pub fn ports_of_owner(
+    service: &Service,
+    proxies: &[Arc<dyn Proxy>],
+    relay: &Container,
+    owner: &Container,
+) -> BTreeMap<u16, u16> {
+    let mut ports = BTreeMap::new();
+    for proxy in proxies {
+        if proxy.place().is_port() {
+            let targets = port::forwards(service).into_iter().map(|forward| forward.target);
+            ports.extend(targets.map(|target| (target, port::port_of(service, owner, target))));
+        } else {
+            let port_of = |container: &Container| proxy.route_to(&Backend::from(container)).port;
+            ports.extend(port_of(relay).zip(port_of(owner)));
+        }
+    }
+    ports.retain(|of_relay, of_owner| of_relay != of_owner);
+    ports
 }
 
 /// Program of a relay for these ports.
@@ -133,16 +156,21 @@ impl Rollout<'_> {
     pub(super) fn direct_relays(&mut self, inside: &[InstanceKey], outside: &[InstanceKey]) {
         let docker = self.context.docker;
         let owner = inside.iter().find(|k| !self.is_relay(k) && self.containers[*k].is_running());
-        let forwards = self.running_relays(outside).into_iter().filter_map(|relay| {
-            let (owner, relay) = (&self.containers[owner?], &self.containers[relay]);
-            Some((relay, owner.addresses_reached_from(relay).first().copied()?))
+        let forwards = self.running_relays(outside).into_iter().filter_map(|relay_key| {
+            let (owner, relay) = (&self.containers[owner?], &self.containers[relay_key]);
+            let address = owner.addresses_reached_from(relay).first().copied()?;
+            Some((
+                relay,
+                address,
+                ports_of_owner(self.service(relay_key), self.context.proxies, relay, owner),
+            ))
         });
         if owner.is_some() {
             self.context.witness.end_hold();
         }
         let mut failures: Vec<anyhow::Error> = Vec::new();
-        for (relay, address) in forwards {
-            failures.extend(docker.forward_relay(&relay.id, Some(address)).err());
+        for (relay, address, ports) in forwards {
+            failures.extend(docker.forward_relay(&relay.id, address, &ports).err());
         }
         for error in failures {
             self.context.report.warn(&Warning::Other(format!("requests that wait may be lost: {error:#}")));
@@ -163,7 +191,7 @@ impl Rollout<'_> {
         self.context.witness.begin_hold();
         for relay in relays {
             // A relay that does not answer has ended, or holds nothing.
-            let _ = self.context.docker.forward_relay(&self.containers[relay].id, None);
+            let _ = self.context.docker.hold_in_relay(&self.containers[relay].id);
         }
     }
 
@@ -192,10 +220,12 @@ impl Rollout<'_> {
         }
     }
 
-    /// Limit for the readiness of an instance for which requests wait, if that is shorter than its own.
+    /// Limit for the readiness of an instance for which requests wait, if that is shorter than its own. An old instance that
+    /// returns has the whole hold, because a request waits for both.
     pub(super) fn ready_time(&self, service: &Service) -> Option<Duration> {
-        let since = self.held_since.filter(|_| !self.is_best_effort)?;
-        let left = service.settings.hold.saturating_sub(since.elapsed());
+        let since = self.held_since?;
+        let passed = if self.is_best_effort { Duration::ZERO } else { since.elapsed() };
+        let left = service.settings.hold.saturating_sub(passed);
         // A round number, for messages.
         let left = Duration::from_millis(left.as_millis() as u64 / 100 * 100);
         Some(left.max(service.settings.timing.interval))
@@ -228,10 +258,51 @@ mod tests {
 
     #[test]
     fn a_relay_holds_for_the_new_instance_and_for_the_return_of_the_old_one() {
-        let yaml = "name: p\nservices: {app: {x-zd: {hold: 1500ms, drain: {timeout: 7s}}}}";
+        let yaml =
+            "name: p\nservices: {app: {stop_grace_period: 4s, x-zd: {hold: 1500ms, drain: {timeout: 7s}}}}";
         let project = Project::read(yaml, "compose.yaml", &FlagLayers::default()).unwrap();
         let words = command(&project.services["app"], &BTreeSet::from([80, 3000]));
-        assert_eq!(words.join(" "), "__helper relay --port 80 --port 3000 --hold 3 --lifetime 610");
+        assert_eq!(words.join(" "), "__helper relay --port 80 --port 3000 --hold 7 --lifetime 614");
+    }
+
+    /// Container of `app` with more of its keys.
+    fn container(keys: &str, settings: &str) -> Container {
+        let labels = r#"{"com.docker.compose.project": "p", "com.docker.compose.service": "app"}"#;
+        let text = format!(r#"{{"Config": {{"Labels": {labels} {keys}}} {settings}}}"#);
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_relay_reaches_an_instance_of_another_version_at_its_own_port() {
+        let project = Project::read("name: p\nservices: {app: {}}", "compose.yaml", &FlagLayers::default());
+        let (project, with) =
+            (project.unwrap(), |env: &str| container(&format!(r#", "Env": ["{env}"]"#), ""));
+        let proxy = r#"{"NetworkSettings": {"Networks": {"front": {}}}}"#;
+        let proxy = crate::proxy::declared("nginx-proxy", &serde_json::from_str(proxy).unwrap()).unwrap();
+        let proxies = [Arc::from(proxy)];
+        let ports = |relay: &str, owner: &str| {
+            ports_of_owner(&project.services["app"], &proxies, &with(relay), &with(owner))
+        };
+        assert_eq!(ports("VIRTUAL_PORT=4000", "VIRTUAL_PORT=3000"), BTreeMap::from([(4000, 3000)]));
+        assert_eq!(ports("VIRTUAL_PORT=3000", "VIRTUAL_PORT=3000"), BTreeMap::new());
+    }
+
+    #[test]
+    fn behind_a_published_port_the_port_of_the_instance_is_the_one_that_it_publishes() {
+        let yaml = "name: p\nservices: {app: {ports: [{target: 4000, published: '8000', protocol: tcp}]}}";
+        let project = Project::read(yaml, "compose.yaml", &FlagLayers::default()).unwrap();
+        let service = &project.services["app"];
+        let proxy: Arc<dyn Proxy> = Arc::new(port::PublishedPort::new(&project, service, Err("none".into())));
+        let owner = |target: u16, published: u16| {
+            let bindings = format!(r#"[{{"HostIp": "0.0.0.0", "HostPort": "{published}"}}]"#);
+            container("", &format!(r#", "NetworkSettings": {{"Ports": {{"{target}/tcp": {bindings}}}}}"#))
+        };
+        let ports = |owner: &Container| {
+            ports_of_owner(service, std::slice::from_ref(&proxy), &container("", ""), owner)
+        };
+        assert_eq!(ports(&owner(3000, 8000)), BTreeMap::from([(4000, 3000)]));
+        assert_eq!(ports(&owner(4000, 8000)), BTreeMap::new());
+        assert_eq!(ports(&owner(3000, 9000)), BTreeMap::new(), "another port of the host");
     }
 
     #[test]

@@ -268,6 +268,7 @@ impl<'a> Rollout<'a> {
             docker: self.context.docker,
             timing: &timing,
             tolerated: self.tolerance.failures,
+            generation: if self.is_best_effort { "old" } else { "new" },
             stop: &self.stop,
             check: &|| self.check(),
             report: &report_answer,
@@ -281,7 +282,8 @@ impl<'a> Rollout<'a> {
                 return Err(self.not_ready_error(failure));
             }
             Ok(Some(ReadinessFailure { error, .. })) => {
-                self.context.report.warn(&Warning::RestoredNotReady(error.message));
+                let seen = error.details.first().map(|answer| format!(": {answer}")).unwrap_or_default();
+                self.context.report.warn(&Warning::RestoredNotReady(error.message + &seen));
                 if self.is_replanned {
                     self.refresh()?;
                     self.fail_if_stopped(keys)?;
@@ -360,7 +362,11 @@ impl<'a> Rollout<'a> {
         Ok(Candidate {
             name: self.name(key),
             id: container.id.clone(),
-            probe: observe::probe(service, container, self.context.proxies)?,
+            probe: if self.is_best_effort {
+                observe::probe_of_other_version(service, container, self.context.proxies)?
+            } else {
+                observe::probe(service, container, self.context.proxies)?
+            },
         })
     }
 }

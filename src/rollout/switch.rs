@@ -29,11 +29,12 @@ impl<'a> Rollout<'a> {
     }
 
     pub(super) fn route(&mut self, inside: &[InstanceKey], outside: &[InstanceKey]) -> Result<()> {
-        self.others = self.other_addresses()?;
-        self.inside = inside.to_vec();
         if !self.is_dry_run() {
+            // First, because requests wait.
             self.direct_relays(inside, outside);
         }
+        self.others = self.other_addresses()?;
+        self.inside = inside.to_vec();
         self.without_dead(|rollout| {
             let mut rotations = rollout.rotations(outside).into_iter();
             rotations.try_for_each(|(proxy, rotation)| rollout.converge(proxy, Goal::Rotation(rotation)))

@@ -125,6 +125,18 @@ fn running(docker: &Docker) -> Result<Vec<Container>> {
     Ok(docker.containers()?.into_iter().filter(Container::is_running).collect())
 }
 
+/// Members that get requests, and others. Each is a relay or not, and is ready or not.
+fn split<T>(members: Vec<(bool, bool, T)>) -> (Vec<T>, Vec<T>) {
+    let has_instance = members.iter().any(|(is_relay, ..)| !is_relay);
+    let counts = |is_relay: bool| !(has_instance && is_relay);
+    let any_ready = members.iter().any(|(is_relay, is_ready, _)| *is_ready && counts(*is_relay));
+    let gets_requests =
+        |(is_relay, is_ready, _): &(bool, bool, T)| counts(*is_relay) && (*is_ready || !any_ready);
+    let (inside, outside): (Vec<_>, Vec<_>) = members.into_iter().partition(gets_requests);
+    let items = |members: Vec<(bool, bool, T)>| members.into_iter().map(|(.., item)| item).collect();
+    (items(inside), items(outside))
+}
+
 impl KilledRun<'_> {
     /// Repairs the route after each change of the containers, until they are settled or another run takes over.
     fn watch(&self, known: Vec<Container>) -> Result<()> {
@@ -203,7 +215,8 @@ impl KilledRun<'_> {
         })
     }
 
-    /// Instances that are ready, and others. Without any ready one, all count, as behind Compose alone.
+    /// Instances that are ready, and others. Without any ready one, all count, as behind Compose alone. A relay gets requests
+    /// only while no instance runs: what waits in it, has been forwarded, or no instance answered in time.
     fn split(
         &self,
         reader: &TargetReader,
@@ -214,16 +227,8 @@ impl KilledRun<'_> {
             let service = container.compose().map(|(_, service)| service).unwrap_or_default();
             ready.push(reader.is_ready(service, container)?);
         }
-        // A relay gets requests only while no instance answers.
-        let answers = members.iter().zip(&ready).any(|(c, ready)| *ready && !c.is_relay());
-        let (is_ready, others): (Vec<_>, Vec<_>) =
-            members.into_iter().zip(ready).partition(|(c, ready)| *ready && !(answers && c.is_relay()));
-        let containers =
-            |pairs: Vec<(Container, bool)>| pairs.into_iter().map(|(c, _)| c).collect::<Vec<_>>();
-        Ok(match is_ready.is_empty() {
-            true => (containers(others), Vec::new()),
-            false => (containers(is_ready), containers(others)),
-        })
+        let members = members.into_iter().zip(ready).map(|(c, ready)| (c.is_relay(), ready, c)).collect();
+        Ok(split(members))
     }
 
     fn set(
@@ -248,5 +253,27 @@ impl KilledRun<'_> {
         let existing = docker.ids()?;
         let discovery = Discovery { endpoints: of(ready), existing, others };
         converge::hand_back(docker, proxy, &|| Ok(discovery.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split;
+
+    /// `a` is an instance and `r` the relay; capital letters are ready. Those before the bar get requests.
+    fn of(text: &str) -> String {
+        let member = |c: char| (c.eq_ignore_ascii_case(&'r'), c.is_uppercase(), c);
+        let (inside, outside) = split(text.chars().map(member).collect());
+        format!("{}|{}", inside.iter().collect::<String>(), outside.iter().collect::<String>())
+    }
+
+    #[test]
+    fn instances_that_are_ready_get_requests_and_without_any_all_do() {
+        assert_eq!([of("Ab"), of("ab"), of("AB"), of("")], ["A|b", "ab|", "AB|", "|"]);
+    }
+
+    #[test]
+    fn a_relay_gets_requests_only_while_no_instance_runs() {
+        assert_eq!([of("R"), of("RA"), of("Ra"), of("ra")], ["R|", "A|R", "a|R", "a|r"]);
     }
 }

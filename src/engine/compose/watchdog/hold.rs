@@ -10,6 +10,7 @@ use crate::docker::inspect::Container;
 use crate::model::Service;
 use crate::observe::{self, DesiredVersion, TargetReader};
 use crate::observed::InstanceState;
+use crate::rollout::ports_of_owner;
 use crate::rollout::restart::policy_to_restore;
 use crate::targets::{Target, is_member};
 use crate::wait;
@@ -79,12 +80,19 @@ impl KilledRun<'_> {
             if self.is_superseded()? {
                 return Ok(Some(()));
             }
-            let owners = self.owners(target, members().filter(|c| !c.is_bridge()), &containers)?;
+            let all = observe::detect(docker, &self.config.project, &containers)?;
+            let proxies = observe::proxies_of(docker, &self.config.project, target, &containers, &all)?;
+            let (project, desired) = (&self.config.project, &DesiredVersion::default());
+            let reader = TargetReader { docker, project, desired, target, proxies };
+            let instances = members().filter(|c| !c.is_bridge());
+            let owners = instances.map(|c| owner(&reader, c, relay)).collect::<Result<Vec<_>>>()?;
             match next_step(&owners, &tried, last_start.elapsed() >= hold) {
                 HoldStep::Forward(id) => {
-                    let owner = containers.iter().find(|c| c.id == id);
-                    let address = owner.and_then(|c| c.addresses_reached_from(relay).first().copied());
-                    docker.forward_relay(&relay.id, address)?;
+                    let Some(owner) = containers.iter().find(|c| c.id == id) else { return Ok(None) };
+                    let Some(&address) = owner.addresses_reached_from(relay).first() else { return Ok(None) };
+                    let service = &project.services[owner.compose().unwrap_or_default().1];
+                    let ports = ports_of_owner(service, &reader.proxies, relay, owner);
+                    docker.forward_relay(&relay.id, address, &ports)?;
                     Ok(Some(()))
                 }
                 HoldStep::Wait => Ok(None),
@@ -116,31 +124,24 @@ impl KilledRun<'_> {
             let _ = self.config.docker.set_restart(&policy, std::slice::from_ref(&stopped.id));
         }
     }
+}
 
-    fn owners<'c>(
-        &self,
-        target: &Target,
-        instances: impl Iterator<Item = &'c Container>,
-        containers: &[Container],
-    ) -> Result<Vec<Owner>> {
-        let (docker, project) = (&self.config.docker, &self.config.project);
-        let all = observe::detect(docker, project, containers)?;
-        let proxies = observe::proxies_of(docker, project, target, containers, &all)?;
-        let desired = DesiredVersion::default();
-        let reader = TargetReader { docker, project, desired: &desired, target, proxies };
-        let owner = |container: &Container| {
-            let (_, service) = container.compose().unwrap_or_default();
-            let state = InstanceState::read(&container.state.status);
-            let is_started = container.age().is_some() && !container.state.started_at.starts_with("0001");
-            Ok(Owner {
-                id: container.id.clone(),
-                is_live: matches!(state, InstanceState::Running | InstanceState::Broken),
-                is_ready: container.is_running() && reader.is_ready(service, container)?,
-                started_at: if is_started { container.state.started_at.clone() } else { String::new() },
-            })
-        };
-        instances.map(owner).collect()
-    }
+/// Reads an instance that could answer what waits in a relay. An instance with a lower number is older than the relay, so
+/// it is of another version than the file.
+fn owner(reader: &TargetReader, instance: &Container, relay: &Container) -> Result<Owner> {
+    let (_, service) = instance.compose().unwrap_or_default();
+    let state = InstanceState::read(&instance.state.status);
+    let is_started = instance.age().is_some() && !instance.state.started_at.starts_with("0001");
+    let is_ready = || match instance.number() < relay.number() {
+        true => reader.is_ready_of_other_version(service, instance),
+        false => reader.is_ready(service, instance),
+    };
+    Ok(Owner {
+        id: instance.id.clone(),
+        is_live: matches!(state, InstanceState::Running | InstanceState::Broken),
+        is_ready: instance.is_running() && is_ready()?,
+        started_at: if is_started { instance.state.started_at.clone() } else { String::new() },
+    })
 }
 
 #[cfg(test)]
