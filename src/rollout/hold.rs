@@ -23,8 +23,8 @@ const SPARE_LIFETIME: Duration = Duration::from_secs(600);
 /// Interval at which a relay is asked for requests without an answer.
 const LEAVING_POLL: Duration = Duration::from_millis(200);
 
-/// Part of a hold that the requests in flight at the old instance may take.
-const DRAIN_PART: u32 = 3;
+/// Part of a hold that the requests in flight at the old instance may take, and part that the new instance has at least.
+const PART: u32 = 3;
 
 /// Requests that have waited in the relays of a run.
 #[derive(Debug, Default)]
@@ -215,7 +215,7 @@ impl Rollout<'_> {
     /// Limit for the requests in flight at an instance. Others wait meanwhile if a relay has its place.
     pub(super) fn drain_time(&self, limit: Duration, service: &Service) -> Duration {
         match self.held_since {
-            Some(_) => limit.min(service.settings.hold / DRAIN_PART),
+            Some(_) => limit.min(service.settings.hold / PART),
             None => limit,
         }
     }
@@ -225,11 +225,8 @@ impl Rollout<'_> {
     pub(super) fn ready_time(&self, service: &Service) -> Option<Duration> {
         let since = self.held_since?;
         let passed = if self.is_best_effort { Duration::ZERO } else { since.elapsed() };
-        let left = service.settings.hold.saturating_sub(passed);
-        // A round number, for messages.
-        let left = Duration::from_millis(left.as_millis() as u64 / 100 * 100);
-        Some(left.max(service.settings.timing.interval))
-            .filter(|left| *left < service.settings.timing.deadline)
+        let left = left(service.settings.hold, passed).max(service.settings.timing.interval);
+        Some(left).filter(|left| *left < service.settings.timing.deadline)
     }
 
     /// Reports the requests that have waited in these relays.
@@ -240,6 +237,13 @@ impl Rollout<'_> {
             self.context.report.event(held_event(&status));
         }
     }
+}
+
+/// Rest of a hold for a new instance, a round number for messages. An old instance that stops slowly may have used up the
+/// hold, and a new instance without any time would be started for nothing.
+fn left(hold: Duration, passed: Duration) -> Duration {
+    let left = hold.saturating_sub(passed).max(hold / PART);
+    Duration::from_millis(left.as_millis() as u64 / 100 * 100)
 }
 
 /// Hint for a new instance that did not get ready within the hold.
@@ -263,6 +267,12 @@ mod tests {
         let project = Project::read(yaml, "compose.yaml", &FlagLayers::default()).unwrap();
         let words = command(&project.services["app"], &BTreeSet::from([80, 3000]));
         assert_eq!(words.join(" "), "__helper relay --port 80 --port 3000 --hold 7 --lifetime 614");
+    }
+
+    #[test]
+    fn a_new_instance_has_the_rest_of_the_hold_and_at_least_a_third() {
+        let left = |passed: u64| left(Duration::from_secs(30), Duration::from_millis(passed)).as_millis();
+        assert_eq!([left(0), left(5_250), left(25_000), left(40_000)], [30_000, 24_700, 10_000, 10_000]);
     }
 
     /// Container of `app` with more of its keys.
