@@ -239,6 +239,10 @@ impl<'a> Context<'a> {
             return Ok(());
         };
         self.journal = self.journal.reopen()?.for_change(self.report)?;
+        if !self.args.dry_run {
+            // A folder that cannot be written is reported once the run has to write.
+            let _ = self.journal.remove_unfinished();
+        }
         if lock.waited {
             self.file = None;
         }

@@ -163,6 +163,11 @@ impl Journal {
         Journal::open(&self.location, &self.project)
     }
 
+    /// Removes files that a killed run left half done.
+    pub fn remove_unfinished(&self) -> Result<(), Error> {
+        self.store.remove_unfinished(self.next_number())
+    }
+
     /// Newest ticket in the queue of waiting runs.
     pub fn queue_ticket(&self) -> Result<QueueTicket, Error> {
         QueueTicket::join(&self.store)

@@ -25,6 +25,9 @@ const MAX_SIZE: u64 = 16 << 20;
 /// release.
 const LAST_NUMBER: u32 = 999_999_999;
 
+/// File in a project's folder about a rollout that has not ended.
+const IN_PROGRESS_FILE: &str = "wanted.json";
+
 /// File in a project's folder with the id of its history.
 const ID_FILE: &str = "history-id";
 
@@ -228,6 +231,17 @@ impl Store {
         remove_file(&self.in_progress_path())
     }
 
+    /// Removes files that a killed run left half done: temporary ones, and configurations from this number on, which no
+    /// rollout has begun.
+    pub fn remove_unfinished(&self, next_number: u32) -> Result<(), Error> {
+        let folder = self.releases();
+        let is_draft = |name: &str| number_of(name, "yml").is_some_and(|number| number >= next_number);
+        let names = names_in(&folder)?.into_iter().filter(|name| is_draft(name) || is_temporary(name));
+        // Other runs write into the folder of the project while they wait, but not this file.
+        let in_progress = self.folder().join(temporary(IN_PROGRESS_FILE));
+        names.map(|name| folder.join(name)).chain([in_progress]).try_for_each(|path| remove_file(&path))
+    }
+
     /// Removes what is not retained, and temporary files of interrupted writes.
     pub fn prune(&self, retained: &Retention) -> Result<(), Error> {
         let folder = self.releases();
@@ -282,7 +296,7 @@ impl Store {
     }
 
     fn in_progress_path(&self) -> PathBuf {
-        self.folder().join("wanted.json")
+        self.folder().join(IN_PROGRESS_FILE)
     }
 
     fn releases(&self) -> PathBuf {

@@ -285,6 +285,24 @@ fn an_error_about_a_configuration_shows_none_of_its_content() {
 }
 
 #[test]
+fn what_a_killed_run_left_half_done_is_removed() {
+    let (_dir, store) = store();
+    store.remove_unfinished(1).unwrap();
+    store.write_config(3, "begun").unwrap();
+    store.write_in_progress(&in_progress(3)).unwrap();
+    store.write_config(4, "not begun").unwrap();
+    let folder = store.folder();
+    for name in [".wanted.json.tmp", "releases/.0004.yml.tmp", "releases/.0002.json.tmp"] {
+        fs::write(folder.join(name), "").unwrap();
+    }
+    fs::write(folder.join(".history-id.tmp"), "of a run that waits").unwrap();
+    store.remove_unfinished(4).unwrap();
+    assert_eq!(names_in(&folder.join("releases")).unwrap(), ["0003.yml"]);
+    assert!(!folder.join(".wanted.json.tmp").exists());
+    assert!(folder.join("wanted.json").exists() && folder.join(".history-id.tmp").exists());
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_is_named_with_a_hint() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");

@@ -258,7 +258,13 @@ fn recover_without_an_unfinished_deploy_succeeds() {
     let fake = FakeDocker::new();
     fake.run("recover").success().stdout_eq("`p`: nothing to recover; no release yet\n");
     fake.run("deploy app").success();
+    // A kill before the rollout begins leaves such files.
+    let left = ["releases/0002.yml", ".wanted.json.tmp"].map(|name| fake.path(".compose-zd/p").join(name));
+    left.iter().for_each(|path| fs::write(path, "").unwrap());
+    fake.run("recover --dry-run").success();
+    assert!(left.iter().all(|path| path.exists()), "a dry run has no lock");
     fake.run("recover").success().stdout_eq("`p`: nothing to recover; release 1 is complete\n");
+    assert!(!left.iter().any(|path| path.exists()));
 }
 
 #[test]
