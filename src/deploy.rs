@@ -6,7 +6,6 @@ use anyhow::Result;
 
 use crate::context::{Context, Invocation};
 use crate::engine::compose::prepare::Prepared;
-use crate::engine::compose::watchdog::Watchdog;
 use crate::engine::compose::{ComposeRun, Outcome};
 use crate::engine::swarm;
 use crate::error::{Error, Exit};
@@ -83,7 +82,6 @@ pub fn put_in_place(context: &mut Context, request: &mut Request) -> Result<()> 
     if context.engine == EngineKind::Swarm {
         return swarm::put_in_place(context, request);
     }
-    let _watchdog = Watchdog::start(context);
     let prepared = Prepared::new(context, request)?;
     let run = ComposeRun::new(context, request, &prepared);
     let readers = run.readers()?;

@@ -53,7 +53,7 @@ use cli::{Cli, Command};
 use commands::completions::{self, CompletionRequest};
 use commands::{help, notify};
 use context::Invocation;
-use engine::compose::watchdog;
+use engine::compose::watchdog::{self, Watchdog};
 use error::Error;
 use model::args::{CheckArgs, HistoryArgs, OutputFormat, RolloutArgs, StatusArgs};
 use model::{ReceiverList, UpdateLayer};
@@ -123,6 +123,7 @@ fn usage_error(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
 }
 
 fn run(cli: &Cli, report: Report, receivers: &OnceLock<ReceiverList>) -> anyhow::Result<()> {
+    let _watchdog = start_watchdog(&cli.command);
     // Only these commands handle signals; Ctrl-C ends the others.
     let stop = match &cli.command {
         Command::Up(_)
@@ -169,6 +170,18 @@ fn run(cli: &Cli, report: Report, receivers: &OnceLock<ReceiverList>) -> anyhow:
             Ok(())
         }
     }
+}
+
+/// Watchdog of a command that changes containers.
+fn start_watchdog(command: &Command) -> Option<Watchdog> {
+    let rollout = match command {
+        Command::Up(args) => &args.rollout,
+        Command::Deploy(args) => &args.rollout,
+        Command::Rollback(args) => &args.rollout,
+        Command::Recover(args) => &args.rollout,
+        _ => return None,
+    };
+    if rollout.dry_run { None } else { Watchdog::start() }
 }
 
 /// Watches over the rollout of another process with this command line.

@@ -542,6 +542,7 @@ impl<'a> Rollout<'a> {
             urgent: false,
             exited: exited.clone(),
             others: self.others.clone(),
+            may_be_stale: false,
         };
         self.context.proxies.iter().map(|p| (p.as_ref(), rotation(p.as_ref()))).collect()
     }

@@ -203,7 +203,7 @@ impl Proxy for Apache {
             Goal::Rotation(rotation) => hosts.route(pinned, &addresses(&rotation.inside)),
             Goal::HandedBack(discovery) => hosts.hand_back(pinned, discovery),
         };
-        Ok((state.of(&endpoints, &services, self.settings.routes.has_streams), next))
+        Ok((state.of(goal, &services, self.settings.routes.has_streams), next))
     }
 
     fn diagnose(&self) -> Query {

@@ -173,7 +173,7 @@ impl Proxy for Nginx {
             Goal::Rotation(rotation) => self.hosts().route(pinned, &addresses(&rotation.inside)),
             Goal::HandedBack(discovery) => self.hosts().hand_back(pinned, discovery),
         };
-        Ok((state.of(&endpoints, &services), next))
+        Ok((state.of(goal, &services), next))
     }
 
     fn diagnose(&self) -> Query {

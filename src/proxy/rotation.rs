@@ -52,6 +52,9 @@ pub struct Rotation {
     pub exited: BTreeSet<String>,
     /// Addresses of the containers outside the rollouts, for a proxy that [`super::Abilities::gives_addresses`].
     pub others: BTreeSet<IpAddr>,
+    /// True if something else has replaced instances. A proxy that keeps addresses, and cannot tell them, then has to
+    /// look all names up again.
+    pub may_be_stale: bool,
 }
 
 impl Rotation {
@@ -124,6 +127,11 @@ impl Goal {
     /// True if the next step depends on the proxy's state.
     pub fn needs_state(&self) -> bool {
         !matches!(self, Goal::Patched(_) | Goal::HandedBack(_))
+    }
+
+    /// True if a proxy that keeps addresses may have others than those of the instances.
+    pub fn may_be_stale(&self) -> bool {
+        self.rotation().is_some_and(|rotation| rotation.may_be_stale)
     }
 
     /// Rotation that the proxy has to confirm.

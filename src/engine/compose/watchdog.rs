@@ -18,8 +18,8 @@ use crate::docker::Docker;
 use crate::docker::inspect::Container;
 use crate::docker::lock_resource::LockBackend;
 use crate::lock::{self, LockOwner};
-use crate::model::FlagLayers;
 use crate::model::args::RolloutArgs;
+use crate::model::{EngineKind, FlagLayers};
 use crate::observe::{self, DesiredVersion, TargetReader};
 use crate::process::{self, Liveness, ProcessInput};
 use crate::proxy::converge::{self, Pursuit};
@@ -46,11 +46,9 @@ const DISMISSAL: &[u8] = b"done";
 pub struct Watchdog(ProcessInput);
 
 impl Watchdog {
-    /// Starts the watchdog of this run, unless it is a dry run. Without a watchdog, the next run cleans up.
-    pub fn start(context: &Context) -> Option<Watchdog> {
-        if context.args.dry_run {
-            return None;
-        }
+    /// Starts the watchdog of this run. It is the first thing that a run does, because a proxy that keeps addresses needs a
+    /// watchdog wherever the run is killed. Without a watchdog, the next run cleans up.
+    pub fn start() -> Option<Watchdog> {
         let own = ["__watchdog", "--"].map(OsString::from).into_iter();
         let words: Vec<OsString> = own.chain(std::env::args_os()).collect();
         process::start_self_beside(&words).ok().map(Watchdog)
@@ -78,7 +76,10 @@ pub fn watch(call: Invocation, services: &[String], args: &RolloutArgs, flags: F
     // Before anything that takes time, because a user may run Compose at once.
     let known = running(&connect(call.compose, call.report)?)?;
     let mut context = Context::for_release(call, args, flags)?;
-    let Some(owner) = dead_owner(&context)? else { return Ok(()) };
+    if context.engine == EngineKind::Swarm {
+        return Ok(());
+    }
+    let WaitResult::Done(owner) = dead_owner(&context)? else { return Ok(()) };
     let (config, targets) = what_was_deployed(&mut context, services)?;
     KilledRun { context: &context, config, targets, owner }.watch(known)
 }
@@ -99,14 +100,17 @@ fn what_was_deployed(context: &mut Context, services: &[String]) -> Result<(Conf
     Ok((config, targets))
 }
 
-/// Owner of the project's lock, if it was killed and no other run has taken the lock over.
-fn dead_owner(context: &Context) -> Result<Option<LockOwner>> {
-    let dead = wait::until(POLL / 5, DEATH, context.stop, || {
+/// Waits until the owner of the project's lock is dead. `None` is a run that was killed before it had the lock. Times out
+/// if another run has the lock.
+fn dead_owner(context: &Context) -> Result<WaitResult<Option<LockOwner>>> {
+    wait::until(POLL / 5, DEATH, context.stop, || {
         let owner = recorded_owner(context)?;
-        let is_alive = owner.as_ref().is_some_and(|owner| owner.liveness() != Liveness::Dead);
-        Ok::<_, anyhow::Error>((!is_alive).then_some(owner))
-    })?;
-    Ok(if let WaitResult::Done(owner) = dead { owner } else { None })
+        Ok((!owner.as_ref().is_some_and(is_alive)).then_some(owner))
+    })
+}
+
+fn is_alive(owner: &LockOwner) -> bool {
+    owner.liveness() != Liveness::Dead
 }
 
 fn recorded_owner(context: &Context) -> Result<Option<LockOwner>> {
@@ -118,7 +122,8 @@ struct KilledRun<'a> {
     context: &'a Context<'a>,
     config: Configuration,
     targets: Vec<Target>,
-    owner: LockOwner,
+    /// Owner of the lock after the kill, if the run had the lock.
+    owner: Option<LockOwner>,
 }
 
 fn running(docker: &Docker) -> Result<Vec<Container>> {
@@ -166,8 +171,10 @@ impl KilledRun<'_> {
         Ok(())
     }
 
+    /// True if another run has, or had, the lock. The engine may record the killed run after its end.
     fn is_superseded(&self) -> Result<bool> {
-        Ok(recorded_owner(self.context)?.as_ref() != Some(&self.owner))
+        let current = recorded_owner(self.context)?;
+        Ok(current.as_ref().is_some_and(is_alive) || (self.owner.is_some() && current != self.owner))
     }
 
     /// Addresses of the instances, by container id.
@@ -246,6 +253,7 @@ impl KilledRun<'_> {
             inside: of(ready),
             outside: of(unready),
             others: others.clone(),
+            may_be_stale: true,
             ..Rotation::default()
         };
         let check = || if self.is_superseded()? { anyhow::bail!("another run has the lock") } else { Ok(()) };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::proxy::kit::connections::{self, Connection};
 use crate::proxy::kit::hosts::switch::{self, PinnedServices, PinnedState, ServicePins};
 use crate::proxy::kit::hosts::{Loaded, PinnedService, Pins, watcher_mark};
-use crate::proxy::{Endpoint, InFlight, ProxyState};
+use crate::proxy::{Endpoint, Goal, InFlight, ProxyState};
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ApacheState {
@@ -35,9 +35,10 @@ impl ApacheState {
     }
 
     /// State of the endpoints. `has_streams` if a connection may be a WebSocket.
-    pub fn of(&self, endpoints: &[Endpoint], services: &[PinnedService], has_streams: bool) -> ProxyState {
+    pub fn of(&self, goal: &Goal, services: &[PinnedService], has_streams: bool) -> ProxyState {
+        let endpoints = goal.endpoints();
         let pinned = PinnedServices { state: self, services };
-        let routed = switch::routed(pinned, endpoints);
+        let routed = switch::routed(pinned, &endpoints, goal.may_be_stale());
         let restarts: Vec<u64> =
             services.iter().filter_map(|s| self.pins_of(s)).map(|p| p.pins.since).collect();
         let restart = restarts.into_iter().max().filter(|since| *since > 0);

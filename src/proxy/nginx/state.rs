@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::proxy::kit::hosts::switch::{self, PinnedServices, PinnedState, ServicePins};
 use crate::proxy::kit::hosts::{PinnedService, Pins, watcher_mark};
 use crate::proxy::kit::sockets;
-use crate::proxy::{Endpoint, InFlight, ProxyState};
+use crate::proxy::{Endpoint, Goal, InFlight, ProxyState};
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct NginxState {
@@ -46,11 +46,12 @@ impl NginxState {
     }
 
     /// State of the endpoints.
-    pub fn of(&self, endpoints: &[Endpoint], services: &[PinnedService]) -> ProxyState {
+    pub fn of(&self, goal: &Goal, services: &[PinnedService]) -> ProxyState {
+        let endpoints = goal.endpoints();
         let pinned = PinnedServices { state: self, services };
         let in_flight = |e: &Endpoint| (e.id.clone(), InFlight::Exact(sockets::count(&self.remotes, e)));
         ProxyState {
-            routed: switch::routed(pinned, endpoints),
+            routed: switch::routed(pinned, &endpoints, goal.may_be_stale()),
             failing: BTreeSet::new(),
             config_applied: !self.workers.is_empty() && switch::is_settled(pinned),
             in_flight: endpoints.iter().map(in_flight).collect(),

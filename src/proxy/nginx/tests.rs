@@ -428,6 +428,20 @@ fn a_switch_that_nginx_has_not_read_is_undone_without_a_reload() {
     );
 }
 
+/// Compose has recreated the instance, and no pin tells what nginx has.
+#[test]
+fn addresses_that_may_be_stale_are_looked_up_again() {
+    let (inside, without_pins) = (vec![endpoint(2, true)], state(&[9], &[]));
+    let goal = |may_be_stale| {
+        Goal::Rotation(Rotation { inside: inside.clone(), may_be_stale, ..Rotation::default() })
+    };
+    assert_eq!(advance(&goal(false), &without_pins).0.routed, ["c2".to_string()].into());
+    let (before, next) = advance(&goal(true), &without_pins);
+    assert_eq!((before.routed.len(), shown(&next).len()), (0, 2), "pins, and a reload");
+    let (after, _) = advance(&goal(true), &state(&[901], &["# since 900 was ", NEW]));
+    assert!(after.config_applied && after.routed.contains("c2"));
+}
+
 #[test]
 fn pins_are_removed_once_they_are_what_runs() {
     let handed_back = |running: &[u8]| {

@@ -71,6 +71,14 @@ impl<'s> RunningCommand<'s> {
         });
     }
 
+    /// Waits until the command has started its first process.
+    pub fn wait_for_child(&mut self) {
+        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
+        wait_for_instant("its first process", WAIT_LIMIT, || {
+            fs::read_to_string(&children).is_ok_and(|children| !children.trim().is_empty())
+        });
+    }
+
     /// Instances that the output has named after a verb so far, one list per line: `started app-7, app-8`.
     pub fn reported(&self, verb: &str) -> Vec<Vec<String>> {
         let verb = format!("s  {verb} ");

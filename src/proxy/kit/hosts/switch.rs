@@ -218,15 +218,15 @@ pub fn addresses(endpoints: &[Endpoint]) -> BTreeSet<IpAddr> {
 }
 
 /// Endpoints in rotation: those with an address of their service's pins. Without pins the proxy has the addresses of all
-/// instances that ran at its last reload.
-pub fn routed(pinned: PinnedServices, endpoints: &[Endpoint]) -> BTreeSet<String> {
+/// instances that ran at its last reload, or unknown ones if these may be stale.
+pub fn routed(pinned: PinnedServices, endpoints: &[Endpoint], may_be_stale: bool) -> BTreeSet<String> {
     let pins = |e: &Endpoint| {
         let own = pinned.services.iter().find(|s| s.service == e.service)?;
         Some(pinned.state.pins_of(own)?.addresses())
     };
     let is_routed = |e: &&Endpoint| match pins(e) {
         Some(addresses) => e.addresses.iter().any(|ip| addresses.contains(ip)),
-        None => !e.addresses.is_empty(),
+        None => !e.addresses.is_empty() && !may_be_stale,
     };
     endpoints.iter().filter(is_routed).map(|e| e.id.clone()).collect()
 }
