@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::time::SystemTime;
 
 use super::{Backend, Change, Proxy, RolloutShape};
 use crate::docker::Exec;
@@ -27,6 +28,8 @@ pub struct Endpoint {
     pub unhealthy: bool,
     /// First process, by its number on the engine's machine; 0 if the container does not run.
     pub pid: u32,
+    /// Last start, by the engine's clock; `None` if the container never started.
+    pub started: Option<SystemTime>,
     /// Ports of the container, each with an address of the host that leads to it.
     pub published: Vec<(u16, SocketAddr)>,
 }
@@ -83,6 +86,7 @@ pub fn endpoints<'c>(proxy: &dyn Proxy, containers: impl Iterator<Item = &'c Con
         labels: c.config.labels.clone(),
         unhealthy: c.is_unhealthy(),
         pid: c.state.pid,
+        started: c.started(),
         published: c.published().collect(),
     };
     routed.map(endpoint).collect()

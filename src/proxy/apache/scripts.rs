@@ -141,6 +141,7 @@ for p in /proc/[0-9]*; do
   case $title in *"# compose-zd "*" watcher"*) echo "@watcher ${{title##*# }}" ;; esac
 done 2>/dev/null
 ticks; echo "@now $now"
+{PRINT_CLOCK}
 sed -n '/ # compose-zd /s/^/@pin /p' /etc/hosts
 echo @end"##
     )

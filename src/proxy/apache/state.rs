@@ -3,17 +3,19 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::proxy::kit::clock::Clock;
 use crate::proxy::kit::connections::{self, Connection};
 use crate::proxy::kit::hosts::switch::{self, PinnedServices, PinnedState, ServicePins};
 use crate::proxy::kit::hosts::{Loaded, PinnedService, Pins, watcher_mark};
 use crate::proxy::{Endpoint, Goal, InFlight, ProxyState};
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct ApacheState {
     /// Ticks since boot.
     now: u64,
     /// Start of each child of the master, in ticks since boot.
     children: Vec<u64>,
+    clock: Option<Clock>,
     pins: Vec<String>,
     watchers: BTreeSet<String>,
     connections: Vec<Connection>,
@@ -26,6 +28,7 @@ impl ApacheState {
             match line.trim_end().split_once(' ') {
                 Some(("@child", ticks)) => state.children.push(ticks.trim().parse().ok()?),
                 Some(("@watcher", mark)) => drop(state.watchers.insert(mark.into())),
+                Some(("@clock", clock)) => state.clock = Clock::parse(clock),
                 Some(("@now", ticks)) => state.now = ticks.trim().parse().ok()?,
                 Some(("@pin", pin)) => state.pins.push(pin.into()),
                 _ => {}
@@ -61,6 +64,13 @@ impl ApacheState {
 }
 
 impl PinnedState for ApacheState {
+    /// Apache replaces children without a reload, so the oldest child counts.
+    fn may_lack(&self, instance: &Endpoint) -> bool {
+        let is_later = |clock: Clock| Some(clock.is_later(instance.started?, *self.children.iter().min()?));
+        let has_connection = !connections::to_endpoint(&self.connections, instance).is_empty();
+        self.clock.and_then(is_later) == Some(true) && !has_connection
+    }
+
     /// The children of a master have no mark of their age. So only a mark in the hosts file confirms a restart.
     fn pins_of(&self, service: &PinnedService) -> Option<ServicePins> {
         let pins = Pins::parse(self.pins.iter().map(String::as_str), service)?;

@@ -157,6 +157,7 @@ for p in /proc/[0-9]*; do
   esac
 done 2>/dev/null
 read -r up rest < /proc/uptime; echo \"@now ${{up%.*}}${{up#*.}}\"
+{PRINT_CLOCK}
 sed -n '/ # compose-zd /s/^/@pin /p' /etc/hosts
 {}
 echo @end",

@@ -2,17 +2,19 @@
 
 use std::collections::BTreeSet;
 
+use crate::proxy::kit::clock::Clock;
 use crate::proxy::kit::hosts::switch::{self, PinnedServices, PinnedState, ServicePins};
 use crate::proxy::kit::hosts::{PinnedService, Pins, watcher_mark};
 use crate::proxy::kit::sockets;
 use crate::proxy::{Endpoint, Goal, InFlight, ProxyState};
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct NginxState {
     /// Ticks since boot.
     now: u64,
     /// Start of each worker that takes new requests, in ticks since boot.
     workers: Vec<u64>,
+    clock: Option<Clock>,
     /// Number of workers that only finish their open requests.
     retired_workers: usize,
     pins: Vec<String>,
@@ -28,6 +30,7 @@ impl NginxState {
             match line.trim_end().split_once(' ') {
                 Some(("@worker", rest)) => state.add_worker(rest),
                 Some(("@watcher", mark)) => drop(state.watchers.insert(mark.into())),
+                Some(("@clock", clock)) => state.clock = Clock::parse(clock),
                 Some(("@now", ticks)) => state.now = ticks.trim().parse().ok()?,
                 Some(("@pin", pin)) => state.pins.push(pin.into()),
                 _ => state.remotes.extend(sockets::parse_listed(line)),
@@ -61,6 +64,11 @@ impl NginxState {
 }
 
 impl PinnedState for NginxState {
+    fn may_lack(&self, instance: &Endpoint) -> bool {
+        let is_later = |clock: Clock| Some(clock.is_later(instance.started?, *self.workers.iter().min()?));
+        self.clock.and_then(is_later) == Some(true) && sockets::count(&self.remotes, instance) == 0
+    }
+
     fn pins_of(&self, service: &PinnedService) -> Option<ServicePins> {
         let pins = Pins::parse(self.pins.iter().map(String::as_str), service)?;
         let loaded = pins.loaded(&self.workers);

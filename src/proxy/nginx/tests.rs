@@ -442,6 +442,30 @@ fn addresses_that_may_be_stale_are_looked_up_again() {
     assert!(after.config_applied && after.routed.contains("c2"));
 }
 
+/// The clock of the machine, which has been up for 10 s.
+const CLOCK: &str = "@clock 10.00 2026-12-01 00:00:10.000000000 +0000\n";
+
+/// Without a new run, nginx would have the address of the instance that Compose has removed.
+#[test]
+fn an_instance_that_started_after_the_workers_is_looked_up_again() {
+    let goals = |seconds: &str| {
+        let started = humantime::parse_rfc3339(&format!("2026-12-01T00:00:{seconds}Z")).ok();
+        let endpoint = Endpoint { started, ..endpoint(2, true) };
+        let discovery = Discovery { endpoints: vec![endpoint.clone()], ..Discovery::default() };
+        let gate = Rotation { inside: vec![endpoint], ..Rotation::default() };
+        [Goal::HandedBack(discovery), Goal::Gated(gate)]
+    };
+    let steps = |seconds: &str, text: &str| {
+        goals(seconds).map(|goal| shown(&advance(&goal, &(CLOCK.to_string() + text)).1).len())
+    };
+    let (at_3s, with_connection) =
+        (state(&[300], &[]), format!(" 020015AC:0BB8 01 \n{}", state(&[300], &[])));
+    assert_eq!(steps("09", &at_3s), [2, 2], "pins, and a reload");
+    assert_eq!(steps("02", &at_3s), [0, 1], "nginx has the address");
+    assert_eq!(steps("09", &with_connection), [0, 1], "nginx has the address of the instance before");
+    assert_eq!(goals("09").map(|goal| shown(&advance(&goal, &at_3s).1).len()), [0, 1], "no clock");
+}
+
 #[test]
 fn pins_are_removed_once_they_are_what_runs() {
     let handed_back = |running: &[u8]| {

@@ -102,6 +102,21 @@ fn compose_after_a_killed_deploy_serves_again() {
     project.start("recover").wait().exits(0);
     assert_eq!(pins(&project), "", "left in the proxy");
     project.expect_release("app", 1, "7");
+
+    project.log("--- recreated without compose-zd; the next deploy has nothing to change");
+    project.set_variables("VERSION=8");
+    project.deploy("app").exits(0);
+    if project.address("app").ends_with(".2") {
+        // Compose would give it the same address again.
+        project.set_variables("VERSION=9");
+        project.deploy("app").exits(0);
+    }
+    project.set_variables("VERSION=10");
+    project.compose("up -d");
+    assert!(project.get_within(Duration::from_secs(2), &project.host(), "/").is_none_or(|r| r.status != 200));
+    project.deploy("app").exits(0).says("nothing has to change");
+    project.expect_release("app", 1, "10");
+    assert_eq!(pins(&project), "", "left in the proxy");
 }
 
 #[test]

@@ -473,6 +473,14 @@ impl TestProject {
         DockerApi::at(&if host.is_empty() { inherited() } else { host })
     }
 
+    /// Address of the only container of a service, on its first network.
+    pub fn address(&self, service: &str) -> String {
+        let id = self.ids(service).pop_first().expect("a container");
+        let networks = &self.api().get(&format!("/containers/{id}/json"))["NetworkSettings"]["Networks"];
+        let first = networks.as_object().and_then(|networks| networks.values().next());
+        first.and_then(|network| network["IPAddress"].as_str()).unwrap_or_default().into()
+    }
+
     pub fn service_containers(&self, service: &str) -> Vec<Container> {
         let mut all = self.containers();
         all.retain(|c| c.service == service);

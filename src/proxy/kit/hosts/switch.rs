@@ -73,6 +73,10 @@ pub trait PinnedState {
 
     /// True if a reload that was requested at this moment is not late yet.
     fn is_recent(&self, since: u64) -> bool;
+
+    /// True if the instance started after the program had looked its name up, and has no connection from it. Compose has
+    /// recreated the instance, and the program may have the address of before.
+    fn may_lack(&self, instance: &Endpoint) -> bool;
 }
 
 /// Hosts file of a proxy's container, and the program that reads it.
@@ -164,7 +168,7 @@ impl HostsSwitch<'_> {
         // Without pins the proxy has the instances inside, unless it was restarted while those outside ran.
         let is_fresh = services.iter().all(|s| state.pins_of(s).is_none()) && outside.is_empty();
         if is_fresh {
-            return Next::Run(self.pin(pinned, &inside, false));
+            return Next::Run(self.pin(pinned, &inside, self.may_lack(state, &rotation.inside)));
         }
         self.route(pinned, &inside)
     }
@@ -192,13 +196,19 @@ impl HostsSwitch<'_> {
         }
     }
 
+    fn may_lack(&self, state: &dyn PinnedState, endpoints: &[Endpoint]) -> bool {
+        let mut running = endpoints.iter().filter(|e| !e.addresses.is_empty());
+        self.needs_reload && running.any(|e| state.may_lack(e))
+    }
+
     /// Removes the pins once they are what Docker's DNS says. The proxy keeps the addresses without a reload.
     pub fn hand_back(&self, pinned: PinnedServices, discovery: &Discovery) -> Next {
         let running = addresses(&discovery.endpoints);
         let has_pins = |service: &&PinnedService| pinned.state.pins_of(service).is_some();
         let with_pins: Vec<&PinnedService> = pinned.services.iter().filter(has_pins).collect();
         if with_pins.is_empty() {
-            return Next::Done;
+            let is_stale = self.may_lack(pinned.state, &discovery.endpoints);
+            return if is_stale { self.route(pinned, &running) } else { Next::Done };
         }
         match if running.is_empty() { Next::Done } else { self.route(pinned, &running) } {
             Next::Done => Next::Finish(with_pins.into_iter().map(|s| self.write(unpin_script(s))).collect()),
