@@ -5,6 +5,7 @@ mod api;
 pub mod archive;
 mod command;
 mod compose;
+mod compose_failure;
 mod compose_plugin;
 mod container_shell;
 mod containers;
@@ -283,9 +284,10 @@ impl Docker {
             Ok(result.stdout)
         } else {
             let verb = words.first().unwrap_or(&"");
-            Err(Error::unchanged(format!("`docker compose {verb}` failed"))
-                .detail(result.stderr_or_stdout())
-                .into())
+            let text = result.stderr_or_stdout();
+            let error = Error::unchanged(format!("`docker compose {verb}` failed"))
+                .detail(&compose_failure::message(text));
+            Err(compose_failure::run_hint(text).map_or(error.clone(), |hint| error.hint(hint)).into())
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 
-use super::{CommandResult, Docker, find_standalone};
+use super::{CommandResult, Docker, compose_failure, find_standalone};
 use crate::error::Error;
 use crate::process::Command;
 
@@ -28,7 +28,7 @@ impl Docker {
     pub fn config(&mut self) -> Result<(String, Vec<String>)> {
         let result = self.compose(&["config"])?;
         if result.ok() {
-            let warnings = warnings(&result.stderr);
+            let warnings = compose_failure::warnings(&result.stderr);
             return Ok((result.stdout, warnings));
         }
         if self.plugin.take().is_some() {
@@ -41,8 +41,8 @@ impl Docker {
             return self.config();
         }
         Err(Error::usage("`docker compose config` refuses the project")
-            .detail(&without_warnings(result.stderr_or_stdout()))
-            .hint("correct the file, or name another with `--file`")
+            .detail(&compose_failure::message(result.stderr_or_stdout()))
+            .hint(compose_failure::config_hint(result.stderr_or_stdout()))
             .into())
     }
 
@@ -325,21 +325,6 @@ fn changed_objects(text: &str) -> Vec<(&'static str, String)> {
         network().or_else(volume)
     };
     text.lines().filter_map(object).collect()
-}
-
-/// Compose's warnings in its log lines: `time="…" level=warning msg="…"`.
-pub(super) fn warnings(stderr: &str) -> Vec<String> {
-    let message = |line: &str| {
-        let (_, rest) = line.split_once("level=warning msg=\"")?;
-        Some(rest.trim_end_matches('"').replace("\\\"", "`"))
-    };
-    stderr.lines().filter_map(message).collect()
-}
-
-/// The lines of Compose that are no warnings; all of them if there is no other.
-fn without_warnings(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().filter(|line| !line.contains("level=warning msg=")).collect();
-    if lines.is_empty() { text.into() } else { lines.join("\n") }
 }
 
 fn collateral_in(result: &CommandResult) -> Vec<String> {

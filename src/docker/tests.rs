@@ -1,6 +1,6 @@
 //! Every argv by equality, and the messages for the usual failures.
 
-use super::compose::{collateral, create_words, warnings};
+use super::compose::{collateral, create_words};
 use super::images::keeper_words;
 use super::inspect::{Container, Image};
 use super::*;
@@ -105,8 +105,11 @@ fn the_usual_causes_have_a_message_of_their_own() {
 #[test]
 fn the_warnings_of_compose_are_read_from_its_log_lines() {
     let line = r#"time="2026-11-21T05:55:00Z" level=warning msg="The \"TAG\" variable is not set. Defaulting to a blank string.""#;
-    assert_eq!(warnings(line), ["The `TAG` variable is not set. Defaulting to a blank string."]);
-    assert_eq!(warnings("anything else"), [""; 0]);
+    assert_eq!(
+        compose_failure::warnings(line),
+        ["The `TAG` variable is not set. Defaulting to a blank string."]
+    );
+    assert_eq!(compose_failure::warnings("anything else"), [""; 0]);
 }
 
 #[test]
