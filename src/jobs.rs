@@ -3,6 +3,9 @@
 
 use std::collections::BTreeSet;
 
+use anyhow::Result;
+
+use crate::docker::Docker;
 use crate::error::Error;
 use crate::model::{Project, Service};
 use crate::targets::Target;
@@ -47,6 +50,38 @@ fn completed_dependencies(project: &Project, targets: &[Target]) -> Vec<String> 
     ordered
 }
 
+/// Requires that each job of the settings is a service of the file, in any profile.
+///
+/// # Errors
+/// The key with an unknown service. A check or a dry run must not promise what a deploy refuses.
+pub fn require_known(docker: &Docker, project: &Project, source: &str) -> Result<()> {
+    let missing = unlisted_jobs(project);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let all = docker.services_of_all_profiles()?;
+    match missing.into_iter().find(|(_, job)| !all.contains(job)) {
+        Some((key, job)) => {
+            let names: Vec<String> = all.iter().map(|name| format!("`{name}`")).collect();
+            Err(Error::usage(format!("{source}: `{key}`: the project has no service `{job}`"))
+                .hint(format!("name a service of this file: {}", names.join(", ")))
+                .into())
+        }
+        None => Ok(()),
+    }
+}
+
+/// Keys and jobs of the settings that are no service of an active profile.
+fn unlisted_jobs(project: &Project) -> Vec<(String, String)> {
+    let jobs = project.services.values().flat_map(|service| {
+        let settings = &service.settings;
+        let named = [("before", &settings.before), ("after", &settings.after)];
+        let key = |name: &str| format!("services.{}.x-zd.{name}.service", service.name);
+        named.into_iter().filter_map(move |(name, job)| Some((key(name), job.clone()?))).collect::<Vec<_>>()
+    });
+    jobs.filter(|(_, job)| !project.services.contains_key(job)).collect()
+}
+
 /// Error for a job that is not in the file.
 pub fn unknown_job(source: &str, name: &str, error: anyhow::Error) -> Error {
     Error::usage(format!("{source}: `x-zd.before` or `x-zd.after` names `{name}`, which is not a service"))
@@ -84,6 +119,15 @@ mod tests {
         assert_eq!(jobs(&services, &["app"]).before, ["z-first", "a-last"]);
         assert_eq!(jobs(&services, &["db"]).before, [""; 0]);
         assert_eq!(jobs(&services, &["app", "a-last"]).before, ["z-first"], "a target is not a job");
+    }
+
+    #[test]
+    fn a_job_that_no_active_profile_has_is_found_with_its_key() {
+        let yaml = "name: p\nservices: {app: {image: a, x-zd: {before: {service: migrat}, after: {service: warm}}}, \
+                    warm: {image: a}}";
+        let project = Project::read(yaml, "compose.yaml", &FlagLayers::default()).unwrap();
+        let found = unlisted_jobs(&project);
+        assert_eq!(found, [("services.app.x-zd.before.service".to_string(), "migrat".to_string())]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::docker::ENGINE_DENIED;
 use crate::docker::inspect::{Container, Image};
 use crate::error::Error;
 use crate::finding::Finding;
-use crate::jobs::Jobs;
+use crate::jobs::{self, Jobs};
 use crate::model::args::{CheckArgs, ComposeArgs};
 use crate::model::{EngineKind, FlagLayers, Project, Service};
 use crate::observe::{self, DesiredVersion};
@@ -45,6 +45,7 @@ pub fn check(compose: &ComposeArgs, args: &CheckArgs, report: Report) -> Result<
         return Err(targets::no_services(&request.project, &request.source).into());
     }
     targets::from_names(&request.project, &args.services)?;
+    jobs::require_known(&request.docker, &request.project, &request.source)?;
     let audit_report = audit(compose, args, &request)?.with_verdicts();
     if report.is_json() {
         report.print_document("check", &audit_report);
@@ -66,13 +67,17 @@ fn loss_error(audit_report: &AuditReport) -> Error {
 fn audit(compose: &ComposeArgs, args: &CheckArgs, request: &Configuration) -> Result<AuditReport> {
     let (docker, project) = (&request.docker, &request.project);
     let mut report = AuditReport::new(&project.name);
-    let containers = docker.containers().map_err(Error::from_error).map_err(|error| {
+    let containers = docker.containers().map_err(Error::from_error).inspect_err(|error| {
         let message = error.message.replace('\n', " ");
         report.not_audited.push(Unknown::new("running containers, images and memory", message));
         // Without an engine only the file is checked. An engine that denies access to this user refuses every deploy.
-        report.findings.extend((error.rule == Some(&ENGINE_DENIED)).then(|| error.into()));
+        report.findings.extend((error.rule == Some(&ENGINE_DENIED)).then(|| error.clone().into()));
     });
-    let containers = containers.ok();
+    let containers = match containers {
+        // An engine that the user names has to answer: its name may be mistyped.
+        Err(error) if compose.context.is_some() || compose.host.is_some() => return Err(error.into()),
+        containers => containers.ok(),
+    };
     let is_stack = match args.state.engine.or(project.engine) {
         Some(engine) => engine == EngineKind::Swarm,
         None => containers.is_some() && docker.is_stack(&project.name)?,

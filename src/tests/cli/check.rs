@@ -87,6 +87,29 @@ fn without_an_engine_check_audits_the_file_and_lists_the_rest() {
 }
 
 #[test]
+fn an_engine_that_the_user_names_has_to_answer() {
+    let fake = FakeDocker::new();
+    fake.no_engine("Cannot connect to the Docker daemon at tcp://10.0.0.1:2375.");
+    for flag in ["--context far", "--host tcp://10.0.0.1:2375"] {
+        let output = fake.run(&format!("check {flag}")).code(1).get_output().clone();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.starts_with("error: ") && stderr.contains("engine"), "{stderr}");
+    }
+}
+
+#[test]
+fn check_refuses_a_job_that_is_no_service() {
+    let fake = FakeDocker::new();
+    fake.service("image: app:1, x-zd: {before: {service: migrat}}");
+    let output = fake.run("check").code(2).get_output().clone();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        stderr.contains("`services.app.x-zd.before.service`: the project has no service `migrat`"),
+        "{stderr}"
+    );
+}
+
+#[test]
 fn check_refuses_an_unknown_service_and_a_project_without_services() {
     let fake = FakeDocker::new();
     fake.run("check missing").code(2).stderr_eq(
