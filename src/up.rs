@@ -2,6 +2,7 @@
 
 mod answers;
 mod apply;
+mod first_answers;
 mod services;
 mod survey;
 
@@ -15,6 +16,7 @@ use crate::engine::compose::prepare::provide_images;
 use crate::engine::compose::proxy_files::ProxyReload;
 use crate::error::{Error, Exit};
 use crate::finding;
+use crate::jobs;
 use crate::model::EngineKind;
 use crate::model::args::{self, DeployArgs, UpArgs};
 use crate::mounted_files;
@@ -119,6 +121,10 @@ pub fn roll_back(ctx: &mut Context, request: Request, yes: bool) -> Result<()> {
 
 fn bring_up(ctx: &mut Context, args: &UpArgs, deploy: &DeployArgs) -> Result<()> {
     let config = ctx.configuration()?;
+    if config.project.services.is_empty() {
+        return Err(targets::no_services(&config.project, &config.source).into());
+    }
+    jobs::require_known(&config.docker, &config.project, &config.source)?;
     provide(ctx, &config, args, deploy)?;
     let survey = Survey::new(ctx, &config, &args.services)?;
     let mut changes: Vec<ServiceChange> = survey.facts.iter().map(project_plan::change).collect();

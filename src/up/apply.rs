@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::answers::Answers;
+use super::first_answers;
 use super::services::{self, ServiceState};
 use super::survey::needed_completed;
 use super::{rolled_services, warn_of_no_way_back};
@@ -82,6 +83,8 @@ pub struct Apply<'c, 'a> {
     answers: Answers,
     /// The rollout is paused, as its policy requires: nothing is undone.
     is_paused: bool,
+    /// Started service without a check that does not answer, which is no reason for an undo.
+    silent: Option<Error>,
 }
 
 impl<'c, 'a> Apply<'c, 'a> {
@@ -93,7 +96,8 @@ impl<'c, 'a> Apply<'c, 'a> {
     ) -> Self {
         let answers = Answers::default();
         let (done, reloads, recorded) = (Vec::new(), Vec::new(), Recorded::default());
-        Apply { ctx, request, stages, running, done, recorded, reloads, answers, is_paused: false }
+        let (is_paused, silent) = (false, None);
+        Apply { ctx, request, stages, running, done, recorded, reloads, answers, is_paused, silent }
     }
 
     /// The same, with the proxies that are reloaded.
@@ -126,7 +130,7 @@ impl<'c, 'a> Apply<'c, 'a> {
         if let Err(error) = self.record() {
             self.ctx.report.warn(&Warning::Other(format!("the release could not be recorded: {error}")));
         }
-        rolled.map_or(Ok(()), |error| Err(error.into()))
+        self.silent.take().or(rolled).map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Records what runs of the services that Compose changes, so that a rollback has something to restore.
@@ -192,6 +196,8 @@ impl<'c, 'a> Apply<'c, 'a> {
         let rolled = self.roll_out()?;
         self.start(&stages.start_after)?;
         self.reload_all_without(&[])?;
+        let ctx = &self.ctx;
+        self.silent = first_answers::wait(self.docker(), self.project(), &started, ctx.report, ctx.stop)?;
         self.wait_for_answers(self.ctx.stop)?;
         Ok(rolled)
     }

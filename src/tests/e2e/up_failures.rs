@@ -287,3 +287,23 @@ fn after_a_kill_the_next_up_leaves_one_release() {
     project.start("up --yes").wait_unchecked().exits(0);
     project.start("up").wait().exits(0).says("nothing has to change");
 }
+
+#[test]
+fn a_started_service_that_does_not_answer_is_no_success() {
+    let project = TestProject::from_fixture("silent", "published-port", &[]);
+    let start = |keys: &str| {
+        project.write_override(&format!("services: {{app: {{{keys}}}}}"));
+        project.start("up").wait_unchecked()
+    };
+    // Nothing listens at the port, and the file has no check: the service stays for the user to look at.
+    start("ports: !override ['${PROXY_PORT}:3999'], x-zd: {health: {deadline: 2s}}")
+        .exits(3)
+        .says("`app` runs, and gives no good answer after 2s");
+    assert_eq!(project.states("app").len(), 1);
+    // The check of the file fails: the start is undone.
+    project.compose("down --timeout 1");
+    start("environment: {STATUS: '500'}, x-zd: {health: {path: /up, deadline: 2s}}")
+        .exits(3)
+        .says("what was changed before is undone");
+    assert_eq!(project.states("app"), [""; 0]);
+}
