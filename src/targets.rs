@@ -147,8 +147,13 @@ fn routed_services(project: &Project, proxies: &[Arc<dyn Proxy>]) -> Vec<String>
     if !routed.is_empty() {
         return names(&routed);
     }
+    // A proxy without a route to the project still serves others, and `check` says that a deploy leaves it alone.
+    let is_proxy = |s: &Service| {
+        let is_own = |c: &Container| is_member(project, c, &[&s.name]);
+        proxies.iter().any(|p| !p.routes_nowhere() && p.container().is_some_and(is_own))
+    };
     let can_replace = |s: &Service| !s.holds_volume() || s.hold_cause(&s.update).is_some();
-    let published = |s: &&Service| can_replace(s) && leads_to(&backend(project, s), true);
+    let published = |s: &&Service| can_replace(s) && !is_proxy(s) && leads_to(&backend(project, s), true);
     names(&project.services.values().filter(published).collect::<Vec<_>>())
 }
 
