@@ -20,6 +20,7 @@ pub fn findings(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) 
         let mut found = obstacles(service);
         found.retain(|obstacle| !is_pair || obstacle.rule == NETWORK_MODE);
         resolve_fixed_ports(&mut found, proxies, &backend(project, service));
+        found.extend(port_twice(project, service));
         found.extend(no_instances(service));
         found.extend(unknown_kind(service));
         found.extend(per_replica(service));
@@ -98,6 +99,49 @@ fn fixed_port(service: &Service, port: &Port) -> Option<Finding> {
     let instead = if port.target == HTTP3 { "; browsers use TCP instead" } else { "" };
     let hint = removal + instead;
     Some(Finding::usage("fixed-udp-port", message, hint))
+}
+
+/// Host port that two entries of the file publish. The engine refuses the second one, also for a stand-in. The sides of a
+/// pair may share a port, because one of them may be stopped.
+fn port_twice(project: &Project, service: &Service) -> Option<Finding> {
+    let name = &service.name;
+    let is_side = |other: &Service| {
+        project.pair(name).is_some_and(|pair| pair.sides.contains(&other.name)) && other.name != *name
+    };
+    let runs = |other: &&Service| other.replicas() != Some(0) && !is_side(other);
+    let others = || {
+        project.services.values().filter(runs).flat_map(|other| other.ports.iter().map(move |p| (other, p)))
+    };
+    let clash = |port: &Port| {
+        let published = port.fixed()?;
+        let (other, entry) =
+            others().find(|(_, entry)| !std::ptr::eq(*entry, port) && is_same_place(entry, port))?;
+        let (first, second) = (port.target, entry.target);
+        let subject = if other.name == *name {
+            format!("`{name}` publishes host port {published} twice, for its ports {first} and {second}")
+        } else {
+            format!("`{name}` and `{}` both publish host port {published}", other.name)
+        };
+        let hint =
+            format!("remove one of the two from `services.{name}.ports` or `services.{}.ports`", other.name);
+        let hint = if other.name == *name {
+            format!("remove one of the two from `services.{name}.ports`")
+        } else {
+            hint
+        };
+        Some(Finding::usage("port-twice", format!("{subject}, which the engine refuses"), hint))
+    };
+    service.ports.iter().find_map(clash)
+}
+
+/// True for the same port of the host, at the same address or at all of them.
+fn is_same_place(one: &Port, other: &Port) -> bool {
+    let address = |port: &Port| port.host_ip.clone().filter(|ip| ip != "0.0.0.0");
+    let (a, b) = (address(one), address(other));
+    // A port for IPv4 and the same one for IPv6 are two places.
+    let is_ipv6 = |ip: &Option<String>| ip.as_ref().is_some_and(|ip| ip.contains(':'));
+    let shares_address = is_ipv6(&a) == is_ipv6(&b) && (a.is_none() || b.is_none() || a == b);
+    one.fixed() == other.fixed() && one.protocol() == other.protocol() && shares_address
 }
 
 /// Removes the findings on fixed ports if a stand-in can serve meanwhile, or adds to their hints why none can.
@@ -222,6 +266,34 @@ impl From<Unplannable> for Finding {
 mod tests {
     use super::*;
     use crate::model::FlagLayers;
+
+    #[test]
+    fn a_host_port_that_two_entries_publish_is_found() {
+        let message = |services: &str| {
+            let yaml = format!("name: p\nservices: {{{services}}}");
+            let project = Project::read(&yaml, "compose.yaml", &FlagLayers::default()).unwrap();
+            port_twice(&project, &project.services["app"]).map(|found| found.message).unwrap_or_default()
+        };
+        let port = |more: &str| format!("{{target: 80, published: '8080'{more}}}");
+        let other = |more: &str| format!("{{target: 81, published: '8080'{more}}}");
+        let app = |ports: &[String]| format!("app: {{image: x, ports: [{}]}}", ports.join(", "));
+        let twice = message(&app(&[port(""), other("")]));
+        assert!(
+            twice.starts_with("`app` publishes host port 8080 twice, for its ports 80 and 81"),
+            "{twice}"
+        );
+        assert_eq!(message(&app(&[port(""), other(", protocol: udp")])), "");
+        assert_eq!(message(&app(&[port(", host_ip: 127.0.0.1"), other(", host_ip: 10.0.0.1")])), "");
+        assert_ne!(message(&app(&[port(", host_ip: 127.0.0.1"), other("")])), "");
+        assert_eq!(message(&app(&[port(", host_ip: 0.0.0.0"), port(", host_ip: '::'")])), "");
+        let web =
+            |keys: &str| format!("{}, web: {{image: x, ports: [{}]{keys}}}", app(&[port("")]), other(""));
+        assert!(message(&web("")).starts_with("`app` and `web` both publish host port 8080"));
+        assert_eq!(message(&web(", deploy: {replicas: 0}")), "");
+        let yaml = format!("name: p\nx-zd: {{pairs: {{both: [app, web]}}}}\nservices: {{{}}}", web(""));
+        let project = Project::read(&yaml, "compose.yaml", &FlagLayers::default()).unwrap();
+        assert_eq!(port_twice(&project, &project.services["app"]), None, "one side may be stopped");
+    }
 
     #[test]
     fn obstacles_to_a_second_instance_are_found() {
