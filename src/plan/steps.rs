@@ -114,7 +114,7 @@ impl fmt::Display for Cause {
             Cause::Replaced => "replaced",
             Cause::Leftover => "not serving",
             Cause::Failed => "the rollout failed",
-            Cause::Configured => "as `update_config` says",
+            Cause::Configured => "the settings of the update",
             Cause::CleanedUp => "cleanup",
         })
     }

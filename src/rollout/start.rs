@@ -338,7 +338,13 @@ impl<'a> Rollout<'a> {
         let monitor = self.context.monitor;
         let remaining = monitor.remaining();
         if !remaining.is_zero() {
-            let (names, after) = (monitor.pending_names(), monitor.elapsed());
+            // A stand-in or a relay is watched, too, and is out of rotation again.
+            let out = self.containers.keys().filter(|key| !self.inside.contains(key)).cloned();
+            let out = self.names(&out.collect::<Vec<_>>());
+            let (mut names, after) = (monitor.pending_names(), monitor.elapsed());
+            if names.iter().any(|name| !out.contains(name)) {
+                names.retain(|name| !out.contains(name));
+            }
             let is_beside = |name: &String| self.context.proxies.is_empty() && !names.contains(name);
             let beside = self.names(&self.inside).into_iter().filter(is_beside).collect();
             let proxied = !self.context.proxies.is_empty();

@@ -455,6 +455,7 @@ impl<'a> TargetRollout<'a> {
                 self.observe_for_undo(failed, &not_returning)?;
             if std::mem::take(&mut is_first) {
                 self.report_dead(&now);
+                self.report_return(&now);
             }
             let plan = plan::undo(&self.start, &now, &self.terms.undo_policy);
             let mut rollout = Rollout::for_undo(self.context, &now, containers, served.clone());
@@ -530,6 +531,17 @@ impl<'a> TargetRollout<'a> {
         let stopped: Vec<String> = inside.filter(|k| !runs(k)).map(|k| self.rollout.name_of(k)).collect();
         if !stopped.is_empty() {
             self.report.event(Event::Exited(stopped.into()));
+        }
+    }
+
+    /// Reports old instances that are back in rotation by [`TargetRollout::replace_failed`], which waits for no confirmation.
+    fn report_return(&self, now: &Observed) {
+        let before = self.rollout.inside();
+        let inside: Vec<InstanceKey> = now.serving().map(|i| i.key.clone()).collect();
+        let out: Vec<InstanceKey> = before.iter().filter(|key| !inside.contains(key)).cloned().collect();
+        if now.proxied && inside.iter().any(|key| !before.contains(key)) {
+            let names = |keys: &[InstanceKey]| keys.iter().map(|k| self.rollout.name_of(k)).collect();
+            self.report.event(Event::Routed { in_rotation: names(&inside), out_of_rotation: names(&out) });
         }
     }
 
