@@ -482,6 +482,9 @@ fn cannot_write(path: &Path, cause: &io::Error) -> Error {
             ))
         }
         ErrorKind::PermissionDenied => error.hint(share_hint(path)),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => error.hint(
+            "free space on its disk (`df`, `docker system df`), or name another folder with `--state-dir`",
+        ),
         _ => error.hint("make its folder writable for this user, or name another with `--state-dir`"),
     }
 }
