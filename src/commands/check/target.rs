@@ -112,6 +112,9 @@ impl ProjectFacts<'_> {
             found.extend(self.proxy_findings(target, &proxies, proxy.as_ref(), &shape)?);
         }
         found.extend(self.findings_of_services(target, &proxies, &mut report.not_audited)?);
+        if found.iter().any(|finding| finding.rule == "proxy-down") {
+            found.retain(|finding| finding.rule != "route-not-found");
+        }
         report.findings.extend(found.into_iter().map(|finding| finding.of_service(services[0])));
         report.services.push(self.verdict_row(target, &proxies));
         let largest_service = services.iter().max_by_key(|s| self.running_count(s));
@@ -336,7 +339,9 @@ impl ProjectFacts<'_> {
     fn verdict_row(&self, target: &Target, proxies: &TargetProxies) -> VerdictRow {
         let services: Vec<String> = target.services().into_iter().map(String::from).collect();
         let service = &self.project.services[&services[0]];
+        let is_known = self.has_engine;
         let count = match services.iter().map(|s| self.running_count(s)).sum() {
+            0 if !is_known => "state unknown".to_string(),
             0 => "not started".to_string(),
             1 => "1 instance".to_string(),
             n => format!("{n} instances"),
