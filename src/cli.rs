@@ -21,28 +21,44 @@ const EXIT_CODES: &str = include_str!("cli/exit-codes.txt");
 const EXAMPLES: &str = include_str!("cli/deploy.txt");
 const SHORT_EXAMPLES: &str = include_str!("cli/deploy-short.txt");
 
-/// Flags of a rollout in the short help: those that a user types, not those that usually are in the file.
-const SHORT_HELP_FLAGS: [&str; 19] = [
-    "services",
-    "yes",
-    "remove_orphans",
-    "force",
-    "image",
-    "scale",
-    "pull",
-    "build",
-    "dry_run",
-    "output",
-    "quiet",
-    "verbose",
-    "to",
-    "update-parallelism",
-    "health-path",
-    "health-deadline",
-    "drain-timeout",
-    "strict",
-    "file",
+/// Flags of the short help, with texts that fit a line: those that a user types, not those that usually are in the file.
+const SHORT_HELP_FLAGS: [(&str, &str); 22] = [
+    ("yes", "Also recreate databases and the proxy, with downtime"),
+    ("remove_orphans", "Remove containers of services not in the file"),
+    ("force", "Replace every instance, even if nothing has changed"),
+    ("image", "Image for this release, such as app=shop:42"),
+    ("scale", "Number of instances, such as app=3"),
+    ("pull", "Pull images first"),
+    ("build", "Build images first (the default with `build`)"),
+    ("dry_run", "Print what would be done, and change nothing"),
+    ("output", "text or json [default: text]"),
+    ("quiet", "Print only the result and warnings"),
+    ("verbose", "Print more: each docker command, or each note"),
+    ("to", "Release to restore [default: the previous one]"),
+    ("health-path", "Path of the probe of a new instance"),
+    ("file", "Compose file; may be given several times"),
+    ("project_name", "Name of the project"),
+    ("watch", "Repeat until Ctrl-C [default: every 2s]"),
+    ("all", "All projects of this engine that were taken down"),
+    ("service", "Service to put behind the proxy, and its port"),
+    ("publish", "Host port of the proxy [default: that of the app]"),
+    ("print", "Print the files, write nothing"),
+    ("history timeline", "Print the timeline of a release as a web page"),
+    ("init force", "Overwrite existing files"),
 ];
+
+/// Short descriptions of commands, for the list of the program's short help.
+const SHORT_ABOUTS: [(&str, &str); 6] = [
+    ("up", "Bring the whole project to what its file says"),
+    ("plan", "Print what `up` would do and why; changes nothing"),
+    ("rollback", "Restore an earlier release, without losing a request"),
+    ("status", "Show what runs, and which instances get requests"),
+    ("check", "Report what a deploy would lose, with fixes"),
+    ("init", "Add a proxy, a Makefile and a hook for `git push`"),
+];
+
+/// Commands that the short help of the program leaves out.
+const RARE_COMMANDS: [&str; 4] = ["schema", "completions", "man", "prune"];
 
 const ROLLBACK: &str = include_str!("cli/rollback.txt");
 const GETTING_STARTED: &str = include_str!("cli/start.txt");
@@ -94,6 +110,9 @@ impl Cli {
     /// Parses the arguments, with `name` as the name of the program in help and usage.
     pub fn read(arguments: Vec<OsString>, name: &'static str) -> Result<Cli, clap::Error> {
         let command = Cli::described(name).bin_name(name).display_name(name);
+        // Only `-h` is short: the usage of an error and `--help` come from the whole description.
+        let is_short = arguments.iter().any(|word| word == "-h");
+        let command = if is_short { with_short_help(command) } else { command };
         Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)
     }
 
@@ -112,7 +131,7 @@ impl Cli {
         // `mut_subcommand` moves a command to the end of the list, so each is changed once.
         let command = with_program_name(Cli::command(), name).mut_subcommands(|c| with_program_name(c, name));
         let command = SEE_ALSO.iter().fold(command, |command, (word, topics)| {
-            command.mut_subcommand(word, |command| with_short_help(see_also(command, name, topics)))
+            command.mut_subcommand(word, |command| see_also(command, name, topics))
         });
         let commands: Vec<PossibleValue> =
             command.get_subcommands().filter(|c| !c.is_hide_set()).map(|c| value(c.get_name())).collect();
@@ -125,7 +144,7 @@ impl Cli {
 }
 
 /// Commands and flags of Compose that users try, and what takes their place.
-const HABITS: [(&str, &str); 10] = [
+const HABITS: [(&str, &str); 12] = [
     ("ps", "`compose-zd status` shows what runs"),
     ("ls", "`compose-zd status` shows what runs"),
     ("restart", "`compose-zd deploy --force` replaces every instance"),
@@ -134,6 +153,11 @@ const HABITS: [(&str, &str); 10] = [
     ("stop", "`docker compose stop` stops the project"),
     ("-d", "leave it out: a deploy returns once the new version serves, and the containers go on"),
     ("--detach", "leave it out: a deploy returns once the new version serves, and the containers go on"),
+    (
+        "--scale",
+        "`compose-zd deploy --scale SERVICE=N` sets it for one release, and `services.SERVICE.scale` in the file for all",
+    ),
+    ("--timeout", "`services.SERVICE.stop_grace_period` in the file is the time to stop"),
     ("--force-recreate", "`--force` replaces every instance, even if nothing has changed"),
     ("--no-deps", "leave it out: a deploy starts dependencies that are down, and leaves the others alone"),
 ];
@@ -175,15 +199,41 @@ fn hide_project_flags(command: clap::Command) -> clap::Command {
     command.args(hidden.collect::<Vec<_>>())
 }
 
-/// Hides the flags of a rollout that are not common from its short help.
+/// The same commands with a help that fits a screen of 80 by 24: flags in one list, a line each, and few examples.
 fn with_short_help(command: clap::Command) -> clap::Command {
-    if !ROLLOUTS.contains(&command.get_name()) {
-        return command;
-    }
-    command.mut_args(|arg| {
-        let is_common = SHORT_HELP_FLAGS.contains(&arg.get_id().as_str());
-        arg.hide_short_help(!is_common)
+    let command = RARE_COMMANDS.iter().fold(command, |c, word| c.mut_subcommand(word, |c| c.hide(true)));
+    let command =
+        command.after_help("`help` lists the chapters of the manual.").mut_args(|arg| shorten("", arg));
+    command.mut_subcommands(|command| {
+        let name = command.get_name().to_string();
+        let command = command.mut_args(|arg| shorten(&name, arg));
+        let about = SHORT_ABOUTS.iter().find(|(word, _)| *word == name);
+        let command = about.map_or(command.clone(), |(_, text)| command.about(*text));
+        match command.get_after_help().map(ToString::to_string) {
+            Some(text) => command.after_help(short_examples(&text)),
+            None => command,
+        }
     })
+}
+
+fn shorten(command: &str, arg: clap::Arg) -> clap::Arg {
+    let id = arg.get_id().to_string();
+    let named = format!("{command} {id}");
+    let text = |wanted: &str| SHORT_HELP_FLAGS.iter().find(|(id, _)| *id == wanted).map(|(_, text)| *text);
+    let has_value = arg.get_action().takes_values();
+    let arg = arg.hide_env(true).hide_default_value(has_value).hide_possible_values(has_value);
+    match text(&named).or(text(&id)) {
+        Some(text) => arg.help(text).help_heading(None::<&str>),
+        // Arguments without an entry are in the usage.
+        None => arg.hide_short_help(true),
+    }
+}
+
+/// The first examples of a help text that fit a line.
+fn short_examples(text: &str) -> String {
+    let lines = text.lines().take_while(|line| !line.is_empty()).filter(|line| line.chars().count() < 80);
+    let lines: Vec<&str> = lines.take(3).collect();
+    format!("{}\n`--help` lists all flags.", lines.join("\n"))
 }
 
 fn see_also(command: clap::Command, name: &str, topics: &[&str]) -> clap::Command {
@@ -272,20 +322,37 @@ mod tests {
     }
 
     #[test]
-    fn the_short_help_of_a_rollout_fits_a_screen() {
+    fn the_short_help_fits_a_screen() {
+        let mut program = with_short_help(Cli::described("compose-zd")).term_width(80);
+        program.build();
+        let commands = program.get_subcommands_mut().filter(|command| !command.get_name().starts_with("__"));
+        let mut texts: Vec<String> = commands.map(|command| command.render_help().to_string()).collect();
+        texts.push(program.render_help().to_string());
+        for text in texts.iter().filter(|text| !text.contains("[COMMAND|TOPIC]")) {
+            assert!(text.lines().count() <= 24, "{} lines:\n{text}", text.lines().count());
+            assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        }
+        let ids = |command: &clap::Command| {
+            command.get_arguments().map(|arg| arg.get_id().to_string()).collect::<Vec<_>>()
+        };
+        let all: Vec<String> = program.get_subcommands().flat_map(ids).collect();
+        assert!(
+            SHORT_HELP_FLAGS
+                .iter()
+                .filter_map(|(id, _)| id.split(' ').next_back())
+                .all(|id| all.iter().any(|other| other == id)),
+            "{all:?}"
+        );
+    }
+
+    #[test]
+    fn the_long_help_has_all_flags() {
+        let mut command = Cli::described("compose-zd");
+        command.build();
         for word in ROLLOUTS {
-            let mut command = Cli::described("compose-zd").term_width(80);
-            command.build();
             let command = command.find_subcommand_mut(word).unwrap();
-            let lines = command.render_help().to_string().lines().count();
-            assert!(lines <= 60, "{word}: {lines} lines");
             assert!(command.render_long_help().to_string().contains("--rollback-order"), "{word}");
         }
-        let deploy = Cli::command();
-        let deploy = deploy.find_subcommand("deploy").unwrap();
-        let ids: Vec<&str> = deploy.get_arguments().map(|arg| arg.get_id().as_str()).collect();
-        let own = |id: &&&str| !["to", "file", "yes", "remove_orphans"].contains(id);
-        assert!(SHORT_HELP_FLAGS.iter().filter(own).all(|id| ids.contains(id)), "{ids:?}");
     }
 
     #[test]

@@ -223,6 +223,7 @@ pub struct RecoverArgs {
 
 /// Flags of every rollout. The order of the groups is their order in the help.
 #[derive(Args, Debug, Default, Clone)]
+#[command(next_help_heading = "Rollout")]
 pub struct RolloutArgs {
     /// Print the plan and change nothing
     #[arg(long)]
