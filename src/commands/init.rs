@@ -395,9 +395,7 @@ impl InitContext {
         let project = Project::read(&yaml, &added.path.to_string_lossy(), &FlagLayers::default())
             .map_err(Error::from)?;
         let services = proxied.iter().filter_map(|p| project.services.get(&p.service));
-        let is_free = |service: &crate::model::Service| {
-            facts::host_ports(service).is_empty() && service.container_name.is_none()
-        };
+        let is_free = |service: &crate::model::Service| facts::host_ports(service).is_empty();
         if services.into_iter().all(is_free) { Ok(()) } else { Err(too_old().into()) }
     }
 

@@ -23,8 +23,6 @@ pub struct ProxiedService {
     pub write_health_path: bool,
     /// The proxy takes over its host ports.
     pub had_ports: bool,
-    /// Two instances cannot share its `container_name`.
-    pub had_container_name: bool,
     pub has_healthcheck: bool,
 }
 
@@ -60,7 +58,6 @@ pub fn proxied_services(facts: &ProjectFacts, args: &InitArgs) -> Result<Vec<Pro
             health_path: args.health_path.clone().or(facts::health_path(service)),
             write_health_path: args.health_path.is_some(),
             had_ports,
-            had_container_name: service.container_name.is_some(),
             has_healthcheck: facts::has_healthcheck(service),
         });
     }

@@ -81,9 +81,6 @@ fn service_changes(proxied: &ProxiedService, proxy: &str) -> String {
             "    # Only one container can have a host port: it belongs to `{proxy}` now.\n    ports: !reset []\n"
         );
     }
-    if proxied.had_container_name {
-        keys += "    # Two containers cannot have one name; other containers use the name of the service.\n    container_name: !reset null\n";
-    }
     if let Some(path) = proxied.health_path.as_ref().filter(|_| proxied.write_health_path) {
         keys += &format!(
             "    x-zd:\n      # A new instance is ready when this path answers with 200 to 399.\n      health: {{ path: \"{path}\" }}\n"
