@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::context::{ProjectHandle, locking};
 use crate::docker::Docker;
+use crate::docker::inspect::Container;
 use crate::docker::types::{Task, TaskState, UpdateState};
 use crate::error::Error;
 use crate::model::args::{ComposeArgs, StatusArgs};
@@ -86,6 +87,7 @@ fn compose_status(
         {
             report.warn(&Warning::Other(format!("{what}; {remedy}")));
         }
+        lost_names(project, target, &containers).into_iter().for_each(|warning| report.warn(&warning));
         let reader = TargetReader { docker, project, desired: &desired, target, proxies };
         let read = reader.observe_containers(containers.clone());
         let is_unknown = read.is_err() && !reader.proxies.is_empty();
@@ -103,6 +105,23 @@ fn compose_status(
         status.pairs.extend(pair_status(target, &snapshot));
     }
     Ok(status)
+}
+
+/// Warnings of containers that a killed run left without the name in `container_name`, which no other container has.
+fn lost_names(project: &Project, target: &Target, containers: &[Container]) -> Vec<Warning> {
+    let of_service = |service| {
+        let name = project.services.get(service)?.container_name.as_deref()?;
+        let mut members = containers.iter().filter(|c| targets::is_member(project, c, &[service]));
+        let lost = members.find(|c| c.has_lost(Some(name)))?;
+        let is_taken = containers.iter().any(|container| container.name() == name);
+        (!is_taken).then(|| {
+            let now = lost.name();
+            Warning::Other(format!(
+                "{now} has lost its name `{name}`; `compose-zd deploy {service}` gives it back"
+            ))
+        })
+    };
+    target.services().into_iter().filter_map(of_service).collect()
 }
 
 /// Warning that a proxy does not tell its rotation. The containers are shown all the same.
@@ -260,7 +279,6 @@ fn task_status(service: &StackService, task: &Task) -> InstanceStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::docker::inspect::Container;
     use crate::observed::{Generation, InstanceState, Observed};
 
     /// Rotation and failure status of a routed instance in this state; `is_down` is the proxy's own check.

@@ -279,6 +279,11 @@ impl Container {
         self.name().ends_with(&self.aside_suffix())
     }
 
+    /// True if the container had this name in `container_name`, and now has another one.
+    pub fn has_lost(&self, container_name: Option<&str>) -> bool {
+        container_name == Some(self.fixed_name()) && self.name() != self.fixed_name()
+    }
+
     fn aside_suffix(&self) -> String {
         format!("-{}", self.id.get(..SHORT_ID).unwrap_or(&self.id))
     }

@@ -60,6 +60,8 @@ fn a_container_that_was_set_aside_knows_its_name() {
     let by_compose = |name: &str| set_aside.clone().named(name).fixed_name().to_string();
     assert_eq!(by_compose("0123456789ab_shop"), "shop", "Compose failed while it recreated the container");
     assert_eq!(by_compose("my_shop"), "my_shop");
+    let lost = |container: &Container| container.has_lost(Some("shop"));
+    assert_eq!((lost(&set_aside), lost(&named), set_aside.has_lost(None)), (true, false, false));
     assert_eq!(set_aside.set_aside_name(), set_aside.name(), "once");
 }
 
