@@ -64,13 +64,15 @@ impl ComposeRun<'_> {
         Ok(counts)
     }
 
-    /// Undoes every rollout. Returns the worst failure, and the error that left something to clean up; `failed` are
-    /// ids of new instances.
+    /// Undoes every rollout, dependents first; but first of all those with these failed new instances, whose service may
+    /// have no other instance in rotation. Returns the worst failure, and the error that left something to clean up.
     fn undo_all(&self, rollouts: &mut [TargetRollout], failed: &[String]) -> (Option<Error>, Option<Error>) {
         let mut not_serving_error = None;
         let mut cleanup_error = None;
         let mut undone = Vec::new();
-        for rollout in rollouts.iter_mut().rev() {
+        let mut in_order: Vec<&mut TargetRollout> = rollouts.iter_mut().rev().collect();
+        in_order.sort_by_key(|rollout| !rollout.has_container(failed));
+        for rollout in in_order {
             match rollout.undo(failed) {
                 Ok((undone_rollout, error)) => {
                     undone.push(undone_rollout);
