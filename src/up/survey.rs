@@ -64,7 +64,8 @@ impl Survey {
         let unfinished = ctx.journal.in_progress.iter().filter(|rollout| !rollout.paused);
         let unfinished: BTreeSet<&String> = unfinished.flat_map(|rollout| &rollout.services).collect();
         for facts in &mut facts {
-            facts.is_unfinished = facts.services.iter().any(|service| unfinished.contains(service));
+            facts.is_unfinished = facts.services.iter().any(|service| unfinished.contains(service))
+                || reader.lacks_name(&facts.services);
         }
         let mut files = FileSurvey::default();
         for facts in &mut facts {
@@ -297,6 +298,15 @@ impl<'a> Reader<'a> {
             diff: None,
             services: services.into_iter().map(String::from).collect(),
         })
+    }
+
+    /// True if an instance has lost the name in `container_name`: a run was killed, and Compose did not give it back.
+    fn lacks_name(&self, services: &[String]) -> bool {
+        let lacks = |service: &String| {
+            let name = self.project().services[service].container_name.as_deref();
+            self.members(&[service]).iter().any(|container| container.has_lost(name))
+        };
+        services.iter().any(lacks)
     }
 
     fn role(&self, target: &Target) -> Role {
