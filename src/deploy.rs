@@ -11,6 +11,7 @@ use crate::engine::swarm;
 use crate::error::{Error, Exit};
 use crate::model::args::{self, DeployArgs, RolloutArgs};
 use crate::model::{EngineKind, FlagLayers, UpdateLayer};
+use crate::release::ProjectRun;
 use crate::report::Warning;
 use crate::request::Request;
 use crate::wait::StopSignal;
@@ -42,32 +43,34 @@ fn resume(call: Invocation, args: &DeployArgs) -> Result<()> {
 /// Finishes the rollout of a killed run.
 ///
 /// # Errors
-/// An [`Error`] whose exit code reports what serves now; also if `up` was killed outside of its rollout.
+/// An [`Error`] whose exit code reports what serves now; also if a run of the project did not end outside of its rollout.
 pub fn recover(call: Invocation, args: &RolloutArgs) -> Result<()> {
     let context = Context::for_release(call, args, flags_without_update(args))?;
-    let killed = context.killed_run()?.map(|run| run.command);
-    let killed_up = killed.filter(|command| command.split(' ').next() == Some("up"));
-    context.locked("recover", |context| match (Request::from_unfinished(context)?, killed_up) {
-        (Some(mut request), killed_up) => {
-            put_in_place(context, &mut request)?;
-            killed_up.iter().for_each(|up| {
-                let rest = format!(
-                    "the killed run was `{up}`: run it again for what it has not started or recreated"
-                );
-                context.report.warn(&Warning::Other(rest));
-            });
-            Ok(())
-        }
-        (None, Some(up)) => Err(Error::unchanged(format!(
-            "`{up}` was killed outside of its rollout, so some services may be missing or old"
-        ))
-        .hint(format!("`compose-zd {up}` continues it; `compose-zd plan` shows what is left"))
-        .into()),
-        (None, None) => {
-            let journal = &context.journal;
-            let current = journal.history.current().map(|r| r.number);
-            context.report.nothing_to_recover(&journal.project, current);
-            Ok(())
+    context.locked("recover", |context| {
+        let request = Request::from_unfinished(context)?;
+        let run = context.journal.project_run.as_ref().map(ProjectRun::command);
+        match (request, run) {
+            (Some(mut request), run) => {
+                put_in_place(context, &mut request)?;
+                run.iter().for_each(|run| {
+                    let rest = format!(
+                        "the killed run was `{run}`: run it again for what it has not started or recreated"
+                    );
+                    context.report.warn(&Warning::Other(rest));
+                });
+                Ok(())
+            }
+            (None, Some(run)) => Err(Error::unchanged(format!(
+                "`{run}` is unfinished outside of its rollout, so some services may be missing or in another version"
+            ))
+            .hint(format!("`compose-zd {run}` continues it; `compose-zd plan` shows what differs from the file"))
+            .into()),
+            (None, None) => {
+                let journal = &context.journal;
+                let current = journal.history.current().map(|r| r.number);
+                context.report.nothing_to_recover(&journal.project, current);
+                Ok(())
+            }
         }
     })
 }

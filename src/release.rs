@@ -109,6 +109,17 @@ impl ProjectChanges {
     pub fn is_empty(&self) -> bool {
         *self == ProjectChanges::default()
     }
+
+    /// Adds the changes of another run.
+    pub fn add(&mut self, other: ProjectChanges) {
+        let ProjectChanges { started, recreated, removed } = other;
+        for (all, more) in
+            [(&mut self.started, started), (&mut self.recreated, recreated), (&mut self.removed, removed)]
+        {
+            let new: Vec<String> = more.into_iter().filter(|service| !all.contains(service)).collect();
+            all.extend(new);
+        }
+    }
 }
 
 /// Release, as recorded on disk.
@@ -192,6 +203,41 @@ pub struct InProgress {
     pub last_good: Option<u32>,
     #[serde(default)]
     pub paused: bool,
+}
+
+/// `project.json`: run of `up`, or of a rollback that undoes one, as long as it has not ended. It stays after a run that was
+/// killed or could not be undone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectRun {
+    pub format: u32,
+    /// Named services; none means the whole project.
+    pub services: Vec<String>,
+    /// Release that a rollback restores; `None` for `up`.
+    #[serde(default)]
+    pub to: Option<u32>,
+    /// Release before the run.
+    #[serde(default)]
+    pub before: Option<u32>,
+    /// Command line, as the releases of the run have it.
+    #[serde(default)]
+    pub command_line: String,
+    /// Changes besides the rollout, made or to be made.
+    #[serde(default)]
+    pub changes: ProjectChanges,
+}
+
+impl ProjectRun {
+    /// Command that continues the run.
+    pub fn command(&self) -> String {
+        let verb = self.to.map_or_else(|| "up".into(), |number| format!("rollback --to {number}"));
+        std::iter::once(verb).chain(self.services.iter().cloned()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// True if a run of these services also changes what this run has left.
+    pub fn is_within(&self, services: &[String]) -> bool {
+        let named = !self.services.is_empty() && self.services.iter().all(|s| services.contains(s));
+        services.is_empty() || named
+    }
 }
 
 /// File of the state folder that cannot be read.

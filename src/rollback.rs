@@ -17,16 +17,20 @@ use crate::up;
 /// Restores an earlier release.
 pub fn rollback(call: Invocation, args: &RollbackArgs) -> Result<()> {
     let context = Context::for_release(call, &args.rollout, flags_without_update(&args.rollout))?;
-    context.locked(&args::run_name("rollback", &args.services), |context| {
+    let verb = args.to.map_or_else(|| "rollback".into(), |number| format!("rollback --to {number}"));
+    context.locked(&args::run_name(&verb, &args.services), |context| {
         if context.engine == EngineKind::Swarm && args.to.is_none() && !context.journal.has_releases() {
             return swarm::rollback_unrecorded(context, &args.services);
         }
         let mut request = Request::from_release(context, args)?;
         let (record, services) = (request.record.clone(), request.args.services.clone());
         if context.engine == EngineKind::Compose && !request.changes.is_empty() {
-            up::roll_back(context, request, args.yes)?;
+            up::roll_back(context, request, args)?;
         } else {
             put_in_place(context, &mut request)?;
+        }
+        if !context.args.dry_run {
+            context.journal.end_project_run(&args.services, context.report);
         }
         if let Some(record) = record.filter(|_| !context.args.dry_run) {
             newer_in_file(context, &record, &services)

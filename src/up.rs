@@ -18,7 +18,7 @@ use crate::error::{Error, Exit};
 use crate::finding;
 use crate::jobs;
 use crate::model::EngineKind;
-use crate::model::args::{self, DeployArgs, UpArgs};
+use crate::model::args::{self, DeployArgs, RollbackArgs, UpArgs};
 use crate::mounted_files;
 use crate::project_plan::{self, Role, Stages, TargetFacts};
 use crate::report::changes::{ServiceChange, Way};
@@ -88,7 +88,7 @@ impl Goal {
 ///
 /// # Errors
 /// An [`Error`] whose exit code reports what serves now; also if a service needs consent and was left.
-pub fn roll_back(ctx: &mut Context, request: Request, yes: bool) -> Result<()> {
+pub fn roll_back(ctx: &mut Context, request: Request, args: &RollbackArgs) -> Result<()> {
     let goal = Goal::of_release(request.record.as_ref().map_or(0, |record| record.number));
     let Survey { facts, orphans, refused, running, .. } = Survey::of_release(ctx, &request)?;
     let mut changes: Vec<ServiceChange> = facts.iter().map(project_plan::change).collect();
@@ -106,14 +106,16 @@ pub fn roll_back(ctx: &mut Context, request: Request, yes: bool) -> Result<()> {
         finding::require(refused)?;
         return preview(ctx, request, &stages, false);
     }
-    ask_for_consent(&mut changes, yes, goal.command);
+    ask_for_consent(&mut changes, args.yes, goal.command);
     let stages = Stages::new(&request.config.project, &facts, &changes);
     report_changes(ctx.report, &changes);
     report_changes(ctx.report, &removals);
     finding::require(refused.into_iter().map(finding::Finding::nothing_changed))?;
-    let has_work = !stages.is_empty() || !orphans.is_empty();
+    let to = request.record.as_ref().map(|record| record.number);
+    let is_unrecorded = !ctx.journal.unrecorded_changes(to, &args.services).is_empty();
+    let has_work = !stages.is_empty() || !orphans.is_empty() || is_unrecorded;
     if has_work {
-        let recorded = Recorded::new(&facts, &changes, &stages, &orphans);
+        let recorded = Recorded::new(&facts, &changes, &stages, &orphans, &args.services);
         Apply::new(ctx, request, &stages, running).recording(recorded).run(orphans)?;
     }
     finish(ctx, &changes, has_work, &goal)
@@ -158,13 +160,17 @@ fn bring_up(ctx: &mut Context, args: &UpArgs, deploy: &DeployArgs) -> Result<()>
         .filter(is_recreated)
         .try_for_each(|reload| reload.check_in_new_container(&config.docker))?;
     let removed: Vec<Container> = if args.remove_orphans { survey.orphans } else { Vec::new() };
-    let has_work = !stages.is_empty() || !removed.is_empty();
+    // A killed run may have left nothing but the record of its changes.
+    let is_unrecorded = !ctx.journal.unrecorded_changes(None, &args.services).is_empty();
+    let has_work = !stages.is_empty() || !removed.is_empty() || is_unrecorded;
     if has_work {
         let request =
             Request::of_project(config, DeployArgs { no_build: true, pull: false, ..deploy.clone() });
-        let recorded = Recorded::new(facts, &changes, &stages, &removed);
+        let recorded = Recorded::new(facts, &changes, &stages, &removed, &args.services);
         let apply = Apply::new(ctx, request, &stages, survey.running);
         apply.reloading(survey.reloads).recording(recorded).run(removed)?;
+    } else {
+        ctx.journal.end_project_run(&args.services, ctx.report);
     }
     finish(ctx, &changes, has_work, &goal)
 }

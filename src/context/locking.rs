@@ -10,7 +10,6 @@ use crate::docker::{ChangeGuard, Docker};
 use crate::git;
 use crate::lock::{self, Lease, Lock, LockOwner, LockRequest};
 use crate::model::EngineKind;
-use crate::process::Liveness;
 use crate::release::journal::Journal;
 use crate::release::wait_queue::QueueTicket;
 
@@ -69,12 +68,6 @@ impl Context<'_> {
         self.docker.require_guard(Arc::new(lock.lease().clone()));
         Ok(Some(LockGuard { waited: lock.waited, lock: Some(lock), _ticket: ticket }))
     }
-
-    /// Run that was killed while it held the lock, if no other run has taken the lock over since.
-    pub fn killed_run(&self) -> Result<Option<LockOwner>> {
-        let owner = lock::recorded_owner(&self.docker, lock_backend(self.engine), &self.journal.project)?;
-        Ok(owner.filter(|owner| owner.liveness() == Liveness::Dead))
-    }
 }
 
 fn lock_backend(engine: EngineKind) -> LockBackend {
@@ -99,7 +92,10 @@ pub fn in_progress_note(docker: &Docker, engine: EngineKind, journal: &Journal) 
              undoes it",
             unfinished.number
         )),
-        (None, None) => None,
+        (None, None) => journal.project_run.as_ref().map(|run| {
+            let command = run.command();
+            format!("`{command}` did not end: `compose-zd {command}` continues it, `compose-zd rollback` undoes it")
+        }),
     })
 }
 

@@ -14,8 +14,8 @@ use crate::release::state_location::StateLocation;
 use crate::release::store::Store;
 use crate::release::wait_queue::QueueTicket;
 use crate::release::{
-    self, FORMAT, ProjectChanges, ReleaseHistory, ReleaseRecord, RolloutKind, RolloutOutcome, ServiceRelease,
-    UnreadableFile, WitnessTotals,
+    self, FORMAT, ProjectChanges, ProjectRun, ReleaseHistory, ReleaseRecord, RolloutKind, RolloutOutcome,
+    ServiceRelease, UnreadableFile, WitnessTotals,
 };
 use crate::report::event::Service;
 use crate::report::{Event, Report, Warning, record};
@@ -30,6 +30,10 @@ pub struct Journal {
     pub in_progress: Option<release::InProgress>,
     /// Unreadable record of such a rollout.
     pub unreadable_in_progress: Option<UnreadableFile>,
+    /// Run of the whole project that did not end.
+    pub project_run: Option<ProjectRun>,
+    /// Unreadable record of such a run.
+    pub unreadable_project_run: Option<UnreadableFile>,
     /// Id of the history, which separates its images from those of another checkout.
     history_id: String,
 }
@@ -86,8 +90,14 @@ impl Journal {
             Ok(in_progress) => (in_progress, None),
             Err(unreadable) => (None, Some(unreadable)),
         };
+        let (project_run, unreadable_project_run) = match store.project_run() {
+            Ok(run) => (run, None),
+            Err(unreadable) => (None, Some(unreadable)),
+        };
         Ok(Journal {
             unreadable_in_progress: lost,
+            project_run,
+            unreadable_project_run,
             store,
             location: home.clone(),
             project: project.into(),
@@ -139,6 +149,7 @@ impl Journal {
             .unreadable_records()
             .map(|(_, unreadable)| unreadable)
             .chain(&self.unreadable_in_progress)
+            .chain(&self.unreadable_project_run)
     }
 
     /// True if any release is recorded, readable or not.
@@ -344,6 +355,48 @@ impl Journal {
         }
     }
 
+    /// Records a run of the project, before its first change. An earlier one that did not end stays recorded if this run
+    /// changes only a part of it.
+    pub fn begin_project_run(&self, run: &ProjectRun) -> Result<(), Error> {
+        if self.is_part_of_earlier(&run.services) { Ok(()) } else { self.store.write_project_run(run) }
+    }
+
+    /// Records that a run of these services has ended, and an earlier one within it.
+    pub fn end_project_run(&self, services: &[String], report: Report) {
+        if self.is_part_of_earlier(services) {
+            return;
+        }
+        if let Err(error) = self.store.clear_project_run() {
+            report.warn(&Warning::Other(format!("the end of the run could not be recorded: {error}")));
+        }
+    }
+
+    /// Newest release that such a run did not make. None if another run has made one since, so that the run is the past.
+    pub fn release_before(&self, run: &ProjectRun) -> Option<&ReleaseRecord> {
+        let is_before = |r: &&ReleaseRecord| r.number <= run.before.unwrap_or(0);
+        let is_imported = |r: &&ReleaseRecord| r.kind == RolloutKind::Imported;
+        let good = || self.history.newest_first().filter(|r| r.is_good());
+        let mut by_others = good().filter(|r| !is_before(r) && !is_imported(r));
+        if by_others.any(|r| r.command != run.command_line) {
+            return None;
+        }
+        good().find(|r| is_before(r) || is_imported(r))
+    }
+
+    /// Changes of an earlier run that did not end and recorded no release. They belong to the release of a run of these
+    /// services that continues it.
+    pub fn unrecorded_changes(&self, to: Option<u32>, services: &[String]) -> ProjectChanges {
+        let earlier = self.project_run.as_ref().filter(|e| e.to == to && e.is_within(services));
+        let number = |record: Option<&ReleaseRecord>| record.map(|r| r.number);
+        let is_unrecorded =
+            |e: &&ProjectRun| number(self.release_before(e)) == number(self.history.current());
+        earlier.filter(is_unrecorded).map(|e| e.changes.clone()).unwrap_or_default()
+    }
+
+    fn is_part_of_earlier(&self, services: &[String]) -> bool {
+        self.project_run.as_ref().is_some_and(|earlier| !earlier.is_within(services))
+    }
+
     /// Records what `up` changed besides its rollout: in the release of the rollout, if the draft has its number.
     pub fn record_changes(
         &self,
@@ -481,7 +534,8 @@ fn working_copy(draft: &ReleaseDraft) -> Option<WorkingCopy> {
     }
 }
 
-fn command_line() -> String {
+/// Command line of this run, without secrets.
+pub fn command_line() -> String {
     let words = std::env::args().skip(1);
     mask::command(std::iter::once("compose-zd".to_string()).chain(words))
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::journal::Journal;
-use super::{ProjectChanges, ReleaseHistory, ReleaseRecord, RolloutOutcome, ServiceRelease, UnreadableFile};
+use super::{
+    ProjectChanges, ProjectRun, ReleaseHistory, ReleaseRecord, RolloutOutcome, ServiceRelease, UnreadableFile,
+};
 use crate::error::Error;
 
 /// Release to restore, and the services to restore.
@@ -31,6 +33,10 @@ pub fn choose<'a>(
     };
     if to.is_none() {
         require_readable_unfinished(journal)?;
+    }
+    let open = journal.project_run.as_ref().filter(|_| services.is_empty() && to.is_none());
+    if let Some((run, before)) = open.and_then(|run| Some((run, journal.release_before(run)?))) {
+        return choose_before_run(journal, run, before, current);
     }
     let unfinished: &[String] = journal.in_progress.as_ref().map_or(&[], |h| &h.services);
     // Every unfinished service is restored too, or it would stay half replaced.
@@ -70,6 +76,44 @@ pub fn choose<'a>(
     named.extend(changes.started.iter().filter(|s| !named.contains(s)).cloned().collect::<Vec<_>>());
     changes.recreated.retain(|service| named.contains(service));
     Ok(Selection { changes, ..selection(journal, chosen, named)? })
+}
+
+/// Chooses the release before a run of the project that did not end, and what undoes its changes.
+///
+/// # Errors
+/// It has changed nothing that a rollback undoes, so an older release would be one too far.
+fn choose_before_run<'a>(
+    journal: &'a Journal,
+    run: &ProjectRun,
+    before: &ReleaseRecord,
+    current: &ReleaseRecord,
+) -> Result<Selection<'a>, Error> {
+    let record = restorable_release(journal, before.number)?;
+    let is_in_it = |service: &&String| record.services.contains_key(*service);
+    let differs = |(name, release): &(&String, &ServiceRelease)| {
+        !current.services.get(*name).is_some_and(|now| now.same_content(release))
+    };
+    let ProjectChanges { started, recreated, removed } = &run.changes;
+    let rolled = record.services.iter().filter(differs).map(|(name, _)| name);
+    let unfinished = journal.in_progress.iter().flat_map(|rollout| &rollout.services);
+    let all = rolled.chain(unfinished).chain(recreated).chain(removed).filter(is_in_it);
+    let services: BTreeSet<String> = all.cloned().collect();
+    let changes = ProjectChanges {
+        started: removed.iter().filter(is_in_it).cloned().collect(),
+        recreated: recreated.iter().filter(is_in_it).cloned().collect(),
+        removed: started.iter().filter(|s| !is_in_it(s)).cloned().collect(),
+    };
+    if services.is_empty() && changes.is_empty() {
+        let (command, number) = (run.command(), before.number);
+        return Err(Error::unchanged(format!(
+            "`{command}` did not end, and has changed nothing since release {number} that a rollback undoes"
+        ))
+        .hint(format!(
+            "`compose-zd {command}` continues it; name an older release with `--to`: {}",
+            list_restorable(journal)
+        )));
+    }
+    Ok(Selection { changes, ..selection(journal, record, services.into_iter().collect())? })
 }
 
 /// Changes that undo those of `up` since a release: services that it removed start, and those that it started go.
@@ -356,6 +400,50 @@ mod tests {
         };
         assert_eq!(of(&["app"]), ProjectChanges::default());
         assert_eq!(of(&["db"]), ProjectChanges { recreated: words("db"), ..ProjectChanges::default() });
+    }
+
+    #[test]
+    fn a_run_of_the_project_that_did_not_end_is_undone_to_the_release_before_it() {
+        let words = |text: &str| text.split_whitespace().map(String::from).collect::<Vec<_>>();
+        let changes = |started: &str, recreated: &str, removed: &str| ProjectChanges {
+            started: words(started),
+            recreated: words(recreated),
+            removed: words(removed),
+        };
+        let run = |changes: ProjectChanges| ProjectRun {
+            format: FORMAT,
+            before: Some(2),
+            command_line: "compose-zd up".into(),
+            changes,
+            ..ProjectRun::default()
+        };
+        let (_dir, mut journal) = journal(&["app1 db1", "app2 db1 old1"]);
+        journal.project_run = Some(run(changes("cache", "db", "old")));
+        let found = choose(&journal, &[], None).unwrap();
+        assert_eq!((found.record.number, found.services), (2, words("db old")));
+        assert_eq!(found.changes, changes("old", "db", "cache"));
+        assert_eq!(chosen(&journal, &["app"], None), "1: app", "a name means that service alone");
+        journal.project_run = Some(run(ProjectChanges::default()));
+        let refused = choose(&journal, &[], None).unwrap_err();
+        assert!(refused.message.contains("`up` did not end, and has changed nothing"), "{}", refused.message);
+
+        // Its rollout is recorded as release 3; then another run made release 4.
+        let mut records: Vec<ReleaseRecord> = journal.history.newest_first().cloned().collect();
+        let services: BTreeMap<String, ServiceRelease> =
+            ["app3", "db1", "old1"].map(|word| service_release(word, 3)).into();
+        let own =
+            ReleaseRecord { command: "compose-zd up".into(), ..record(3, services.clone(), words("app")) };
+        records.push(own);
+        journal.history = ReleaseHistory::new(records.clone());
+        journal.project_run = Some(run(changes("cache", "", "")));
+        let found = choose(&journal, &[], None).unwrap();
+        assert_eq!(
+            (found.record.number, found.services, found.changes),
+            (2, words("app"), changes("", "", "cache"))
+        );
+        records.push(record(4, services, words("app")));
+        journal.history = ReleaseHistory::new(records);
+        assert!(journal.release_before(journal.project_run.as_ref().unwrap()).is_none());
     }
 
     #[test]

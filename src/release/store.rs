@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::engine_folder::{ENGINE_FILE, EngineId};
-use super::{FORMAT, InProgress, ReleaseHistory, ReleaseRecord, Retention, UnreadableFile};
+use super::{FORMAT, InProgress, ProjectRun, ReleaseHistory, ReleaseRecord, Retention, UnreadableFile};
 use crate::error::Error;
 use crate::shell;
 
@@ -27,6 +27,9 @@ const LAST_NUMBER: u32 = 999_999_999;
 
 /// File in a project's folder about a rollout that has not ended.
 const IN_PROGRESS_FILE: &str = "wanted.json";
+
+/// File in a project's folder about a run of the whole project that has not ended.
+const PROJECT_RUN_FILE: &str = "project.json";
 
 /// File in a project's folder with the id of its history.
 const ID_FILE: &str = "history-id";
@@ -215,11 +218,7 @@ impl Store {
 
     /// Moves an unreadable `wanted.json` to a free name, whatever kind of file it is.
     pub fn set_in_progress_aside(&self) -> Result<(), Error> {
-        let path = self.in_progress_path();
-        let names = (1..).map(|n| self.folder().join(format!("wanted.json.broken-{n}")));
-        let mut free = names.filter(|name| name.symlink_metadata().is_err());
-        let aside = free.next().expect("a free number");
-        fs::rename(&path, &aside).map_err(|e| cannot_write(&path, &e))
+        set_aside(&self.in_progress_path())
     }
 
     pub fn write_in_progress(&self, in_progress: &InProgress) -> Result<(), Error> {
@@ -237,9 +236,29 @@ impl Store {
         let folder = self.releases();
         let is_draft = |name: &str| number_of(name, "yml").is_some_and(|number| number >= next_number);
         let names = names_in(&folder)?.into_iter().filter(|name| is_draft(name) || is_temporary(name));
-        // Other runs write into the folder of the project while they wait, but not this file.
-        let in_progress = self.folder().join(temporary(IN_PROGRESS_FILE));
-        names.map(|name| folder.join(name)).chain([in_progress]).try_for_each(|path| remove_file(&path))
+        // Other runs write into the folder of the project while they wait, but not these files.
+        let half_written =
+            [IN_PROGRESS_FILE, PROJECT_RUN_FILE].map(|name| self.folder().join(temporary(name)));
+        names.map(|name| folder.join(name)).chain(half_written).try_for_each(|path| remove_file(&path))
+    }
+
+    /// Run of the whole project that has not ended.
+    pub fn project_run(&self) -> Result<Option<ProjectRun>, UnreadableFile> {
+        let path = self.project_run_path();
+        read_file(&path)?.map(|text| parse(&path, &text)).transpose()
+    }
+
+    /// Writes the run, in place of an unreadable one, which is set aside.
+    pub fn write_project_run(&self, run: &ProjectRun) -> Result<(), Error> {
+        if self.project_run().is_err() {
+            set_aside(&self.project_run_path())?;
+        }
+        self.write_json(&self.project_run_path(), run)
+    }
+
+    /// Records that the run has ended; can be repeated.
+    pub fn clear_project_run(&self) -> Result<(), Error> {
+        remove_file(&self.project_run_path())
     }
 
     /// Removes what is not retained, and temporary files of interrupted writes.
@@ -297,6 +316,10 @@ impl Store {
 
     fn in_progress_path(&self) -> PathBuf {
         self.folder().join(IN_PROGRESS_FILE)
+    }
+
+    fn project_run_path(&self) -> PathBuf {
+        self.folder().join(PROJECT_RUN_FILE)
     }
 
     fn releases(&self) -> PathBuf {
@@ -398,6 +421,14 @@ fn create_file(path: &Path) -> io::Result<File> {
 
 fn sync_folder(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+/// Moves a file to a free name, whatever kind of file it is.
+fn set_aside(path: &Path) -> Result<(), Error> {
+    let names = (1..).map(|n| PathBuf::from(format!("{}.broken-{n}", path.display())));
+    let mut free = names.filter(|name| name.symlink_metadata().is_err());
+    let aside = free.next().expect("a free number");
+    fs::rename(path, &aside).map_err(|e| cannot_write(path, &e))
 }
 
 fn remove_file(path: &Path) -> Result<(), Error> {

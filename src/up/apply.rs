@@ -21,12 +21,12 @@ use crate::error::{Error, Exit};
 use crate::model::{Project, ResolvedProject};
 use crate::mounted_files;
 use crate::project_plan::{self, Stages, TargetFacts};
-use crate::release::journal::{Journal, ReleaseDraft};
-use crate::release::{ProjectChanges, ServiceRelease};
+use crate::release::journal::{self, Journal, ReleaseDraft};
+use crate::release::{FORMAT, ProjectChanges, ProjectRun, ServiceRelease};
 use crate::report::changes::ServiceChange;
 use crate::report::{Event, Warning};
 use crate::request::Request;
-use crate::targets::{self, is_member};
+use crate::targets::{self, Target, is_member};
 use crate::wait::{self, StopSignal, WaitResult};
 
 /// Interval at which started services are checked.
@@ -46,6 +46,8 @@ enum Done {
 /// What the release records, besides the rollout.
 #[derive(Default)]
 pub struct Recorded {
+    /// Services that the user named.
+    named: Vec<String>,
     changes: ProjectChanges,
     /// Services that Compose changes.
     by_compose: Vec<String>,
@@ -59,12 +61,13 @@ impl Recorded {
         changes: &[ServiceChange],
         stages: &Stages,
         removed: &[Container],
+        named: &[String],
     ) -> Recorded {
         let mut changes = project_plan::project_changes(facts, changes, stages);
         let before = changes.recreated.iter().chain(&changes.removed).cloned().collect();
         let services = removed.iter().filter_map(|c| Some(c.compose()?.1.to_string()));
         changes.removed.extend(services.collect::<BTreeSet<String>>());
-        Recorded { changes, by_compose: stages.by_compose(facts), before }
+        Recorded { named: named.to_vec(), changes, by_compose: stages.by_compose(facts), before }
     }
 }
 
@@ -122,15 +125,47 @@ impl<'c, 'a> Apply<'c, 'a> {
         warn_of_no_way_back(self.ctx.report, &self.stages.recreate, is_known);
         self.import()?;
         self.answers = Answers::find(self.docker(), self.project(), &self.stages.recreate)?;
+        let services = self.begin()?;
+        let result = self.make_changes(orphans);
+        // After a lost lock, the record is that of another run.
+        let is_open = |error: &Error| matches!(error.exit, Exit::LostLock | Exit::Outage) || self.is_paused;
+        if !result.as_ref().is_err_and(is_open) {
+            self.ctx.journal.end_project_run(&services, self.ctx.report);
+        }
+        Ok(result?)
+    }
+
+    /// Records that the run begins, with the changes of an earlier run that did not end. Returns the services of the run.
+    fn begin(&mut self) -> Result<Vec<String>, Error> {
+        let journal = &self.ctx.journal;
+        let mut run = ProjectRun {
+            format: FORMAT,
+            services: std::mem::take(&mut self.recorded.named),
+            to: self.request.record.as_ref().map(|record| record.number),
+            before: journal.history.current().map(|record| record.number),
+            command_line: journal::command_line(),
+            changes: ProjectChanges::default(),
+        };
+        let earlier = journal.unrecorded_changes(run.to, &run.services);
+        let is_known = |service: &&String| self.request.config.project.services.contains_key(*service);
+        let by_compose = earlier.started.iter().chain(&earlier.recreated).filter(is_known);
+        self.recorded.by_compose.extend(by_compose.cloned());
+        self.recorded.changes.add(earlier);
+        run.changes = self.recorded.changes.clone();
+        journal.begin_project_run(&run)?;
+        Ok(run.services)
+    }
+
+    fn make_changes(&mut self, orphans: Vec<Container>) -> Result<(), Error> {
         let rolled = match self.change() {
             Ok(rolled) => rolled,
-            Err(error) => return Err(self.undo(error).into()),
+            Err(error) => return Err(self.undo(error)),
         };
         self.clean_up(orphans);
         if let Err(error) = self.record() {
             self.ctx.report.warn(&Warning::Other(format!("the release could not be recorded: {error}")));
         }
-        self.silent.take().or(rolled).map_or(Ok(()), |error| Err(error.into()))
+        self.silent.take().or(rolled).map_or(Ok(()), Err)
     }
 
     /// Records what runs of the services that Compose changes, so that a rollback has something to restore.

@@ -72,6 +72,12 @@ fn written_files_are_read_back() {
     assert_eq!(store.in_progress().unwrap(), Some(in_progress(3)));
     store.clear_in_progress().unwrap();
     assert_eq!(store.in_progress().unwrap(), None);
+    let run = ProjectRun { format: FORMAT, to: Some(1), ..ProjectRun::default() };
+    fs::create_dir_all(store.project_run_path()).unwrap();
+    store.write_project_run(&run).unwrap();
+    assert_eq!(store.project_run().unwrap(), Some(run), "the folder in its place is set aside");
+    store.clear_project_run().unwrap();
+    assert_eq!(store.project_run().unwrap(), None);
     assert_eq!(projects(&dir.path().join("state")).unwrap(), ["shop"]);
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::*;
 
 /// Starts a run in the background; in [`project_never_ready`] it waits for its instance.
-fn start_run(fake: &FakeDocker, words: &str) -> Child {
+pub fn start_run(fake: &FakeDocker, words: &str) -> Child {
     let path = format!("{}:/usr/bin:/bin", fake.path("bin").display());
     std::process::Command::new(snapbox::cmd::cargo_bin!("compose-zd"))
         .args(words.split(' '))
@@ -22,12 +22,12 @@ fn start_run(fake: &FakeDocker, words: &str) -> Child {
         .unwrap()
 }
 
-fn wait_for_exit(child: Child) -> (Option<i32>, String) {
+pub fn wait_for_exit(child: Child) -> (Option<i32>, String) {
     let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
     (status.code(), format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr)))
 }
 
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
         assert!(start.elapsed() < Duration::from_secs(40), "{what}");
