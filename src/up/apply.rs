@@ -426,11 +426,14 @@ impl<'c, 'a> Apply<'c, 'a> {
             return error;
         }
         self.ctx.report.event(Event::RollingBack);
-        let mut failures: Vec<Error> = std::mem::take(&mut self.done)
-            .iter()
-            .rev()
-            .filter_map(|done| self.undo_one(done).err())
-            .collect();
+        let done = std::mem::take(&mut self.done);
+        let (mut failures, mut staying) = (Vec::new(), Vec::new());
+        for done in done.iter().rev() {
+            match self.undo_one(done) {
+                Ok(services) => staying.extend(services),
+                Err(failure) => failures.push(failure),
+            }
+        }
         let project = &self.project().name;
         let mut look = format!("`docker compose --project-name {project} ps --all` shows what runs");
         if let Err(silent) = self.wait_for_answers(&StopSignal::default()) {
@@ -444,7 +447,7 @@ impl<'c, 'a> Apply<'c, 'a> {
             Exit::Interrupted(signal) => Exit::Interrupted(signal),
             _ => Exit::StillServing,
         };
-        let end = if failures.is_empty() { "; what was changed before is undone" } else { "" };
+        let end = if failures.is_empty() { self.undone(&done, &staying) } else { String::new() };
         let undone = Error { exit, message: format!("{}{end}", error.message), ..error };
         if failures.is_empty() {
             return undone;
@@ -453,10 +456,44 @@ impl<'c, 'a> Apply<'c, 'a> {
         failures.iter().fold(undone, |error, failure| error.detail(&failure.to_string())).hint(hint)
     }
 
-    fn undo_one(&self, done: &Done) -> Result<(), Error> {
+    /// End of the message after a complete undo. An old container that was removed does not come back, so its service has a
+    /// new one: with other addresses, and without what was written outside of volumes.
+    fn undone(&self, done: &[Done], staying: &[String]) -> String {
+        let quoted = |names: &[String]| names.iter().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", ");
+        let mut renewed: Vec<String> = Vec::new();
+        for done in done {
+            match done {
+                Done::Recreated(services) => renewed.extend(services.clone()),
+                Done::RolledOut => renewed.extend(self.replaced_by_rollout()),
+                Done::Started(..) => {}
+            }
+        }
+        renewed.retain(|service| !staying.contains(service));
+        let mut text = "; what was changed before is undone".to_string();
+        if !renewed.is_empty() {
+            text += &format!(", with new containers of the former {}", quoted(&renewed));
+        }
+        if !staying.is_empty() {
+            text += &format!(
+                ", except {}: the definition that ran before is unknown, so the new version stays",
+                quoted(staying)
+            );
+        }
+        text
+    }
+
+    /// Services of the rollout that ran before.
+    fn replaced_by_rollout(&self) -> Vec<String> {
+        let targets = targets::from_names(self.project(), &self.stages.roll_out).unwrap_or_default();
+        let services = targets.iter().flat_map(Target::services).map(String::from);
+        services.filter(|service| !self.recorded.changes.started.contains(service)).collect()
+    }
+
+    /// Undoes a change. Returns the services that stay in their new version, because no record has the former one.
+    fn undo_one(&self, done: &Done) -> Result<Vec<String>, Error> {
         match done {
-            Done::Started(services, before) => self.undo_start(services, before),
-            Done::Recreated(services) => self.undo_recreation(services),
+            Done::Started(services, before) => self.undo_start(services, before).map(|()| Vec::new()),
+            Done::Recreated(services) => self.undo_recreation(services).map(|()| Vec::new()),
             Done::RolledOut => self.undo_rollout(),
         }
     }
@@ -490,19 +527,23 @@ impl<'c, 'a> Apply<'c, 'a> {
         restored.map_err(|error| Error::unchanged(format!("{named} could not be restored: {error}")))
     }
 
-    /// Restores the release before; removes what no release before had.
-    fn undo_rollout(&self) -> Result<(), Error> {
+    /// Restores the release before, and removes what the rollout started. Returns the services that ran before and are in no
+    /// earlier release: their new version stays, because nothing would serve without it.
+    fn undo_rollout(&self) -> Result<Vec<String>, Error> {
         let journal = self.ctx.journal.reopen()?;
-        let Some(current) = journal.history.current() else { return Ok(()) };
+        let Some(current) = journal.history.current() else { return Ok(Vec::new()) };
         let mut older = journal.history.newest_first().filter(|r| r.is_good() && r.number < current.number);
         let before = older.next();
         let is_known = |service: &&String| before.is_some_and(|r| r.services.contains_key(*service));
-        let (known, new): (Vec<&String>, Vec<&String>) = current.deployed.iter().partition(is_known);
+        let (known, others): (Vec<&String>, Vec<&String>) = current.deployed.iter().partition(is_known);
+        let is_new = |service: &&String| self.recorded.changes.started.contains(*service);
+        let (new, unknown): (Vec<&String>, Vec<&String>) = others.into_iter().partition(is_new);
         let owned = |names: Vec<&String>| names.into_iter().cloned().collect::<Vec<String>>();
         if let Some(before) = before.filter(|_| !known.is_empty()) {
             restore_last_good(self.ctx, before.number, &owned(known)).map_err(Error::from_error)?;
         }
         let new = self.containers(&owned(new))?;
-        self.remove(&new).map_err(Error::from_error)
+        self.remove(&new).map_err(Error::from_error)?;
+        Ok(owned(unknown))
     }
 }

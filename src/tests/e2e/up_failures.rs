@@ -118,7 +118,7 @@ const FAILURES: [Failure; 13] = [
         name: "a service that is added after the rollout and crashes",
         edit: "services: {shop: {environment: {VERSION: '2'}}, \
             extra: {image: '${ZD_APP_IMAGE}', environment: {EXIT_AFTER: '0.1'}, depends_on: [shop]}}",
-        says: &["`extra`", "undone"],
+        says: &["`extra`", "undone, with new containers of the former `shop`"],
         recreated: &["shop"],
         ..FAILURE
     },
@@ -286,6 +286,27 @@ fn after_a_kill_the_next_up_leaves_one_release() {
     project.start("recover").wait_unchecked().exits(1).says("`compose-zd up` continues it");
     project.start("up --yes").wait_unchecked().exits(0);
     project.start("up").wait().exits(0).says("nothing has to change");
+
+    project.log("--- killed while a rollback recreates the database");
+    let with_9 = containers(&project);
+    let mut rollback = project.start("rollback --yes");
+    rollback.wait_for("recreating db");
+    rollback.kill();
+    let run = project.start("recover").wait_unchecked();
+    let hint = run.exits(1).stderr.split_once("`compose-zd rollback --to ").expect("a hint").1.to_string();
+    let number = hint.split('`').next().unwrap_or_default();
+    project.start(&format!("rollback --yes --to {number}")).wait_unchecked().exits(0);
+    let with_1 = containers(&project);
+    assert_ne!(with_1["db"][0][1], with_9["db"][0][1], "the former definition");
+    project.start("recover").wait_unchecked().exits(0).says("nothing to recover");
+
+    project.log("--- killed while Compose recreates the database, and undone");
+    let mut up = project.start("up --yes");
+    up.wait_for("recreating db");
+    up.kill();
+    project.start("rollback --yes").wait_unchecked().exits(0);
+    assert_eq!(without_ids(containers(&project), &["db"]), without_ids(with_1, &["db"]));
+    project.start("recover").wait_unchecked().exits(0).says("nothing to recover");
 }
 
 #[test]
