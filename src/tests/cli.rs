@@ -32,6 +32,8 @@ mod rollback;
 mod state;
 #[path = "cli/stopped_proxy.rs"]
 mod stopped_proxy;
+#[path = "cli/up.rs"]
+mod up;
 #[path = "cli/witness.rs"]
 mod witness;
 
