@@ -145,6 +145,10 @@ impl<'a> Rollout<'a> {
             self.note_drain(&keys[0]);
             return Ok(());
         }
+        if keys.iter().any(|key| self.is_relay(key)) {
+            // A killed run may have sent requests to a relay that is not in rotation. They would wait for nothing.
+            self.direct_relays(&self.inside.clone(), keys);
+        }
         self.take_from_relays(keys, limit)?;
         let since =
             keys.iter().filter_map(|k| self.left_rotation_at.get(&self.containers[k].id)).min().copied();
