@@ -36,7 +36,7 @@ pub use effects::{Action, Change, Namespace, Query};
 pub use file_reload::{FileReload, ProxyFiles, ReadBy};
 pub use place::{Place, ProxyContainer};
 use public_route::PublicRoute;
-pub use rotation::{Discovery, Endpoint, Goal, Next, Rotation, endpoints};
+pub use rotation::{Discovery, Endpoint, Goal, Next, OtherContainers, Rotation, endpoints, other_containers};
 pub use state::{InFlight, OpenRequests, ProxyState};
 
 /// Abilities of a proxy.

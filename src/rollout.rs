@@ -9,7 +9,6 @@ mod switch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,7 +25,7 @@ use crate::model::{LifecycleHook, Project, ResolvedProject, Service};
 use crate::observed::{InstanceKey, Observed};
 use crate::plan::{Plan, Step};
 use crate::proxy::converge::{Keeper, Pursuit};
-use crate::proxy::{Endpoint, Goal, Proxy, Rotation, endpoints};
+use crate::proxy::{Endpoint, Goal, OtherContainers, Proxy, Rotation, endpoints};
 use crate::report::event::Names;
 use crate::report::{Event, Report, StepEvent, Warning};
 use crate::wait::{RunPhase, StopSignal};
@@ -73,8 +72,8 @@ pub struct Rollout<'a> {
     inside: Vec<InstanceKey>,
     /// Ids of the containers in rotation at the start.
     initially_inside: BTreeSet<String>,
-    /// Addresses of the containers outside this rollout, as last read.
-    others: BTreeSet<IpAddr>,
+    /// Containers outside this rollout, as last read.
+    others: OtherContainers,
     /// True for an undo, in which an unready old instance is better than none.
     is_best_effort: bool,
     /// True if an instance that dies or does not start ends the plan, because the caller plans again without it.
@@ -167,7 +166,7 @@ impl<'a> Rollout<'a> {
             context,
             stop,
             initially_inside: inside.iter().filter_map(|k| Some(containers.get(k)?.id.clone())).collect(),
-            others: BTreeSet::new(),
+            others: OtherContainers::new(),
             containers,
             inside,
             is_best_effort: false,

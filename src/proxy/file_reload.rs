@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::converge::Pursuit;
 use super::kit::clock::{parse_clock, parse_time};
-use super::{Goal, Proxy, Rotation};
+use super::{Goal, Proxy, Rotation, other_containers};
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Docker, Exec};
 use crate::error::{Error, Exit};
@@ -230,7 +230,7 @@ fn restore(
     }
     let rotation = Rotation {
         preexisting: inside.iter().map(|e| e.id.clone()).collect(),
-        others: others.into_iter().flat_map(Container::addresses).collect(),
+        others: other_containers(others.into_iter()),
         inside,
         ..Rotation::default()
     };

@@ -41,6 +41,19 @@ impl Endpoint {
     }
 }
 
+/// DNS names of containers, by address.
+pub type OtherContainers = BTreeMap<IpAddr, Vec<String>>;
+
+/// Addresses and names of containers.
+pub fn other_containers<'c>(containers: impl Iterator<Item = &'c Container>) -> OtherContainers {
+    let mut all = OtherContainers::new();
+    for container in containers {
+        let names = container.names();
+        container.addresses().for_each(|address| all.entry(address).or_default().extend(names.clone()));
+    }
+    all
+}
+
 /// Desired rotation of a proxy: the instances to which it must send new requests, and the instances to which it must not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rotation {
@@ -53,8 +66,8 @@ pub struct Rotation {
     pub urgent: bool,
     /// Ids of the instances outside whose process has ended.
     pub exited: BTreeSet<String>,
-    /// Addresses of the containers outside the rollouts, for a proxy that [`super::Abilities::gives_addresses`].
-    pub others: BTreeSet<IpAddr>,
+    /// Containers outside the rollouts, for a proxy that [`super::Abilities::gives_addresses`].
+    pub others: OtherContainers,
     /// True if something else has replaced instances. A proxy that keeps addresses, and cannot tell them, then has to
     /// look all names up again.
     pub may_be_stale: bool,
@@ -114,7 +127,7 @@ pub struct Discovery {
     /// Ids of all containers of the engine.
     pub existing: Vec<String>,
     /// See [`Rotation::others`].
-    pub others: BTreeSet<IpAddr>,
+    pub others: OtherContainers,
 }
 
 impl Goal {

@@ -116,7 +116,7 @@ impl<'a> Rollout<'a> {
     }
 
     pub(super) fn gate(&mut self, keys: &[InstanceKey]) -> Result<()> {
-        self.others = self.other_addresses()?;
+        self.others = self.other_containers()?;
         let mut fronting = self.rotations(keys).into_iter().filter(|(_, r)| !r.outside.is_empty());
         fronting.try_for_each(|(proxy, rotation)| self.converge(proxy, Goal::Gated(rotation)))
     }

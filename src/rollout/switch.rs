@@ -1,8 +1,6 @@
 //! Steps from the switch on: change the rotation, then drain, stop and remove the old instances.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -14,18 +12,18 @@ use crate::docker::inspect::Container;
 use crate::health::monitor::MonitorFailure;
 use crate::observed::InstanceKey;
 use crate::proxy::converge::{self, DrainResult, Pursuit};
-use crate::proxy::{Discovery, Goal, Proxy, endpoints};
+use crate::proxy::{Discovery, Goal, OtherContainers, Proxy, endpoints, other_containers};
 use crate::report::{Event, Warning};
 
 impl<'a> Rollout<'a> {
-    /// Addresses of the containers outside this rollout, for proxies that are set by address.
-    pub(super) fn other_addresses(&self) -> Result<BTreeSet<IpAddr>> {
+    /// Containers outside this rollout, for proxies that are set by address.
+    pub(super) fn other_containers(&self) -> Result<OtherContainers> {
         if !self.context.proxies.iter().any(|p| p.abilities().gives_addresses) {
-            return Ok(BTreeSet::new());
+            return Ok(OtherContainers::new());
         }
         let is_ours = |c: &Container| self.containers.values().any(|own| own.id == c.id);
         let all = self.context.docker.containers()?;
-        Ok(all.iter().filter(|c| !is_ours(c)).flat_map(Container::addresses).collect())
+        Ok(other_containers(all.iter().filter(|c| !is_ours(c))))
     }
 
     pub(super) fn route(&mut self, inside: &[InstanceKey], outside: &[InstanceKey]) -> Result<()> {
@@ -33,7 +31,7 @@ impl<'a> Rollout<'a> {
             // First, because requests wait.
             self.direct_relays(inside, outside);
         }
-        self.others = self.other_addresses()?;
+        self.others = self.other_containers()?;
         self.inside = inside.to_vec();
         self.without_dead(|rollout| {
             let mut rotations = rollout.rotations(outside).into_iter();
@@ -222,7 +220,7 @@ impl<'a> Rollout<'a> {
 
     /// Hands the route back to the proxies' own discovery.
     pub fn hand_back(&self) -> Result<()> {
-        let others = self.other_addresses()?;
+        let others = self.other_containers()?;
         let all: Vec<InstanceKey> = self.containers.keys().cloned().collect();
         let existing = self.existing_ids()?;
         let first = Cell::new(Some(self.inspect(&all)?));

@@ -4,7 +4,7 @@
 
 mod hold;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ use crate::model::{EngineKind, FlagLayers};
 use crate::observe::{self, DesiredVersion, TargetReader};
 use crate::process::{self, Liveness, ProcessInput};
 use crate::proxy::converge::{self, Pursuit};
-use crate::proxy::{Discovery, Endpoint, Goal, Proxy, Rotation, endpoints};
+use crate::proxy::{Discovery, Endpoint, Goal, Proxy, Rotation, endpoints, other_containers};
 use crate::targets::{self, Target, is_member};
 use crate::wait::{self, StopSignal, WaitResult};
 
@@ -247,8 +247,7 @@ impl KilledRun<'_> {
         let docker = &self.config.docker;
         let of = |containers: &[Container]| -> Vec<Endpoint> { endpoints(proxy, containers.iter()) };
         let own: Vec<&String> = ready.iter().chain(unready).map(|c| &c.id).collect();
-        let others: BTreeSet<IpAddr> =
-            containers.iter().filter(|c| !own.contains(&&c.id)).flat_map(Container::addresses).collect();
+        let others = other_containers(containers.iter().filter(|c| !own.contains(&&c.id)));
         let rotation = Rotation {
             inside: of(ready),
             outside: of(unready),

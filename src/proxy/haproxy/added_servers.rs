@@ -1,15 +1,12 @@
 //! Servers that compose-zd adds beside the lines of the configuration (HAProxy 2.6 and later), so that an instance gets
 //! requests while the old one uses the line, or before DNS has filled a slot. At the end a line takes the instance over.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
-
 use super::config::{self, ServerLine};
 use super::server::Server;
 use super::{Haproxy, SLOTS_FIX, TEMPLATE_FIX};
 use crate::error::Error;
 use crate::finding::Finding;
-use crate::proxy::{Discovery, Endpoint, Proxy, RolloutShape, Rotation};
+use crate::proxy::{Discovery, Endpoint, OtherContainers, Proxy, RolloutShape, Rotation};
 
 /// Options of an added server after those of its line: the first check comes at once, and one is enough.
 const FAST_FIRST_CHECK: &str = "downinter 25ms rise 1";
@@ -155,10 +152,18 @@ fn check_options(haproxy: &Haproxy, line: &ServerLine) -> Result<(), Error> {
 impl Haproxy {
     /// The slot has an address of its line, and no container has that address: neither one of this rollout (`live`) nor
     /// one of another service (`others`). DNS may know instances on other machines, which get requests.
-    pub fn is_vacant(&self, slot: &Server, live: &[Endpoint], others: &BTreeSet<IpAddr>) -> bool {
-        let is_of_other = slot.address.is_some_and(|address| others.contains(&address));
+    pub fn is_vacant(&self, slot: &Server, live: &[Endpoint], others: &OtherContainers) -> bool {
         let is_unused = slot.is_out() || slot.is_down() || !self.is_set_by_dns(slot);
+        let is_of_other = self.is_of_other(slot, live, others);
         !is_added(slot) && !is_of_other && !slot.is_free() && !slot.is_of(live) && is_unused
+    }
+
+    /// A container of another service has the address of the slot. That of a fixed line of this rollout does not count if
+    /// it has another name: it got the address of an instance that is gone. DNS removes such an address from a slot.
+    fn is_of_other(&self, slot: &Server, live: &[Endpoint], others: &OtherContainers) -> bool {
+        let Some(names) = slot.address.and_then(|address| others.get(&address)) else { return false };
+        let stands_for = |names: &[String]| self.lines_of(names).any(|line| line.contains(slot));
+        self.is_set_by_dns(slot) || stands_for(names) || !live.iter().any(|e| stands_for(&e.names))
     }
 
     /// Commands that give each instance inside a server, drained until HAProxy reaches it. HAProxy may refuse the

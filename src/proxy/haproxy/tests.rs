@@ -1,10 +1,9 @@
 //! Tests of the adapter: its commands by equality, its parsers by recorded output.
 
-use std::net::IpAddr;
-
 use super::socket::parse_address;
 use super::*;
 use crate::docker::inspect::{BRIDGE, RELAY};
+use crate::proxy::OtherContainers;
 
 fn container(json: &str) -> Container {
     serde_json::from_str(json).unwrap()
@@ -306,7 +305,7 @@ fn the_slot_of_a_stopped_instance_gets_the_next_before_dns_fills_another() {
         "{moved}"
     );
     let full = stale.replace("- 0 40", "172.21.0.9 2 0").replace("- 0 32", "172.21.0.9 2 0");
-    let others = BTreeSet::from(["172.21.0.2", "172.21.0.9"].map(|a| a.parse().unwrap()));
+    let others = others("app", &["172.21.0.2", "172.21.0.9"]);
     let discovery = Discovery { others, ..discovery(&stopped()) };
     let next = haproxy(CONFIGURATION)
         .hand_back(&output(&full.replace("172.21.0.2 0 8", "172.21.0.2 0 0")), &discovery);
@@ -389,7 +388,7 @@ fn a_fixed_line_with_another_running_container_is_not_vacant() {
     let future = Endpoint { addresses: vec![], ..endpoint("new", "::1") };
     let before = Rotation { inside: vec![], outside: vec![future], ..Rotation::default() };
     let occupied = output(&with_added("172.21.0.9 2 0 3", ""));
-    let others: BTreeSet<IpAddr> = ["172.21.0.9".parse().unwrap()].into();
+    let others = others("app", &["172.21.0.9"]);
     let before = Rotation { others: others.clone(), ..before };
     let only_new = Rotation { others: others.clone(), ..only_new };
     assert_eq!(gating(haproxy.gate(&occupied, &before)), "");
@@ -400,6 +399,25 @@ fn a_fixed_line_with_another_running_container_is_not_vacant() {
     let next = haproxy.hand_back(&output(&added), &Discovery { others, ..discovery(&endpoints) });
     let step = commands(next.changes().first().and_then(|change| change.exec().cloned()));
     assert!(!step.contains("addr"), "{step}");
+}
+
+/// Containers of another rollout, which all have this name.
+fn others(name: &str, addresses: &[&str]) -> OtherContainers {
+    addresses.iter().map(|address| (address.parse().unwrap(), vec![name.into()])).collect()
+}
+
+/// A container of another name got the address of the instance that is gone.
+#[test]
+fn a_fixed_line_is_vacant_although_its_last_address_is_in_use_again() {
+    let haproxy = haproxy(LINES);
+    let moved = |name: &str, lines: &str| {
+        let others = others(name, &["172.21.0.9"]);
+        let discovery = Discovery { others, ..discovery(&[endpoint("new", "172.21.0.5")]) };
+        let next = haproxy.hand_back(&output(lines), &discovery);
+        commands(next.changes().first().and_then(|change| change.exec().cloned())).contains("addr 172.21.0.5")
+    };
+    let lines = with_added("172.21.0.9 0 8 2", "172.21.0.5 2 0 3");
+    assert_eq!((moved("blog", &lines), moved("app", &lines)), (true, false));
 }
 
 #[test]
