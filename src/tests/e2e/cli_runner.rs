@@ -131,7 +131,11 @@ impl<'s> RunningCommand<'s> {
         let children = format!("/proc/{0}/task/{0}/children", self.child.id());
         wait_for_instant("it waits for docker", WAIT_LIMIT, || {
             let found = fs::read_to_string(&children).unwrap_or_default();
-            for id in found.split_whitespace() {
+            let command = |id: &&str| fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            // The watchdog is a child, too, and is there from the start.
+            let clients = found.split_whitespace().filter(|id| !command(id).contains("__watchdog"));
+            let clients: Vec<&str> = clients.collect();
+            for id in &clients {
                 let _ = self
                     .project
                     .command("kill")
@@ -139,7 +143,7 @@ impl<'s> RunningCommand<'s> {
                     .stderr(std::process::Stdio::null())
                     .status();
             }
-            !found.trim().is_empty() || !self.is_running()
+            !clients.is_empty() || !self.is_running()
         });
     }
 
