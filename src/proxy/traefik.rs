@@ -119,10 +119,13 @@ impl Traefik {
 
     /// The docker provider's constraints accept a backend; none where they cannot be evaluated.
     fn matches_constraints(&self, backend: &Backend) -> Option<bool> {
-        let mut labels = backend.labels.clone();
-        labels.insert("com.docker.compose.project".into(), backend.project.clone());
-        labels.insert("com.docker.compose.service".into(), backend.service.clone());
-        constraints::matches(self.config.constraints(), &labels)
+        constraints::matches(self.config.constraints(), &labels_of(backend))
+    }
+
+    /// False if the docker provider ignores containers with these labels.
+    fn accepts(&self, labels: &Labels) -> bool {
+        let is_exposed = labels::enabled(labels).unwrap_or(self.config.exposes_by_default());
+        is_exposed && constraints::matches(self.config.constraints(), labels) != Some(false)
     }
 
     fn id(&self) -> &str {
@@ -268,14 +271,13 @@ impl Traefik {
         outbid.flat_map(|g| &g.pins).map(|id| Action::Remove(id.clone()).into()).collect()
     }
 
-    /// Routers in the labels of containers of other services.
+    /// Routers in the labels of containers of other services that Traefik accepts.
     fn foreign_routers(&self, containers: &[ListedContainer], own: &[Endpoint]) -> Vec<ForeignRouter> {
         let key = |labels: &Labels| {
             ["project", "service"].map(|k| labels.get(&format!("com.docker.compose.{k}")).cloned())
         };
         let is_foreign = |c: &&ListedContainer| {
-            let is_on = labels::enabled(&c.labels).unwrap_or(self.config.exposes_by_default());
-            is_on && !c.is_pin() && !own.iter().any(|e| key(&e.labels) == key(&c.labels))
+            self.accepts(&c.labels) && !c.is_pin() && !own.iter().any(|e| key(&e.labels) == key(&c.labels))
         };
         let routers = containers.iter().filter(is_foreign).flat_map(|c| {
             let http = HttpLabels::parse(&c.labels);
@@ -339,6 +341,14 @@ impl Traefik {
     }
 }
 
+/// Labels of a container of a backend, with those of Compose.
+fn labels_of(backend: &Backend) -> Labels {
+    let mut labels = backend.labels.clone();
+    labels.insert("com.docker.compose.project".into(), backend.project.clone());
+    labels.insert("com.docker.compose.service".into(), backend.service.clone());
+    labels
+}
+
 impl Proxy for Traefik {
     fn place(&self) -> Place<'_> {
         Place::Container(&self.place)
@@ -348,12 +358,11 @@ impl Proxy for Traefik {
     /// everything with a port; only backends whose labels name a route count.
     fn routes_to(&self, backend: &Backend) -> bool {
         let is_proxy = self.place.container.compose() == Some((&backend.project, &backend.service));
-        let enabled = labels::enabled(&backend.labels);
-        let has_labels = enabled == Some(true) || labels::mention_a_route(&backend.labels);
-        let is_exposed = enabled.unwrap_or(self.config.exposes_by_default());
-        let is_accepted = || self.matches_constraints(backend) != Some(false);
-        let requests_route = self.config.has("providers.docker") && has_labels && is_exposed;
-        requests_route && !is_proxy && is_accepted() && self.place.reaches_via_host(backend)
+        let has_labels =
+            labels::enabled(&backend.labels) == Some(true) || labels::mention_a_route(&backend.labels);
+        let requests_route =
+            self.config.has("providers.docker") && has_labels && self.accepts(&labels_of(backend));
+        requests_route && !is_proxy && self.place.reaches_via_host(backend)
     }
 
     fn route_to(&self, backend: &Backend) -> RouteInfo {

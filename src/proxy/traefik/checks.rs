@@ -94,7 +94,8 @@ impl Traefik {
         let http = shape.backends.iter().map(|b| HttpLabels::parse(&b.labels));
         let services: BTreeSet<String> = http.flat_map(|http| http.service_names()).collect();
         let containers = parse_list(text(0)).unwrap_or_default();
-        let in_labels = || containers.iter().find_map(|c| foreign_router(c, shape, &services));
+        let mut accepted = containers.iter().filter(|c| self.accepts(&c.labels));
+        let in_labels = || accepted.find_map(|c| foreign_router(c, shape, &services));
         let in_files = state::reference(text(1), &services).map(|line| line.replace(['"', '\''], ""));
         let service = shape.backends.first().map_or("", |b| b.service.as_str());
         match in_files.or_else(in_labels) {

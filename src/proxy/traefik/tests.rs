@@ -453,6 +453,7 @@ fn a_router_that_is_not_in_the_labels_is_refused() {
         let labels = json!({
             "com.docker.compose.project": "p",
             "com.docker.compose.service": service,
+            "traefik.enable": "true",
             "traefik.http.routers.x.service": reference,
             "traefik.http.services.own.loadbalancer.server.port": "1",
         });
@@ -461,6 +462,11 @@ fn a_router_that_is_not_in_the_labels_is_refused() {
     let error = prepare("", &container("admin", "app"), "").unwrap_err();
     assert!(error.contains("routes to `app`: x in the labels of admin"), "{error}");
     assert!(prepare("", &container("admin", "app@docker"), "").is_err());
+    let of_project =
+        |name: &str| format!("--providers.docker.constraints=Label(`com.docker.compose.project`,`{name}`)");
+    assert!(prepare(&of_project("p"), &container("admin", "app"), "").is_err());
+    let another_proxys = prepare(&of_project("q"), &container("admin", "app"), "");
+    assert_eq!(another_proxys, Ok(Next::Done), "another Traefik of the engine has that router");
     for (service, reference) in [("app", "app"), ("admin", "own"), ("admin", "app@file")] {
         assert_eq!(prepare("", &container(service, reference), ""), Ok(Next::Done), "{service} {reference}");
     }

@@ -49,7 +49,8 @@ fn pins_carry_the_route_whatever_discovery_does() {
     deploy_version(&project, "2", "3", "--keep-alive");
 
     project.log("--- a router of another service that routes to the service is refused");
-    let router = "traefik.http.routers.other.rule: Path(`/other`), traefik.http.routers.other.service: app";
+    let router = "traefik.enable: 'true', traefik.http.routers.other.rule: Path(`/other`), \
+                  traefik.http.routers.other.service: app";
     project.write_override(&format!(
         "services: {{ app: {{ {LABELS}, {HEALTHCHECK} }}, other: {{ image: '${{ZD_APP_IMAGE}}', labels: {{ {router} }} }} }}"
     ));
