@@ -532,7 +532,7 @@ fn obstacles_are_found_before_anything_starts() {
 #[test]
 fn a_missing_image_changes_nothing() {
     let fake = FakeDocker::new();
-    fake.fail("image inspect", "Error: No such image: app:1");
+    fake.fail("\\(image inspect\\|compose pull\\)", "Error: No such image: app:1");
     let run = fake.run("deploy app").code(1);
     says(&run, &["`docker compose pull app` failed; nothing was changed"]);
     assert!(fake.path("containers/old").exists());
