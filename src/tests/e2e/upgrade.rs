@@ -25,6 +25,7 @@ fn project_of_earlier_version(name: &str) -> TestProject {
     project.compose(&format!("-f {} up -d --no-deps app", config(&project, 3)));
     // The instance must not start without a gate: HAProxy would send requests to it.
     project.compose(&format!("-f {} create --no-recreate --scale app=2 app", config(&project, 4)));
+    project.wait_until_all_answer();
     project.expect_version("3");
     keep_image(&project);
     write_lock_of_dead_run(&project);
