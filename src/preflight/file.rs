@@ -117,17 +117,13 @@ fn port_twice(project: &Project, service: &Service) -> Option<Finding> {
         let (other, entry) =
             others().find(|(_, entry)| !std::ptr::eq(*entry, port) && is_same_place(entry, port))?;
         let (first, second) = (port.target, entry.target);
-        let subject = if other.name == *name {
-            format!("`{name}` publishes host port {published} twice, for its ports {first} and {second}")
+        let place = format!("remove one of the two from `services.{name}.ports`");
+        let (subject, hint) = if other.name == *name {
+            let twice = format!("`{name}` publishes host port {published} twice");
+            (format!("{twice}, for its ports {first} and {second}"), place)
         } else {
-            format!("`{name}` and `{}` both publish host port {published}", other.name)
-        };
-        let hint =
-            format!("remove one of the two from `services.{name}.ports` or `services.{}.ports`", other.name);
-        let hint = if other.name == *name {
-            format!("remove one of the two from `services.{name}.ports`")
-        } else {
-            hint
+            let both = format!("`{name}` and `{}` both publish host port {published}", other.name);
+            (both, format!("{place} or `services.{}.ports`", other.name))
         };
         Some(Finding::usage("port-twice", format!("{subject}, which the engine refuses"), hint))
     };

@@ -339,9 +339,8 @@ impl ProjectFacts<'_> {
     fn verdict_row(&self, target: &Target, proxies: &TargetProxies) -> VerdictRow {
         let services: Vec<String> = target.services().into_iter().map(String::from).collect();
         let service = &self.project.services[&services[0]];
-        let is_known = self.has_engine;
         let count = match services.iter().map(|s| self.running_count(s)).sum() {
-            0 if !is_known => "state unknown".to_string(),
+            0 if !self.has_engine => "state unknown".to_string(),
             0 => "not started".to_string(),
             1 => "1 instance".to_string(),
             n => format!("{n} instances"),
