@@ -234,6 +234,7 @@ impl<'c, 'a> Apply<'c, 'a> {
         let ctx = &self.ctx;
         self.silent = first_answers::wait(self.docker(), self.project(), &started, ctx.report, ctx.stop)?;
         self.wait_for_answers(self.ctx.stop)?;
+        self.check_still_up(&started)?;
         Ok(rolled)
     }
 
@@ -378,6 +379,20 @@ impl<'c, 'a> Apply<'c, 'a> {
             }
         }
         self.ctx.report.event(Event::ServicesUp(services.to_vec().into()));
+        Ok(())
+    }
+
+    /// Fails if a started container has crashed after it was up: who does not run is not asked for an answer.
+    fn check_still_up(&self, services: &[String]) -> Result<(), Error> {
+        for service in services {
+            let is_job = needed_completed(self.project(), service);
+            for container in self.containers(std::slice::from_ref(service))? {
+                let state = services::state(&container, is_job, Duration::MAX, Duration::ZERO);
+                if let ServiceState::Failed(reason) = state {
+                    return Err(self.failure(service, &container, &reason));
+                }
+            }
+        }
         Ok(())
     }
 

@@ -321,8 +321,14 @@ fn a_started_service_that_does_not_answer_is_no_success() {
         .exits(3)
         .says("`app` runs, and gives no good answer after 2s");
     assert_eq!(project.states("app").len(), 1);
-    // The check of the file fails: the start is undone.
+    // It crashes after the start check, while its first answer is awaited.
     project.compose("down --timeout 1");
+    start("environment: {LISTEN_AFTER: '60', EXIT_AFTER: '3', EXIT_CODE: '4'}, deploy: {update_config: {monitor: 1s}}")
+        .exits(3)
+        .says("exited with 4")
+        .says("what was changed before is undone");
+    assert_eq!(project.states("app"), [""; 0]);
+    // The check of the file fails: the start is undone.
     start("environment: {STATUS: '500'}, x-zd: {health: {path: /up, deadline: 2s}}")
         .exits(3)
         .says("what was changed before is undone");
