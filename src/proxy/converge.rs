@@ -49,6 +49,8 @@ pub struct Pursuit<'a> {
     pub proxy: &'a dyn Proxy,
     pub goal: Goal,
     changed_at: Option<Instant>,
+    /// Where the proxy differed from the goal's rotation when it was last read.
+    differences: Vec<String>,
 }
 
 /// Result of a drain.
@@ -61,7 +63,7 @@ pub enum DrainResult {
 
 impl<'a> Pursuit<'a> {
     pub fn new(docker: &'a Docker, proxy: &'a dyn Proxy, goal: Goal) -> Self {
-        Pursuit { docker, proxy, goal, changed_at: None }
+        Pursuit { docker, proxy, goal, changed_at: None, differences: Vec::new() }
     }
 
     /// State of the proxy.
@@ -110,7 +112,11 @@ impl<'a> Pursuit<'a> {
             let is_blind = self.proxy.abilities().is_blind;
             let answers =
                 if is_blind && is_due { Vec::new() } else { self.answers(effects::answer_for_step)? };
-            match self.look(&answers)?.1 {
+            let (state, next) = self.look(&answers)?;
+            if let (Some(rotation), false) = (self.goal.rotation(), answers.is_empty()) {
+                self.differences = state.differences(rotation);
+            }
+            match next {
                 Next::Done => return Ok(true),
                 Next::Run(_) if is_blind && !is_due => return Ok(false),
                 Next::Wait => return Ok(false),
@@ -230,6 +236,7 @@ impl<'a> Pursuit<'a> {
             CONFIRM_TIMEOUT.as_secs()
         ))
         .detail(&error_text)
+        .detail(&self.differences.join("; "))
         .detail(&diagnosis)
         .hint("see its log: it may reject its configuration, or its own check of a new instance may fail")
     }

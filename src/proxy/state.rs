@@ -79,14 +79,23 @@ pub struct ProxyState {
 impl ProxyState {
     /// True if the running proxy sends new requests exactly to the instances inside.
     pub fn confirms(&self, rotation: &Rotation) -> bool {
+        self.differences(rotation).is_empty()
+    }
+
+    /// Where the running proxy differs from a rotation, for a person: `app-2 gets no requests`.
+    pub fn differences(&self, rotation: &Rotation) -> Vec<String> {
         let routed = |e: &Endpoint| self.routed.contains(&e.id);
-        let preexisting = |e: &Endpoint| rotation.preexisting.contains(&e.id);
-        let is_as_desired = |e: &Endpoint| {
-            if preexisting(e) { routed(e) || e.unhealthy } else { routed(e) && !self.failing.contains(&e.id) }
-        };
-        self.config_applied
-            && rotation.inside.iter().all(is_as_desired)
-            && !rotation.outside.iter().any(routed)
+        let inside = rotation.inside.iter().filter_map(|e| match rotation.preexisting.contains(&e.id) {
+            true if routed(e) || e.unhealthy => None,
+            false if self.failing.contains(&e.id) => Some(format!("{} fails the proxy's own check", e.name)),
+            false if routed(e) => None,
+            _ => Some(format!("{} gets no requests", e.name)),
+        });
+        let outside = rotation.outside.iter().filter(|e| routed(e));
+        let outside = outside.map(|e| format!("{} still gets requests", e.name));
+        let unapplied =
+            (!self.config_applied).then(|| "the running processes have an older configuration".into());
+        inside.chain(outside).chain(unapplied).collect()
     }
 
     /// Open requests of the instances outside, and connections that may be idle.
@@ -132,7 +141,7 @@ mod tests {
     use super::*;
 
     fn endpoint(id: &str) -> Endpoint {
-        Endpoint { id: id.into(), ..Endpoint::default() }
+        Endpoint { id: id.into(), name: id.into(), ..Endpoint::default() }
     }
 
     #[test]
@@ -149,6 +158,12 @@ mod tests {
         assert!(!state(&["new"], false).confirms(&rotation));
         assert!(!state(&["new", "old"], true).confirms(&rotation));
         assert!(!state(&[], true).confirms(&rotation));
+        let differences = ["new gets no requests", "old still gets requests"];
+        assert_eq!(state(&["old"], true).differences(&rotation), differences);
+        let failing = ProxyState { failing: ["new".into()].into(), ..state(&["new"], false) };
+        let differences =
+            ["new fails the proxy's own check", "the running processes have an older configuration"];
+        assert_eq!(failing.differences(&rotation), differences);
     }
 
     #[test]
