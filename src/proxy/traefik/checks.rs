@@ -34,7 +34,7 @@ impl Traefik {
                 "its `providers.docker.constraints` (`{}`) cannot be evaluated, so its routes to `{service}` are unknown",
                 self.config.constraints()
             );
-            let fix = "use `Label` instead of `LabelRegex` in it, or `--proxy-kind none`";
+            let fix = "use `Label`, or a simpler pattern in `LabelRegex`, or `--proxy-kind none`";
             return Err(self.refused(&"traefik-constraints", why, fix));
         }
         self.check_routes(backend)

@@ -1,9 +1,11 @@
 //! Evaluation of `providers.docker.constraints`, the expression by which one of several Traefiks on an engine selects
 //! its containers.
 
+use regex_lite::Regex;
+
 use super::labels::Labels;
 
-/// True if the labels match the expression; `None` if the expression is invalid or needs more than equality of labels.
+/// True if the labels match the expression; `None` if the expression or a regular expression in it cannot be parsed.
 pub fn matches(expression: &str, labels: &Labels) -> Option<bool> {
     if expression.trim().is_empty() {
         return Some(true);
@@ -87,8 +89,9 @@ impl<'a> ConstraintParser<'a> {
             return None;
         }
         let (name, value) = self.arguments()?;
-        let equal = self.labels.get(name).map_or("", String::as_str) == value;
-        Some((!is_regex).then_some(equal))
+        let label = self.labels.get(name).map_or("", String::as_str);
+        // Anywhere in the label. Source: Traefik, pkg/provider/constraints.
+        Some(if is_regex { Regex::new(value).ok().map(|r| r.is_match(label)) } else { Some(label == value) })
     }
 
     /// ``(`name`, `value`)``
@@ -139,12 +142,21 @@ mod tests {
     }
 
     #[test]
-    fn a_regex_is_unknown_unless_the_rest_decides() {
+    fn a_regex_matches_anywhere_in_the_label() {
+        let labels: Labels = [("stage".to_string(), "shop-live".to_string())].into();
+        let matches = |expression: &str| matches(expression, &labels);
+        assert_eq!(matches("LabelRegex(`stage`, `live|next`)"), Some(true));
+        assert_eq!(matches("LabelRegex(`stage`, `^live$`)"), Some(false));
+        assert_eq!(matches("LabelRegex(`none`, `^$`)"), Some(true));
+    }
+
+    #[test]
+    fn what_cannot_be_parsed_is_unknown_unless_the_rest_decides() {
         let labels = Labels::new();
         let matches = |expression: &str| matches(expression, &labels);
-        assert_eq!(matches("LabelRegex(`a`, `x.*`)"), None);
-        assert_eq!(matches("LabelRegex(`a`, `x.*`) && Label(`a`, `1`)"), Some(false));
-        assert_eq!(matches("LabelRegex(`a`, `x.*`) || !Label(`a`, `1`)"), Some(true));
+        assert_eq!(matches("LabelRegex(`a`, `x(`)"), None);
+        assert_eq!(matches("LabelRegex(`a`, `x(`) && Label(`a`, `1`)"), Some(false));
+        assert_eq!(matches("LabelRegex(`a`, `x(`) || !Label(`a`, `1`)"), Some(true));
         assert_eq!(matches("Tag(`a`)"), None);
         assert_eq!(matches("Label(`a`, ``) nonsense"), None);
         assert_eq!(matches(&format!("{}Label(`a`, ``)", "!".repeat(20))), Some(true));

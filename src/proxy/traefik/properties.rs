@@ -143,14 +143,14 @@ impl Expression {
     fn print(&self) -> String {
         match self {
             Expression::Label(key, value) => format!("Label(`{key}`, \"{value}\")"),
-            Expression::Regex => "LabelRegex(`a`,`.*`)".into(),
+            Expression::Regex => "LabelRegex(`a`,`(`)".into(),
             Expression::Not(e) => format!("!({})", e.print()),
             Expression::And(a, b) => format!("({})&&({})", a.print(), b.print()),
             Expression::Or(a, b) => format!("( {} ) || ( {} )", a.print(), b.print()),
         }
     }
 
-    /// Value of the expression, where a regex has the value `unknown`.
+    /// Value of the expression, where an invalid regex has the value `unknown`.
     fn value(&self, unknown: bool) -> bool {
         match self {
             Expression::Label(key, value) => (if *key == "a" { "1" } else { "" }) == *value,

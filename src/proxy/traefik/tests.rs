@@ -481,7 +481,7 @@ fn an_unfit_configuration_is_refused_with_the_fix() {
     assert!(fixed.contains("one address for all"), "{fixed}");
     let unwatched = refusal(&format!("{FLAGS} --providers.docker.watch=false"), backend(""));
     assert!(unwatched.contains("never sees a new instance"), "{unwatched}");
-    let regex = refusal(&format!("{FLAGS} --providers.docker.constraints=LabelRegex(`a`,`b`)"), backend(""));
+    let regex = refusal(&format!("{FLAGS} --providers.docker.constraints=LabelRegex(`a`,`(`)"), backend(""));
     assert!(regex.contains("cannot be evaluated"), "{regex}");
     let guarded = refusal(&format!("{FLAGS} --entrypoints.web.http.middlewares=a@file"), backend(""));
     assert!(guarded.contains("cannot query which route is in force"), "{guarded}");
