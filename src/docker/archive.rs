@@ -1,13 +1,13 @@
 //! Files of a container that does not run, by the engine's archive of them.
 
+use std::io::{self, Read};
+
 use anyhow::Result;
 use hyper::StatusCode;
+use tar::{Archive, Entry, EntryType};
 
 use super::Docker;
 use super::api::{ApiRequest, refused};
-
-/// Size of a block in a tar archive.
-const BLOCK: usize = 512;
 
 /// Most symbolic links that are followed, as in Linux.
 const MAX_LINKS: usize = 40;
@@ -60,123 +60,83 @@ fn link_target(path: &str, target: &str) -> String {
     if target.starts_with('/') { target.into() } else { format!("{folder}/{target}") }
 }
 
-/// First entry of a tar archive; `None` if it is no file, folder or link.
+/// First entry of a tar archive; `None` if it is no file, folder or link, or incomplete.
 fn first_entry(archive: &[u8]) -> Option<Archived> {
-    let mut headers = Headers(archive);
-    let first = headers.next()?;
-    match first.kind {
-        b'0' | 0 => {
-            Some(Archived::File(ContainerFile::File(String::from_utf8_lossy(first.content).into_owned())))
+    let mut archive = Archive::new(archive);
+    let mut entries = archive.entries().ok()?;
+    let mut first = entries.next()?.ok()?;
+    match first.header().entry_type() {
+        EntryType::Regular => {
+            let mut content = Vec::new();
+            first.read_to_end(&mut content).ok()?;
+            let is_whole = content.len() as u64 == first.size();
+            let text = || ContainerFile::File(String::from_utf8_lossy(&content).into_owned());
+            is_whole.then(text).map(Archived::File)
         }
-        b'2' => Some(Archived::Link(first.link)),
-        b'5' => {
-            let root = format!("{}/", first.name.trim_end_matches('/'));
-            let inside = headers.filter_map(|entry| {
-                let name = entry.name.strip_prefix(&root)?.trim_end_matches('/').to_string();
-                (!name.is_empty() && !name.contains('/')).then_some(name)
-            });
-            Some(Archived::File(ContainerFile::Folder(inside.collect())))
+        EntryType::Symlink => Some(Archived::Link(first.link_name().ok()??.to_string_lossy().into_owned())),
+        EntryType::Directory => {
+            let root = first.path().ok()?.into_owned();
+            let name_inside = |entry: io::Result<Entry<'_, &[u8]>>| {
+                let entry = entry.ok()?;
+                let path = entry.path().ok()?;
+                let name = path.strip_prefix(&root).ok()?;
+                (name.components().count() == 1).then(|| name.to_string_lossy().into_owned())
+            };
+            Some(Archived::File(ContainerFile::Folder(entries.filter_map(name_inside).collect())))
         }
         _ => None,
     }
-}
-
-/// Entry of a tar archive.
-struct Entry<'a> {
-    name: String,
-    kind: u8,
-    link: String,
-    content: &'a [u8],
-}
-
-/// Entries of a tar archive, without the records that only describe the next entry.
-struct Headers<'a>(&'a [u8]);
-
-impl<'a> Iterator for Headers<'a> {
-    type Item = Entry<'a>;
-
-    fn next(&mut self) -> Option<Entry<'a>> {
-        let mut long_name = None;
-        loop {
-            let header = self.0.get(..BLOCK).filter(|header| header[0] != 0)?;
-            let text = |at: usize, length: usize| {
-                let field = &header[at..at + length];
-                let end = field.iter().position(|byte| *byte == 0).unwrap_or(length);
-                String::from_utf8_lossy(&field[..end]).into_owned()
-            };
-            let size = usize::from_str_radix(text(124, 12).trim(), 8).ok()?;
-            let content = self.0.get(BLOCK..BLOCK.checked_add(size)?)?;
-            self.0 = self.0.get(BLOCK + size.next_multiple_of(BLOCK)..).unwrap_or_default();
-            let name = match text(345, 155) {
-                prefix if prefix.is_empty() => text(0, 100),
-                prefix => format!("{prefix}/{}", text(0, 100)),
-            };
-            match header[156] {
-                b'x' => long_name = pax_path(content),
-                b'g' => {}
-                kind => {
-                    let name = long_name.unwrap_or(name);
-                    return Some(Entry { name, kind, link: text(157, 100), content });
-                }
-            }
-        }
-    }
-}
-
-/// Path in a pax record: lines such as `20 path=conf.d/a.conf`.
-fn pax_path(record: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(record);
-    let path = text.lines().find_map(|line| line.split_once(' ')?.1.strip_prefix("path="));
-    path.map(String::from)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn entry(name: &str, kind: u8, link: &str, content: &str) -> Vec<u8> {
-        let mut all = vec![0; BLOCK];
-        let mut put = |at: usize, text: &str| all[at..at + text.len()].copy_from_slice(text.as_bytes());
-        put(0, name);
-        put(124, &format!("{:011o}\0", content.len()));
-        put(157, link);
-        all[156] = kind;
-        all.extend(content.as_bytes());
-        all.resize(all.len().next_multiple_of(BLOCK), 0);
-        all
-    }
-
-    fn first(entries: &[Vec<u8>]) -> Option<Archived> {
-        first_entry(&[&entries.concat()[..], &[0; 2 * BLOCK]].concat())
+    /// Archive of these entries: a name, a kind, and the content or the target of a link.
+    fn archive(entries: &[(&str, EntryType, &str)]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, kind, text) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(*kind);
+            if *kind == EntryType::Symlink {
+                header.set_size(0);
+                builder.append_link(&mut header, name, text).unwrap();
+            } else {
+                header.set_size(text.len() as u64);
+                builder.append_data(&mut header, name, text.as_bytes()).unwrap();
+            }
+        }
+        builder.into_inner().unwrap()
     }
 
     #[test]
     fn an_archive_has_a_file_the_names_in_a_folder_or_a_link() {
-        let file = |text: &str| Some(Archived::File(ContainerFile::File(text.into())));
-        let long = "d/".to_string() + &"n".repeat(120);
-        assert_eq!(first(&[entry("a.conf", b'0', "", "a b;\n")]), file("a b;\n"));
-        assert_eq!(first(&[entry("a.conf", b'0', "", "")]), file(""));
-        assert_eq!(first(&[entry("a", b'2', "../b", "")]), Some(Archived::Link("../b".into())));
+        use EntryType::{Directory, Regular, Symlink};
+        let first = |entries: &[(&str, EntryType, &str)]| first_entry(&archive(entries)).unwrap();
+        let file = |text: &str| Archived::File(ContainerFile::File(text.into()));
+        assert_eq!(first(&[("a.conf", Regular, "a b;\n")]), file("a b;\n"));
+        assert_eq!(first(&[("a.conf", Regular, "")]), file(""));
+        assert_eq!(first(&[("a", Symlink, "../b")]), Archived::Link("../b".into()));
+        let (content, long) = ("x".repeat(1000), "n".repeat(120));
         let folder = [
-            entry("d/", b'5', "", ""),
-            entry("d/a", b'0', "", &"x".repeat(1000)),
-            entry("d/sub/", b'5', "", ""),
-            entry("d/sub/c", b'0', "", "c"),
-            entry("header", b'x', "", &format!("{} path={long}\n", long.len() + 10)),
-            entry("d/nnn", b'0', "", "n"),
-            entry("d/z", b'2', "a", ""),
+            ("d/", Directory, ""),
+            ("d/a", Regular, content.as_str()),
+            ("d/sub/", Directory, ""),
+            ("d/sub/c", Regular, "c"),
+            (&format!("d/{long}"), Regular, "n"),
+            ("d/z", Symlink, "a"),
         ];
-        let names = vec!["a".into(), "sub".into(), "n".repeat(120), "z".into()];
-        assert_eq!(first(&folder), Some(Archived::File(ContainerFile::Folder(names))));
+        let names = vec!["a".into(), "sub".into(), long.clone(), "z".into()];
+        assert_eq!(first(&folder), Archived::File(ContainerFile::Folder(names)));
     }
 
     #[test]
     fn a_cut_or_strange_archive_has_no_file() {
-        let whole = entry("a", b'0', "", &"x".repeat(600));
-        for archive in [&[][..], &[1; 100], &whole[..BLOCK + 100], &[0; 2 * BLOCK], &[b'9'; BLOCK]] {
+        let whole = archive(&[("a", EntryType::Regular, &"x".repeat(600))]);
+        for archive in [&[][..], &[1; 100], &whole[..512 + 100], &[0; 1024], &[b'9'; 512]] {
             assert_eq!(first_entry(archive), None);
         }
-        assert_eq!(first(&[entry("pipe", b'6', "", "")]), None);
+        assert_eq!(first_entry(&archive(&[("pipe", EntryType::Fifo, "")])), None);
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use tar::{EntryType, Header};
 
 use super::api::labelled;
 use super::{CommandResult, Docker};
@@ -27,9 +29,6 @@ const LIBRARIES: &str = "lib";
 
 /// Limit for the upload of a helper image, to an engine of the default timeout.
 const IMPORT_LIMIT: Duration = Duration::from_secs(120);
-
-/// Size of a block in a tar archive.
-const BLOCK: usize = 512;
 
 /// Reason why an engine cannot run this program in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +73,7 @@ impl Docker {
             let words: Vec<String> =
                 ["import".to_string()].into_iter().chain(changes).chain(["-".into(), tag.clone()]).collect();
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            self.run_within(&words, Some(&program.archive()), self.scaled(IMPORT_LIMIT))?;
+            self.run_within(&words, Some(&program.archive()?), self.scaled(IMPORT_LIMIT))?;
         }
         Ok(Ok(tag))
     }
@@ -167,42 +166,26 @@ impl Program {
         format!("{REPOSITORY}:{}", self.hash())
     }
 
-    /// Tar archive of the files.
-    fn archive(&self) -> Vec<u8> {
+    /// Tar archive of the files, which all users may read and run.
+    fn archive(&self) -> io::Result<Vec<u8>> {
         let folders: BTreeSet<&str> =
             self.files.iter().filter_map(|(p, _)| Some(p.rsplit_once('/')?.0)).collect();
-        let mut archive = Vec::new();
-        folders.iter().for_each(|folder| archive.extend(tar_header(&format!("{folder}/"), 0, b'5')));
-        for (path, content) in &self.files {
-            archive.extend(tar_header(path, content.len(), b'0'));
-            archive.extend(content);
-            archive.resize(archive.len().next_multiple_of(BLOCK), 0);
-        }
-        archive.resize(archive.len() + 2 * BLOCK, 0);
-        archive
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut add = |path: &str, kind, content: &[u8]| {
+            let mut header = Header::new_ustar();
+            header.set_entry_type(kind);
+            header.set_mode(0o755);
+            header.set_size(content.len() as u64);
+            archive.append_data(&mut header, path, content)
+        };
+        folders.iter().try_for_each(|folder| add(folder, EntryType::Directory, &[]))?;
+        self.files.iter().try_for_each(|(path, content)| add(path, EntryType::Regular, content))?;
+        archive.into_inner()
     }
 }
 
 fn read(path: &str) -> std::result::Result<Vec<u8>, NoHelper> {
     std::fs::read(path).map_err(|error| NoHelper::Program(format!("{path}: {error}")))
-}
-
-/// Header of a file or folder in a tar archive (ustar), which all users may read and run.
-fn tar_header(path: &str, size: usize, kind: u8) -> [u8; BLOCK] {
-    let mut header = [0; BLOCK];
-    let mut put = |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
-    put(0, path);
-    put(100, "0000755\0");
-    put(108, "0000000\0");
-    put(116, "0000000\0");
-    put(124, &format!("{size:011o}\0"));
-    put(136, "00000000000\0");
-    put(148, "        ");
-    put(257, "ustar\x0000");
-    header[156] = kind;
-    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    header
 }
 
 /// Path of the loader of a dynamic program (PT_INTERP of a 64-bit ELF file); `None` for a static one.
@@ -224,19 +207,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_archive_has_a_block_for_each_header_and_its_sum() {
-        let header = tar_header("compose-zd", 9, b'0');
-        let field = |from: usize, to: usize| String::from_utf8_lossy(&header[from..to]).into_owned();
-        assert_eq!([field(0, 11), field(124, 136)], ["compose-zd\0", "00000000011\0"]);
-        let spaces: u32 = header
-            .iter()
-            .enumerate()
-            .map(|(n, b)| if (148..156).contains(&n) { 32 } else { u32::from(*b) })
-            .sum();
-        assert_eq!(field(148, 154), format!("{spaces:06o}"));
+    fn an_archive_has_every_file_and_folder_for_all_users() {
         let program =
             Program { files: vec![("lib/a".into(), vec![1; 513]), ("compose-zd".into(), vec![2; 512])] };
-        assert_eq!(program.archive().len(), BLOCK * (1 + 1 + 2 + 1 + 1 + 2));
+        let bytes = program.archive().unwrap();
+        let mut archive = tar::Archive::new(&bytes[..]);
+        let entry = |entry: io::Result<tar::Entry<'_, &[u8]>>| {
+            let entry = entry.unwrap();
+            let path = entry.path().unwrap().display().to_string();
+            (path, entry.header().mode().unwrap(), entry.size())
+        };
+        let entries: Vec<_> = archive.entries().unwrap().map(entry).collect();
+        let expected = [("lib", 0), ("lib/a", 513), ("compose-zd", 512)];
+        assert_eq!(entries, expected.map(|(path, size)| (path.to_string(), 0o755, size)));
         assert!(program.tag().starts_with("compose-zd/helper:") && program.hash().len() == 12);
     }
 
