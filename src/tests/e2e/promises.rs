@@ -250,8 +250,8 @@ pub fn haproxy_plain(name: &str) -> TestProject {
 }
 
 pub fn dockercloud(name: &str) -> TestProject {
-    let project = TestProject::exclusive(name, "haproxy-scale");
-    project.set_variables(&format!("STATS_PORT={}", free_port()));
+    let project = TestProject::from_fixture(name, "haproxy-scale", &[]);
+    project.set_variables(&format!("STATS_PORT={} ONLY_PROJECT={}", free_port(), project.name));
     project
 }
 

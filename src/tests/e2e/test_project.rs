@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -84,8 +84,6 @@ pub struct TestProject {
     default_monitor: Cell<bool>,
     /// Network shared with other projects, and the project of their proxy.
     shared_network: Option<(String, String)>,
-    /// Lock against tests that need the engine alone.
-    _lock: Option<File>,
 }
 
 /// One container of the project.
@@ -169,7 +167,7 @@ impl TestProject {
 
     /// One service `app` behind a proxy in another project.
     pub fn shared_proxy(name: &str) -> TestProject {
-        let mut project = TestProject::new(name, "nginx-proxy-shared", Sharing::Shared);
+        let mut project = TestProject::new(name, "nginx-proxy-shared");
         let proxy = format!("{}-proxy", project.name);
         let network = format!("{}-web", project.name);
         project.set_variables(&format!("PROXY_PROJECT={proxy} PROXY_NETWORK={network}"));
@@ -181,15 +179,8 @@ impl TestProject {
         project
     }
 
-    /// Project that needs the engine alone.
-    pub fn exclusive(name: &str, fixture: &str) -> TestProject {
-        let project = TestProject::new(name, fixture, Sharing::Exclusive);
-        project.tear_down();
-        project
-    }
-
     fn from_compose_file(name: &str, fixture: &str) -> TestProject {
-        let project = TestProject::new(name, fixture, Sharing::Shared);
+        let project = TestProject::new(name, fixture);
         // The proxy must ignore projects of parallel tests, because some tests count its reloads.
         let own = format!("label=com.docker.compose.project={}", project.name);
         project.set_variables(&format!("DOCKER_CONTAINER_FILTERS=status=running,{own}"));
@@ -199,21 +190,21 @@ impl TestProject {
 
     /// Empty project for another engine, whose proxy answers at this address.
     pub fn on_other_engine(address: Ipv4Addr, name: &str) -> TestProject {
-        let mut project = TestProject::empty(name, Sharing::OtherEngine);
+        let mut project = TestProject::empty(name);
         project.on_other_engine = true;
         project.set_address(address);
         project
     }
 
-    fn new(name: &str, fixture: &str, company: Sharing) -> TestProject {
-        let project = TestProject::empty(name, company);
+    fn new(name: &str, fixture: &str) -> TestProject {
+        let project = TestProject::empty(name);
         // A copy, so that nothing is left in the fixture's folder.
         project.copy_fixture(&format!("{fixture}/compose.yaml"), "compose.yaml");
         project.require_images();
         project
     }
 
-    fn empty(name: &str, company: Sharing) -> TestProject {
+    fn empty(name: &str) -> TestProject {
         let project = TestProject {
             name: format!("zde2e-{name}"),
             folder: tempfile::tempdir().expect("a temporary folder"),
@@ -225,7 +216,6 @@ impl TestProject {
             file_count: Cell::default(),
             default_monitor: Cell::default(),
             shared_network: None,
-            _lock: acquire_lock(company),
         };
         // A rootless engine reads mounted files as another user.
         let open = fs::set_permissions(project.folder.path(), fs::Permissions::from_mode(0o755));
@@ -799,37 +789,6 @@ pub fn fixture_variables() -> BTreeMap<String, String> {
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Other test projects that may run at the same time.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sharing {
-    /// Any number of shared projects, in this process and others.
-    Shared,
-    /// Any: the project is on another engine.
-    OtherEngine,
-    /// None: the test involves the whole engine, or a proxy that reads all of its containers.
-    Exclusive,
-}
-
-/// Waits for tests that cannot run at the same time.
-fn acquire_lock(company: Sharing) -> Option<File> {
-    let lock = |name: &str| {
-        let path = std::env::temp_dir().join(format!("compose-zd-e2e{}{name}.lock", engine_kind()));
-        File::create(path).expect("a lock file")
-    };
-    if company == Sharing::OtherEngine {
-        return None;
-    }
-    // Held while waiting, so that no other test overtakes one that waits for the engine alone.
-    let door = lock("-door");
-    door.lock().expect("a lock");
-    let room = lock("");
-    match company {
-        Sharing::Exclusive => room.lock().expect("a lock"),
-        _ => room.lock_shared().expect("a lock"),
-    }
-    Some(room)
 }
 
 pub fn free_port() -> u16 {
