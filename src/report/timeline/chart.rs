@@ -110,7 +110,7 @@ fn witness(samples: &[Sample], axis: TimeAxis) -> String {
     let longest = longest.max(Duration::from_millis(100));
     let level = |(ms, label): &(u64, &str)| {
         let bottom = log_percent(Duration::from_millis(*ms), longest);
-        format!(r#"<i class="level" style="bottom: {bottom:.1}%">{label}</i>"#)
+        format!(r#"<i class="level" style="bottom: {bottom:.1}%"><small>{label}</small></i>"#)
     };
     let levels = [(1, "1 ms"), (10, "10 ms"), (100, "100 ms"), (1000, "1 s"), (10_000, "10 s")];
     let levels = levels.iter().filter(|(ms, _)| Duration::from_millis(*ms) <= longest).map(level);

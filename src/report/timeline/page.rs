@@ -117,8 +117,14 @@ fn table(timeline: &Timeline) -> String {
     )
 }
 
-/// `ready 2.71–2.74 s, in rotation 2.74–7.05 s`; two decimals distinguish short phases.
+/// Shortest phase that two decimals show.
+const SHORTEST: Duration = Duration::from_millis(5);
+
+/// `ready 2.71–2.74 s, in rotation 2.74–7.05 s`. The last phase is shown also if it is shorter.
 fn phases(track: &InstanceTrack, end: Duration) -> String {
+    let is_shown = |(from, to, phase): &(Duration, Duration, InstancePhase)| {
+        *phase == InstancePhase::Removed || *to >= end || *to - *from >= SHORTEST
+    };
     let text = |(from, to, phase): (Duration, Duration, InstancePhase)| {
         let (from, to) = (from.as_secs_f64(), to.as_secs_f64());
         match phase {
@@ -126,5 +132,28 @@ fn phases(track: &InstanceTrack, end: Duration) -> String {
             _ => format!("{phase} {from:.2}–{to:.2} s"),
         }
     };
-    spans(track, end).into_iter().map(text).collect::<Vec<_>>().join(", ")
+    spans(track, end).into_iter().filter(is_shown).map(text).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_leaves_out_phases_without_a_duration() {
+        use InstancePhase::{Created, InRotation, Ready, Removed, Starting};
+        let phase = |ms, phase| (Duration::from_millis(ms), phase);
+        let mut track = InstanceTrack::new("app-2", true, Duration::ZERO, Created);
+        track.phases.extend([
+            phase(2, Starting),
+            phase(900, Ready),
+            phase(900, InRotation),
+            phase(2000, Removed),
+        ]);
+        let end = Duration::from_secs(2);
+        assert_eq!(phases(&track, end), "starting 0.00–0.90 s, in rotation 0.90–2.00 s, removed at 2.00 s");
+        track.phases.pop();
+        track.phases.push(phase(2000, Ready));
+        assert!(phases(&track, end).ends_with("ready 2.00–2.00 s"), "the last phase");
+    }
 }
