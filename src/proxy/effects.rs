@@ -4,11 +4,11 @@ mod open_connections;
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use super::kit::connections::Remote;
 use crate::docker::{CommandResult, Docker, Exec, Helper};
 use crate::process;
 
@@ -26,11 +26,11 @@ pub enum Query {
     HostFile(PathBuf),
     /// Command on this machine.
     Host(Vec<String>),
-    /// Open connections from a network namespace to these addresses; port 0 stands for any port. The answer has a
+    /// Open connections from a network namespace to these instances. The answer has a
     /// [`Connection`](super::kit::connections::Connection) per line. A step towards a goal gets none of a container.
     Sockets {
         of: Namespace,
-        to: Vec<SocketAddr>,
+        to: Vec<Remote>,
     },
     /// Open connections of clients to these ports, from the network namespace of a process of an instance on this machine.
     /// The answer has a line for each, as that to [`Query::Sockets`].

@@ -79,7 +79,7 @@ impl ProxyContainer {
     pub fn connections_to(&self, endpoints: &[Endpoint]) -> Query {
         let Container { id, state, .. } = &self.container;
         let of = Namespace::Container { id: id.clone(), pid: state.pid };
-        Query::Sockets { of, to: connections::addresses(endpoints) }
+        Query::Sockets { of, to: endpoints.iter().flat_map(|e| connections::remotes(e, &[0])).collect() }
     }
 
     /// Error about the proxy, before anything was changed.

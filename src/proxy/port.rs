@@ -8,7 +8,7 @@ mod properties;
 pub mod protocol;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{
@@ -234,10 +234,9 @@ impl Proxy for PublishedPort {
         let endpoints = goal.endpoints();
         let running = endpoints.iter().filter(|e| runs(e));
         let connections = running.flat_map(|e| {
-            let to = |ip: &IpAddr| ports.iter().map(|port| SocketAddr::new(*ip, *port)).collect::<Vec<_>>();
             let here = Namespace::Process(std::process::id());
             [
-                Query::Sockets { of: here, to: e.addresses.iter().flat_map(to).collect() },
+                Query::Sockets { of: here, to: connections::remotes(e, &ports) },
                 Query::Accepted { pid: e.pid, ports: ports.clone() },
             ]
         });

@@ -424,8 +424,8 @@ fn the_watcher_of_a_read_only_proxy_has_its_files() {
 
 #[test]
 fn connections_count_as_requests_by_what_they_carry() {
-    let idle = "10.0.0.2:1 172.21.0.1:3000 0 0 9 9 20000 20000 20000\n";
-    let busy = "10.0.0.2:2 172.21.0.1:3000 0 0 9 0 20 20000 20000\n";
+    let idle = "10.0.0.2:1 172.21.0.1:3000 0 0 9 9 20000 20000 20000 0\n";
+    let busy = "10.0.0.2:2 172.21.0.1:3000 0 0 9 0 20 20000 20000 0\n";
     let answers = [output(&state(&[9], &[])), output(&format!("{idle}{busy}"))];
     let goal = Goal::Observed(vec![endpoint(1, true), endpoint(2, true)]);
     let at_most = |text: &str| {

@@ -1,14 +1,14 @@
 //! Answer to a query for open connections: by the kernel with their times where this process may enter the network
 //! namespace, or by a helper container; else by the table of the container.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Result;
 
 use super::{Namespace, succeeded};
 use crate::docker::{CommandResult, Docker, Exec, Helper};
-use crate::proxy::kit::connections::{self, Connection};
+use crate::proxy::kit::connections::{self, Connection, Remote, Traffic};
 use crate::proxy::kit::{sock_diag, sockets};
 
 const TABLES: &str = "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null; true";
@@ -16,32 +16,30 @@ const TABLES: &str = "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null; true";
 /// Limit for a helper container.
 const HELPER_LIMIT: Duration = Duration::from_secs(30);
 
-/// Open connections from the namespace to these addresses, a line each. With `by_helper`, a helper container reads the
+/// Open connections from the namespace to these instances, a line each. With `by_helper`, a helper container reads the
 /// times that this process may not read.
 ///
 /// # Errors
 /// Docker cannot be started. The result holds the failure of its command.
-pub fn answer(docker: &Docker, of: &Namespace, to: &[SocketAddr], by_helper: bool) -> Result<CommandResult> {
+pub fn answer(docker: &Docker, of: &Namespace, to: &[Remote], by_helper: bool) -> Result<CommandResult> {
     let found = match of {
         _ if to.is_empty() => Vec::new(),
-        Namespace::Process(pid) => of_process(*pid),
-        Namespace::Container { id, pid } if is_process_of(*pid, id) => of_process(*pid),
+        Namespace::Process(pid) => to_instances(*pid, to),
+        Namespace::Container { id, pid } if is_process_of(*pid, id) => to_instances(*pid, to),
         Namespace::Container { id, .. } => {
             let table = docker.query(&Exec::sh(id, TABLES))?;
             if !table.ok() {
                 return Ok(table);
             }
-            sockets::connections(&table.stdout)
+            among(sockets::connections(&table.stdout), to)
         }
     };
-    let found: Vec<Connection> = found.into_iter().filter(|c| is_any(&c.remote, to)).collect();
     let lacks_times = found.iter().any(|c| c.traffic.is_none());
     let timed = match of {
         Namespace::Container { id, .. } if lacks_times && by_helper => timed_by_helper(docker, id),
         _ => None,
     };
-    let timed = timed.map(|all| all.into_iter().filter(|c| is_any(&c.remote, to)).collect());
-    Ok(succeeded(timed.unwrap_or(found).iter().map(|c| format!("{c}\n")).collect()))
+    Ok(succeeded(timed.map_or(found, |all| among(all, to)).iter().map(|c| format!("{c}\n")).collect()))
 }
 
 /// Connections of a container, by a helper in its network; `None` where no helper can run.
@@ -56,8 +54,20 @@ fn timed_by_helper(docker: &Docker, container: &str) -> Option<Vec<Connection>> 
     result.filter(CommandResult::ok).map(|result| connections::parse(Some(&result)))
 }
 
-fn is_any(remote: &SocketAddr, to: &[SocketAddr]) -> bool {
-    to.iter().any(|a| a.ip() == remote.ip() && [0, remote.port()].contains(&a.port()))
+fn among(connections: Vec<Connection>, to: &[Remote]) -> Vec<Connection> {
+    connections.into_iter().filter(|c| to.iter().any(|remote| remote.has(c))).collect()
+}
+
+/// Connections from a process of this machine to instances, which run on it too. The side of an instance is read only
+/// where this side cannot tell whether a request has its answer.
+fn to_instances(pid: u32, to: &[Remote]) -> Vec<Connection> {
+    let found = among(of_process(pid), to);
+    let is_tie = |c: &&Connection| c.traffic.as_ref().is_some_and(Traffic::is_tie);
+    let ties: Vec<&Connection> = found.iter().filter(is_tie).collect();
+    let asked = to.iter().filter(|remote| remote.pid > 0 && ties.iter().any(|tie| remote.has(tie)));
+    let pids: BTreeSet<u32> = asked.map(|remote| remote.pid).collect();
+    let of_instances: Vec<Connection> = pids.into_iter().flat_map(of_process).collect();
+    connections::with_answers(found, &of_instances)
 }
 
 /// Open connections of clients to these ports of an instance, by a process of it on this machine. Its own connections to
@@ -81,14 +91,16 @@ fn is_process_of(pid: u32, container: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
 
     use super::*;
     use crate::model::ComposeFlags;
 
     fn answer_of(program: &str, of: Namespace, to: &[SocketAddr]) -> CommandResult {
+        let to: Vec<Remote> =
+            to.iter().map(|address| Remote { address: *address, pid: std::process::id() }).collect();
         let docker = Docker::for_test(program.into(), ComposeFlags::default());
-        answer(&docker, &of, to, false).unwrap()
+        answer(&docker, &of, &to, false).unwrap()
     }
 
     #[test]

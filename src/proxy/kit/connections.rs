@@ -48,6 +48,8 @@ pub struct Traffic {
     pub last_sent: u32,
     pub last_received: u32,
     pub last_ack: u32,
+    /// The instance sent its last byte after it had received the last one, by its own side of the connection.
+    pub is_answered: bool,
 }
 
 impl Traffic {
@@ -56,20 +58,25 @@ impl Traffic {
         Duration::from_millis(self.last_sent.min(self.last_received).into())
     }
 
-    /// True if a request has no complete answer by this sample alone.
+    /// True if this side alone cannot tell whether the last request has its answer.
     ///
     /// The answer to a request and the next request may fall into one tick of the kernel's clock. Then the instance
     /// has acknowledged that request later, by a delayed acknowledgement without data. The last acknowledgement of an
-    /// idle connection came with the answer.
+    /// idle connection came with the answer, or with a repetition of its last part: the kernel repeats it after some
+    /// milliseconds, if the proxy delays its own acknowledgement (tail loss probe).
+    pub fn is_tie(&self) -> bool {
+        let delay = self.last_received.saturating_sub(self.last_ack);
+        self.last_sent == self.last_received && (1..=DELAYED_ACK_MS).contains(&delay)
+    }
+
+    /// True if a request has no complete answer by this sample alone.
     fn is_busy(&self) -> bool {
         let is_unanswered = self.sent > 0 && self.received == 0;
-        let delay = self.last_received.saturating_sub(self.last_ack);
-        let is_tie = self.last_sent == self.last_received && (1..=DELAYED_ACK_MS).contains(&delay);
         self.is_opening
             || self.pending > 0
             || is_unanswered
             || self.last_sent < self.last_received
-            || is_tie
+            || (self.is_tie() && !self.is_answered)
             || self.quiet() < PAUSE
     }
 }
@@ -79,13 +86,11 @@ impl fmt::Display for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Connection { local, remote, traffic } = self;
         write!(f, "{local} {remote}")?;
-        let Some(Traffic { is_opening, pending, sent, received, last_sent, last_received, last_ack }) =
-            traffic
-        else {
-            return Ok(());
-        };
-        let opening = u8::from(*is_opening);
-        write!(f, " {opening} {pending} {sent} {received} {last_sent} {last_received} {last_ack}")
+        let Some(traffic) = traffic else { return Ok(()) };
+        let Traffic { is_opening, pending, sent, received, last_sent, last_received, last_ack, is_answered } =
+            traffic;
+        let (opening, answered) = (u8::from(*is_opening), u8::from(*is_answered));
+        write!(f, " {opening} {pending} {sent} {received} {last_sent} {last_received} {last_ack} {answered}")
     }
 }
 
@@ -99,7 +104,7 @@ impl FromStr for Connection {
         let numbers = numbers.iter().map(|n| n.parse()).collect::<Result<Vec<u64>, _>>().map_err(|_| ())?;
         let traffic = match numbers[..] {
             [] => None,
-            [opening, pending, sent, received, last_sent, last_received, last_ack] => {
+            [opening, pending, sent, received, last_sent, last_received, last_ack, answered] => {
                 let short = |number: u64| u32::try_from(number).map_err(|_| ());
                 Some(Traffic {
                     is_opening: opening == 1,
@@ -109,6 +114,7 @@ impl FromStr for Connection {
                     last_sent: short(last_sent)?,
                     last_received: short(last_received)?,
                     last_ack: short(last_ack)?,
+                    is_answered: answered == 1,
                 })
             }
             _ => return Err(()),
@@ -128,10 +134,43 @@ pub fn to_endpoint(connections: &[Connection], endpoint: &Endpoint) -> Vec<Conne
     connections.iter().filter(|c| endpoint.addresses.contains(&c.remote.ip())).cloned().collect()
 }
 
-/// Addresses of endpoints for a query, with port 0 for any port.
-pub fn addresses(endpoints: &[Endpoint]) -> Vec<SocketAddr> {
-    let any_port = |ip: &IpAddr| SocketAddr::new(*ip, 0);
-    endpoints.iter().flat_map(|e| &e.addresses).map(any_port).collect()
+/// Other end of connections: an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remote {
+    /// Its address; port 0 stands for any port.
+    pub address: SocketAddr,
+    /// Its first process, by the number on the engine's machine.
+    pub pid: u32,
+}
+
+impl Remote {
+    pub fn has(&self, connection: &Connection) -> bool {
+        let (own, remote) = (self.address, connection.remote);
+        own.ip() == remote.ip() && [0, remote.port()].contains(&own.port())
+    }
+}
+
+/// Remotes of an endpoint at these ports.
+pub fn remotes(endpoint: &Endpoint, ports: &[u16]) -> Vec<Remote> {
+    let at = |ip: &IpAddr| {
+        let addresses = ports.iter().map(|port| SocketAddr::new(*ip, *port));
+        addresses.map(|address| Remote { address, pid: endpoint.pid }).collect::<Vec<_>>()
+    };
+    endpoint.addresses.iter().flat_map(at).collect()
+}
+
+/// Connections, where the instances' own sides of them decide what this side cannot tell; see [`Traffic::is_tie`].
+pub fn with_answers(connections: Vec<Connection>, of_instances: &[Connection]) -> Vec<Connection> {
+    let has_answered = |connection: &Connection| {
+        let own = of_instances.iter().find(|c| c.local == connection.remote && c.remote == connection.local);
+        own.and_then(|c| c.traffic).is_some_and(|own| own.last_sent < own.last_received)
+    };
+    let with_answer = |mut connection: Connection| {
+        let is_answered = has_answered(&connection);
+        connection.traffic.iter_mut().for_each(|traffic| traffic.is_answered = is_answered);
+        connection
+    };
+    connections.into_iter().map(with_answer).collect()
 }
 
 /// Verdict on a connection.

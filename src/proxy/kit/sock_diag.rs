@@ -160,6 +160,7 @@ fn traffic(info: &[u8], state: u8, queued: u32) -> Option<Traffic> {
         last_sent: number(44)?,
         last_received: number(52)?,
         last_ack: number(56)?,
+        is_answered: false,
     })
 }
 

@@ -1,6 +1,6 @@
 //! Properties of the firewall's rules: what is set is read back and deleted, and no listing makes the adapter panic.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
 use proptest::sample::select;

@@ -103,7 +103,11 @@ impl Proxy for Toy {
             Query::Host(["date", "+%s"].map(String::from).to_vec()),
             Query::Sockets {
                 of: Namespace::Process(std::process::id()),
-                to: goal.endpoints().iter().flat_map(socket_addresses).collect(),
+                to: goal
+                    .endpoints()
+                    .iter()
+                    .flat_map(|e| connections::remotes(e, &[e.port.unwrap_or(80)]))
+                    .collect(),
             },
             Query::Exec(Exec::new("toy-helper", vec!["true".into()])),
         ]

@@ -56,6 +56,23 @@ fn an_answer_and_the_next_request_in_one_tick_differ_from_an_idle_tie() {
     assert_eq!(verdict(tie(1700)), Verdict::Idle, "a probe of an idle connection");
 }
 
+/// The kernel of the instance repeated the last part of the answer, because the proxy delayed its acknowledgement.
+#[test]
+fn the_side_of_the_instance_tells_a_repeated_answer_from_an_open_request() {
+    let tie = connection(Traffic { last_sent: 2000, last_received: 2000, last_ack: 1992, ..answered() });
+    let verdict = |last_sent, last_received| {
+        let Connection { local: remote, remote: local, .. } = tie;
+        let traffic = Some(Traffic { last_sent, last_received, ..Traffic::default() });
+        let all = with_answers(vec![tie.clone()], &[Connection { local, remote, traffic }]);
+        Judge::default().judge(&all[0], false, Instant::now())
+    };
+    assert_eq!(verdict(1992, 2000), Verdict::Idle, "sent after the request");
+    assert_eq!(verdict(2000, 2000), Verdict::Busy, "an answer and the next request in one tick");
+    assert_eq!(verdict(2004, 2000), Verdict::Busy, "received after the answer");
+    let alone = with_answers(vec![tie.clone()], &[connection(answered())]);
+    assert_eq!(alone, [tie], "the instance has no such connection");
+}
+
 #[test]
 fn a_stream_is_busy_between_its_parts() {
     let (mut judge, start) = (Judge::default(), Instant::now());
@@ -85,15 +102,16 @@ fn a_connection_that_may_be_a_silent_stream_is_not_called_idle() {
 #[test]
 fn a_connection_is_one_line() {
     let busy = connection(Traffic { is_opening: true, pending: 7, ..answered() });
-    assert_eq!(busy.to_string(), "10.0.0.2:41000 10.0.0.3:3000 1 7 90 200 2004 2000 2000");
+    assert_eq!(busy.to_string(), "10.0.0.2:41000 10.0.0.3:3000 1 7 90 200 2004 2000 2000 0");
+    let answered = connection(Traffic { is_answered: true, ..answered() });
     let ipv6 = Connection { local: "[fd00::1]:80".parse().unwrap(), traffic: None, ..busy.clone() };
-    for connection in [busy, ipv6] {
+    for connection in [busy, answered, ipv6] {
         assert_eq!(parsed(&connection.to_string()), [connection]);
     }
-    for broken in ["", "a b", "10.0.0.2:1 10.0.0.3:2 1", "10.0.0.2:1 10.0.0.3:2 1 2 3 4 5 6 -7"] {
+    for broken in ["", "a b", "10.0.0.2:1 10.0.0.3:2 1", "10.0.0.2:1 10.0.0.3:2 1 2 3 4 5 6 7 -1"] {
         assert_eq!(parsed(broken), [], "{broken}");
     }
-    assert_eq!(parsed("10.0.0.2:1 10.0.0.3:2 0 99999999999 3 4 5 6 7"), []);
+    assert_eq!(parsed("10.0.0.2:1 10.0.0.3:2 0 99999999999 3 4 5 6 7 0"), []);
 }
 
 /// Clients of a server on this machine. Each has had fast answers, and then at once the request that is open.
