@@ -347,6 +347,7 @@ impl TargetReader<'_> {
             is_bridge: container.is_bridge(),
             is_set_aside: is_named && container.is_set_aside()
                 || self.has_fixed_name(container) && container.name() != container.fixed_name(),
+            has_failed: state == InstanceState::Exited && container.has_failed(),
         })
     }
 

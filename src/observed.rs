@@ -50,6 +50,8 @@ pub struct Instance {
     pub is_bridge: bool,
     /// Another container of the service got the name in `container_name`, which this one had.
     pub is_set_aside: bool,
+    /// The container ended by itself, with an error.
+    pub has_failed: bool,
 }
 
 impl Instance {
@@ -158,6 +160,7 @@ mod tests {
             age: None,
             is_bridge: false,
             is_set_aside: false,
+            has_failed: false,
         };
         Observed { instances: instances.chars().map(one).collect(), proxied: true }
             .size("app", instances.matches('f').count())
@@ -192,6 +195,7 @@ mod tests {
             age: Some(if kind == 'y' { second } else { second * 60 }),
             is_bridge: false,
             is_set_aside: false,
+            has_failed: false,
         };
         let all = Observed { instances: instances.chars().map(one).collect(), proxied: true };
         let before = all.before_switch(second * 5);

@@ -297,6 +297,7 @@ mod tests {
             age: None,
             is_bridge: false,
             is_set_aside: false,
+            has_failed: false,
         };
         let snapshot = TargetSnapshot {
             observed: Observed { instances: vec![one.clone()], proxied: true },

@@ -121,9 +121,10 @@ impl PlanBuilder<'_> {
             keys(all.iter().copied()).into_iter().filter(|key| *key != back).collect::<Vec<_>>()
         };
         if !self.is_live(&back) {
-            // A stopped bridge starts again only for an owner with requests.
+            // A stopped bridge starts again only for an owner with requests. One that ended by itself would end again.
             let is_needed = others(&owners).iter().any(|k| self.inside.contains(k) && self.ready.contains(k));
-            let stopped = || first(&bridges, &|i| is_needed && i.state == InstanceState::Exited);
+            let is_stopped = |i: &Instance| i.state == InstanceState::Exited && !i.has_failed;
+            let stopped = || first(&bridges, &|i| is_needed && is_stopped(i));
             self.serve_by_bridge(ready(&bridges).or_else(stopped), &others(&owners));
             self.bring_up(std::slice::from_ref(&back), Cause::Failed);
         }
@@ -133,7 +134,8 @@ impl PlanBuilder<'_> {
         self.remove_added(start, Some(&back));
     }
 
-    /// Stops the owners, after a bridge has their requests.
+    /// Stops the owners, after a bridge has their requests. Without a bridge they stop at once: nothing else can get the
+    /// requests that they would be drained of.
     fn serve_by_bridge(&mut self, bridge: Option<InstanceKey>, owners: &[InstanceKey]) {
         let bridge = Vec::from_iter(bridge);
         if bridge.iter().any(|k| !self.is_live(k)) {

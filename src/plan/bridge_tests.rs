@@ -83,6 +83,17 @@ fn an_undo_starts_the_old_owner_again_while_the_bridge_serves() {
     assert_eq!(texts(&undo(&start, &gone, &PlanPolicy::default())), "remove app-3\nhand back the route");
 }
 
+#[test]
+fn an_undo_does_not_start_a_bridge_again_that_failed() {
+    let start = world(vec![old("app-1")]);
+    let stopped = instance("app-1", Old, Exited, false, false);
+    let failed = Instance { has_failed: true, ..bridge("app-2", Exited, false) };
+    let now = world(vec![stopped, failed, new("app-3")]);
+    let expected = "stop app-3\ngate app-1\nstart app-1\nwait until ready: app-1\nroute to app-1\n\
+                    remove app-2, app-3\nhand back the route";
+    assert_eq!(texts(&undo(&start, &now, &PlanPolicy::default())), expected);
+}
+
 /// Every world of two owners, of which one at most lives, and a bridge.
 fn worlds() -> Vec<Observed> {
     let bridges = every_instance("app-8").into_iter().filter(|i| i.generation == Old);

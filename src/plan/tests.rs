@@ -21,6 +21,7 @@ fn instance(key: &str, generation: Generation, state: InstanceState, routed: boo
         age: None,
         is_bridge: false,
         is_set_aside: false,
+        has_failed: false,
     }
 }
 

@@ -414,5 +414,6 @@ fn serving_instance(service: &str, number: usize) -> Instance {
         age: None,
         is_bridge: false,
         is_set_aside: false,
+        has_failed: false,
     }
 }
