@@ -1,6 +1,7 @@
 //! Routes of nginx's configuration: the hosts of each `…_pass`, and the public routes that lead to them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::proxy::kit::directive::Directive;
@@ -19,13 +20,29 @@ pub struct Routes {
     pub read_timeout: Option<Duration>,
 }
 
-/// Most values of a text with variables.
+/// Most values of a text with variables, and most steps to find them.
 const MAX_VALUES: usize = 64;
+const MAX_STEPS: usize = 512;
+
+/// Variables of nginx's own whose values matter for the host of a URL.
+const OWN_VARIABLES: [(&str, &[&str]); 5] = [
+    ("scheme", &["http", "https"]),
+    ("uri", &["/"]),
+    ("document_uri", &["/"]),
+    ("request_uri", &["/"]),
+    ("is_args", &["?"]),
+];
+
+/// Stands for a variable of unknown value.
+const UNKNOWN: char = '\0';
 
 /// Groups and variables of `http` or `stream`.
 #[derive(Default)]
 struct Names {
+    /// Servers of each `upstream`, by name in lower case.
     groups: BTreeMap<String, Vec<Upstream>>,
+    /// Hosts in lower case, with their ports, that nginx resolves at its start: those of a `…_pass` without variables.
+    fixed: BTreeSet<(String, Option<u16>)>,
     /// Values of each variable, by name without `$`.
     values: BTreeMap<String, BTreeSet<String>>,
 }
@@ -37,6 +54,7 @@ struct Scope<'d> {
     /// Path of the location; `None` for a pattern.
     path: Option<&'d str>,
     host_header: Option<&'d str>,
+    has_resolver: bool,
     is_stream: bool,
 }
 
@@ -52,6 +70,7 @@ pub fn routes(directives: &[Directive]) -> Routes {
     for block in directives.iter().filter(|d| ["http", "stream"].contains(&d.name.as_str())) {
         let mut names = Names::default();
         names.collect(&block.block);
+        names.collect_fixed(&block.block);
         let scope = Scope { path: Some("/"), is_stream: block.name == "stream", ..Scope::default() };
         routes.collect(&block.block, &scope, &names);
     }
@@ -74,7 +93,7 @@ impl Names {
                 "upstream" => {
                     let servers = directive.block.iter().filter(|d| d.name == "server");
                     let upstreams = servers.filter_map(server_of_group).collect();
-                    self.groups.insert(directive.arg(0).into(), upstreams);
+                    self.groups.insert(directive.arg(0).to_ascii_lowercase(), upstreams);
                 }
                 "set" => self.add(directive.arg(0), directive.arg(1)),
                 "map" | "geo" | "split_clients" => {
@@ -91,45 +110,91 @@ impl Names {
         self.values.entry(name).or_default().insert(value.into());
     }
 
-    /// Values of a text with variables. A text with a variable of unknown value has none.
+    /// Collects the hosts of passes without variables. A pass with variables uses them as it uses a group.
+    /// Source: nginx's `ngx_http_upstream_add` and `ngx_http_upstream_init_request`.
+    fn collect_fixed(&mut self, directives: &[Directive]) {
+        for directive in directives {
+            let url = directive.arg(0);
+            if is_pass(directive) && !url.contains('$') && self.group(url).is_none() {
+                let upstream = upstream_of(url);
+                self.fixed.extend(upstream.map(|u| (u.host.to_ascii_lowercase(), u.port)));
+            }
+            self.collect_fixed(&directive.block);
+        }
+    }
+
+    fn values_of(&self, variable: &str) -> Vec<String> {
+        let own = OWN_VARIABLES.iter().find(|(name, _)| *name == variable);
+        match (self.values.get(variable), own) {
+            (Some(values), _) => values.iter().take(MAX_VALUES).cloned().collect(),
+            (None, Some((_, values))) => values.iter().map(ToString::to_string).collect(),
+            (None, None) => vec![UNKNOWN.into()],
+        }
+    }
+
+    /// Values of a text with variables, with [`UNKNOWN`] for each variable of unknown value.
     fn resolve(&self, text: &str) -> BTreeSet<String> {
         let mut open = vec![text.to_string()];
         let mut done = BTreeSet::new();
-        for _ in 0..MAX_VALUES {
+        for _ in 0..MAX_STEPS {
             let Some(text) = open.pop() else { break };
             match variable(&text) {
                 None => drop(done.insert(text)),
                 Some((before, name, after)) => {
-                    let values = self.values.get(name).into_iter().flatten();
-                    open.extend(values.map(|value| format!("{before}{value}{after}")).take(MAX_VALUES));
+                    let values = self.values_of(name);
+                    open.extend(values.iter().map(|value| format!("{before}{value}{after}")));
                 }
             }
         }
         done
     }
 
-    /// Hosts of the argument of a `…_pass`.
-    fn upstreams(&self, text: &str) -> Vec<Upstream> {
-        let is_dynamic = text.contains('$');
-        let mut all: Vec<Upstream> =
-            self.resolve(text).iter().flat_map(|text| self.upstreams_of(text, is_dynamic)).collect();
+    fn group(&self, url: &str) -> Option<&Vec<Upstream>> {
+        self.groups.get(&authority(url)?.to_ascii_lowercase())
+    }
+
+    /// Hosts of the argument of a `…_pass`. With a variable nginx resolves a host while it runs, unless it is a group or
+    /// the host of another pass. Without a `resolver` it then answers 502.
+    fn upstreams(&self, text: &str, has_resolver: bool) -> Vec<Upstream> {
+        let has_variable = text.contains('$');
+        let is_fixed = |u: &Upstream| self.fixed.contains(&(u.host.to_ascii_lowercase(), u.port));
+        let of = |text: &String| match self.group(text) {
+            Some(group) => group.clone(),
+            None if text.contains("unix:") => Vec::new(),
+            None => {
+                let upstream = upstream_of(text);
+                let is_dynamic = |u: &Upstream| has_variable && !is_fixed(u) && !is_address(&u.host);
+                let upstream = upstream.map(|u| Upstream { is_dynamic: is_dynamic(&u), ..u });
+                upstream.filter(|u| has_resolver || !u.is_dynamic).into_iter().collect()
+            }
+        };
+        let mut all: Vec<Upstream> = self.resolve(text).iter().flat_map(of).collect();
         all.sort_unstable();
         all.dedup();
         all
     }
+}
 
-    fn upstreams_of(&self, text: &str, is_dynamic: bool) -> Vec<Upstream> {
-        let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        match self.groups.get(authority) {
-            Some(group) => group.clone(),
-            None if text.contains("unix:") => Vec::new(),
-            None => {
-                let default_port = if ["https", "grpcs"].contains(&scheme) { 443 } else { 80 };
-                host_and_port(authority, default_port, is_dynamic).into_iter().collect()
-            }
-        }
-    }
+fn is_pass(directive: &Directive) -> bool {
+    directive.name.ends_with("_pass") && directive.block.is_empty()
+}
+
+fn is_address(host: &str) -> bool {
+    host.parse::<IpAddr>().is_ok()
+}
+
+/// Host and port of a URL, without its scheme. A variable of unknown value at its end counts as the start of the path.
+fn authority(url: &str) -> Option<&str> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default().trim_end_matches(UNKNOWN);
+    (!authority.is_empty() && !authority.contains(UNKNOWN)).then_some(authority)
+}
+
+/// Host of a URL that is not that of a group.
+fn upstream_of(url: &str) -> Option<Upstream> {
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme).to_ascii_lowercase();
+    let default_port = if ["https", "grpcs"].contains(&scheme.as_str()) { 443 } else { 80 };
+    host_and_port(authority(url)?, default_port, false)
 }
 
 /// Splits a text at its first variable, `$name` or `${name}`.
@@ -165,12 +230,16 @@ impl Routes {
         // A level with any header of its own inherits none.
         let has_headers = directives.iter().any(|d| d.name == "proxy_set_header");
         let inherited = scope.host_header.filter(|_| !has_headers);
-        let scope = Scope { host_header: header.map(|d| d.arg(1)).or(inherited), ..scope.clone() };
+        let scope = Scope {
+            host_header: header.map(|d| d.arg(1)).or(inherited),
+            has_resolver: scope.has_resolver || directives.iter().any(|d| d.name == "resolver"),
+            ..scope.clone()
+        };
         for directive in directives {
             let inner = match directive.name.as_str() {
                 "server" => Scope { server: Some(directive), ..scope.clone() },
                 "location" => Scope { path: path_of(directive), ..scope.clone() },
-                name if name.ends_with("_pass") && directive.block.is_empty() => {
+                _ if is_pass(directive) => {
                     self.passes.0.extend(pass(directive, &scope, names));
                     continue;
                 }
@@ -192,7 +261,7 @@ fn path_of(location: &Directive) -> Option<&str> {
 }
 
 fn pass(directive: &Directive, scope: &Scope, names: &Names) -> Option<Pass> {
-    let upstreams = names.upstreams(directive.arg(0));
+    let upstreams = names.upstreams(directive.arg(0), scope.has_resolver);
     if upstreams.is_empty() {
         return None;
     }
@@ -202,17 +271,16 @@ fn pass(directive: &Directive, scope: &Scope, names: &Names) -> Option<Pass> {
     let host_header = match scope.host_header {
         Some("$host" | "$http_host" | "$server_name") => server_name,
         Some(text) if !text.contains('$') => Some(text.into()),
-        Some("$proxy_host") | None => authority(directive.arg(0)),
+        Some("$proxy_host") | None => plain_authority(directive.arg(0)),
         Some(_) => None,
     };
     Some(Pass { upstreams, host_header: host_header.filter(|_| is_http), is_http, public })
 }
 
-/// Host and port of a URL without variables.
-fn authority(url: &str) -> Option<String> {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = rest.split('/').next().unwrap_or_default();
-    is_plain(authority).then(|| authority.into())
+/// Host and port of a URL, if no variable is in them.
+fn plain_authority(url: &str) -> Option<String> {
+    let known = url.split('$').next().unwrap_or_default();
+    authority(known).filter(|authority| is_plain(authority)).map(String::from)
 }
 
 /// Routes for each port and plain name of a server, at the path of the location.

@@ -183,10 +183,10 @@ fn refusal(proxy: &Nginx, shape: &RolloutShape) -> (String, String) {
 fn a_configuration_that_cannot_be_switched_is_refused() {
     let route = |to: &str| format!("server {{ location / {{ {to} }} }}");
     let table = [
-        (route("set $up app; proxy_pass http://$up:3000;"), "nginx-resolver"),
-        (route("set $up http://app:3000; proxy_pass $up;"), "nginx-resolver"),
+        (route("resolver x; set $up app; proxy_pass http://$up:3000;"), "nginx-resolver"),
+        (route("resolver x; set $up http://app:3000; proxy_pass $up;"), "nginx-resolver"),
         (
-            format!("map $host $up {{ default app; }} {}", route("proxy_pass http://$up:3000;")),
+            format!("resolver x; map $host $up {{ default app; }} {}", route("proxy_pass http://$up:3000;")),
             "nginx-resolver",
         ),
         (
@@ -205,6 +205,46 @@ fn a_configuration_that_cannot_be_switched_is_refused() {
         "@config\n# configuration file /n:\nmaster_process off; http { server { location / { proxy_pass http://app; } } }\n",
     );
     assert_eq!(refusal(&single, &shape(&["app"])).0, "nginx-one-process");
+}
+
+/// A URL with a variable leads to a group, to the host of another pass, or to what nginx resolves while it runs.
+#[test]
+fn a_pass_with_a_variable_is_a_route() {
+    let (switched, refused, none) = ((true, None), (true, Some("nginx-resolver")), (false, None));
+    let group = "upstream up { server app:3000; }";
+    let static_pass = "location / { proxy_pass http://app:3000; }";
+    let table = [
+        ("resolver x;", "location / { proxy_pass http://up; }", "proxy_pass http://app:3000/$1;", refused),
+        ("", "location / { proxy_pass http://up; }", "proxy_pass http://app:3000/$1;", switched),
+        ("", "", "proxy_pass http://app:3000/$1;", none),
+        ("", "resolver x;", "proxy_pass http://app:3000/$1;", refused),
+        ("", "", "resolver x; proxy_pass http://app:3000$request_uri;", refused),
+        ("", "", "resolver x; proxy_pass http://app:$port/;", refused),
+        ("", "", "resolver x; proxy_pass $scheme://app$is_args$args;", refused),
+        ("resolver x;", static_pass, "proxy_pass http://APP:3000/$1;", switched),
+        ("resolver x;", static_pass, "proxy_pass http://app:3001/$1;", refused),
+        ("resolver x;", static_pass, "proxy_pass http://app/$1;", refused),
+        ("", static_pass, "proxy_pass http://app:3001/$1;", switched),
+        ("resolver x;", "", "proxy_pass http://up$request_uri;", switched),
+        ("resolver x;", "", "proxy_pass http://up$1;", switched),
+        ("resolver x;", "", "proxy_pass http://up/$1?$args;", switched),
+        ("resolver x;", "", "set $b up; proxy_pass http://$b$uri$is_args$args;", switched),
+        ("resolver x;", "", "proxy_pass $scheme://${up}$uri;", none),
+        ("", "", "proxy_pass http://up:3000$request_uri;", none),
+        ("resolver x;", "", "proxy_pass http://$1-app:3000;", none),
+        ("resolver x;", "", "proxy_pass http://app-$1:3000;", none),
+        ("", "", "proxy_pass HTTP://UP;", switched),
+    ];
+    for (http, server, location, expected) in table {
+        let text = format!("{http} {group} server {{ {server} location ~ ^/api/(.*)$ {{ {location} }} }}");
+        let proxy = proxy(&text);
+        let rule = proxy.audit(&shape(&["app"]), None).refused.and_then(|error| error.rule.copied());
+        assert_eq!((proxy.routes_to(&backend(&["app"], true)), rule), expected, "{text}");
+    }
+    let host =
+        |pass: &str| proxy(&format!("{group} server {{ {pass} }}")).route_to(&backend(&["app"], true)).host;
+    assert_eq!(host("proxy_pass http://up$request_uri;").as_deref(), Some("up"));
+    assert_eq!(host("set $b up; proxy_pass http://$b/;"), None);
 }
 
 #[test]
