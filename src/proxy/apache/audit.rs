@@ -12,6 +12,7 @@ const RULES: Rules = Rules {
     configuration: &"apache-configuration",
     address: &"apache-address",
     extra_hosts: &"apache-extra-hosts",
+    absolute_name: &"apache-absolute-name",
     one_instance: &"apache-one-instance",
     same_run: &"apache-same-run",
 };
@@ -25,6 +26,7 @@ impl Apache {
             .broken_configuration(&self.settings.error)
             .or_else(|| hosts.fixed_address(backends))
             .or_else(|| hosts.fixed_name(backends))
+            .or_else(|| hosts.absolute_name(backends))
             .or_else(|| hosts.one_instance(backends))
             .or_else(|| self.check_run(shape).err());
         problem.map_or(Ok(()), Err)

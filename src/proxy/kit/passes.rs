@@ -15,6 +15,13 @@ pub struct Upstream {
     pub is_dynamic: bool,
 }
 
+impl Upstream {
+    /// True if DNS reads the host as this name: without case, and also with a dot at its end.
+    fn has_name(&self, name: &str) -> bool {
+        self.host.strip_suffix('.').unwrap_or(&self.host).eq_ignore_ascii_case(name)
+    }
+}
+
 /// Route such as nginx's `proxy_pass`, and its place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pass {
@@ -33,7 +40,7 @@ impl Passes {
     /// Routes to hosts of these names, each with the upstream of that name.
     pub fn to<'n>(&'n self, names: &'n [String]) -> impl Iterator<Item = (&'n Pass, &'n Upstream)> {
         let pairs = self.0.iter().flat_map(|pass| pass.upstreams.iter().map(move |u| (pass, u)));
-        pairs.filter(|(_, upstream)| names.iter().any(|name| name.eq_ignore_ascii_case(&upstream.host)))
+        pairs.filter(|(_, upstream)| names.iter().any(|name| upstream.has_name(name)))
     }
 
     /// Routes to an address of a backend.

@@ -10,6 +10,7 @@ const RULES: Rules = Rules {
     configuration: &"nginx-configuration",
     address: &"nginx-address",
     extra_hosts: &"nginx-extra-hosts",
+    absolute_name: &"nginx-absolute-name",
     one_instance: &"nginx-one-instance",
     same_run: &"nginx-same-run",
 };
@@ -25,6 +26,7 @@ impl Nginx {
             .or_else(|| self.dynamic_route(backends))
             .or_else(|| hosts.fixed_address(backends))
             .or_else(|| hosts.fixed_name(backends))
+            .or_else(|| hosts.absolute_name(backends))
             .or_else(|| hosts.one_instance(backends))
             .or_else(|| self.check_run(shape).err());
         match problem {

@@ -247,6 +247,25 @@ fn a_pass_with_a_variable_is_a_route() {
     assert_eq!(host("set $b up; proxy_pass http://$b/;"), None);
 }
 
+/// The watcher of the pins looks up names with a dot at their end, to read DNS instead of the hosts file.
+#[test]
+fn a_name_with_a_dot_at_its_end_is_refused() {
+    let app = RolloutShape {
+        backends: [true, false].map(|is_running| backend(&["app", "app.front"], is_running)).into(),
+        ..shape(&["app"])
+    };
+    for servers in ["server app.:3000;", "server app:3000; server APP.front.:3000;"] {
+        let proxy = proxy(&format!("upstream up {{ {servers} }} server {{ proxy_pass http://up; }}"));
+        assert_eq!(refusal(&proxy, &app).0, "nginx-absolute-name", "{servers}");
+    }
+    let proxy = proxy("upstream up { server APP:3000; server app.front; } server { proxy_pass http://up; }");
+    assert_eq!(proxy.audit(&app, None).refused, None);
+    let names = |service: &hosts::PinnedService| service.names.iter().cloned().collect::<Vec<_>>().join(" ");
+    let named =
+        RolloutShape { services: vec![("app".into(), vec!["app".into(), "app.front".into()])], ..app };
+    assert_eq!(proxy.passes().services_of(&named).iter().map(names).collect::<Vec<_>>(), ["APP app.front"]);
+}
+
 #[test]
 fn a_name_in_the_hosts_file_is_refused_unless_it_is_a_pin() {
     let with = |host: &str| {

@@ -12,6 +12,7 @@ pub struct Rules {
     pub configuration: Rule,
     pub address: Rule,
     pub extra_hosts: Rule,
+    pub absolute_name: Rule,
     pub one_instance: Rule,
     pub same_run: Rule,
 }
@@ -85,6 +86,15 @@ impl HostsAudit<'_> {
         let why = format!("its `/etc/hosts` fixes the address of `{}`", upstream.host);
         let fix = format!("remove `{}` from its `extra_hosts` or `links`", upstream.host);
         Some(self.refused(self.rules.extra_hosts, why, &fix))
+    }
+
+    /// The watcher relies on that no name with a dot at its end is in the hosts file.
+    pub fn absolute_name(&self, backends: &[Backend]) -> Option<Error> {
+        let (_, upstream) = self.upstreams(backends).find(|(_, upstream)| upstream.host.ends_with('.'))?;
+        let host = &upstream.host;
+        let why = format!("it routes to `{host}`, and a name with a dot at its end cannot be pinned");
+        let fix = format!("write `{}`", host.trim_end_matches('.'));
+        Some(self.refused(self.rules.absolute_name, why, &fix))
     }
 
     /// Each name has to be one that the new instances have, too.
