@@ -18,7 +18,7 @@ use crate::proxy::converge::Pursuit;
 use crate::proxy::port::protocol::Protocol;
 use crate::proxy::port::{self, PublishedPort};
 use crate::proxy::{self, Backend, Goal, InFlight, Proxy};
-use crate::targets::{Target, backend, is_member};
+use crate::targets::{Target, backend, is_member, listening_services};
 use crate::wait::{self, StopSignal, WaitResult};
 use container_files::StoppedFiles;
 
@@ -381,11 +381,25 @@ pub fn detect(docker: &Docker, project: &Project, containers: &[Container]) -> R
     let is_near =
         |c: &Container| c.networks().any(|n| networks.contains(n)) || named.iter().any(|n| is_named(c, n));
     let one = |proxy: Box<dyn Proxy>| {
-        if proxy.container().is_none_or(is_near) { with_config(docker, proxy) } else { Ok(proxy.into()) }
+        if proxy.container().is_none_or(is_near) { with_config(docker, proxy) } else { Ok(proxy) }
     };
-    let mut proxies = proxy::detect(containers).into_iter().map(one).collect::<Result<Vec<_>>>()?;
+    let mut found = proxy::detect(containers).into_iter().map(one).collect::<Result<Vec<_>>>()?;
+    let listening =
+        listening_services(project, containers, |s| is_proxy(project, s, found.iter().map(AsRef::as_ref)));
+    found.iter_mut().for_each(|proxy| proxy.learn_services(&listening));
+    let mut proxies: Vec<Arc<dyn Proxy>> = found.into_iter().map(Arc::from).collect();
     proxies.extend(published_ports(docker, project, containers, &proxies));
     Ok(proxies)
+}
+
+/// True for a service with a container that is a proxy.
+fn is_proxy<'p>(
+    project: &Project,
+    service: &Service,
+    proxies: impl IntoIterator<Item = &'p dyn Proxy>,
+) -> bool {
+    let is_own = |c: &Container| is_member(project, c, &[&service.name]);
+    proxies.into_iter().any(|p| !p.routes_nowhere() && p.container().is_some_and(is_own))
 }
 
 /// Published ports of services to which no proxy routes, where a stand-in can serve meanwhile.
@@ -438,14 +452,14 @@ fn is_named(container: &Container, name: &str) -> bool {
 }
 
 /// A proxy with its configuration: of the running process, or of the files that a stopped container has.
-fn with_config(docker: &Docker, mut proxy: Box<dyn Proxy>) -> Result<Arc<dyn Proxy>> {
+fn with_config(docker: &Docker, mut proxy: Box<dyn Proxy>) -> Result<Box<dyn Proxy>> {
     if let Some(exec) = proxy.introduction().filter(|_| proxy.is_running()) {
         proxy.learn(&docker.query(&exec.with_limit(CONFIG_TIMEOUT))?);
     } else if let Some(container) = proxy.container().filter(|c| !c.is_running()).cloned() {
         let files = StoppedFiles::new(docker, &container);
         proxy.learn_files(&|path| files.find(path));
     }
-    Ok(proxy.into())
+    Ok(proxy)
 }
 
 /// Running proxies in front of a target, or the one that `x-zd.proxy` names.
@@ -462,7 +476,7 @@ pub fn proxies_of(
     let settings = &project.services[target.services()[0]].settings.proxy;
     match (settings.kind.as_deref(), settings.container.as_deref()) {
         (Some("none"), _) => return Ok(Vec::new()),
-        (kind, Some(name)) => return Ok(vec![named_proxy(docker, name, kind, containers, all)?]),
+        (kind, Some(name)) => return Ok(vec![named_proxy(docker, project, name, kind, containers, all)?]),
         _ => {}
     }
     let backends = backends(project, target, containers);
@@ -483,6 +497,7 @@ fn backends(project: &Project, target: &Target, containers: &[Container]) -> Vec
 
 fn named_proxy(
     docker: &Docker,
+    project: &Project,
     name: &str,
     kind: Option<&str>,
     containers: &[Container],
@@ -503,7 +518,11 @@ fn named_proxy(
             .into());
     }
     if let Some(kind) = kind {
-        return with_config(docker, proxy::declared(kind, container)?);
+        let mut proxy = with_config(docker, proxy::declared(kind, container)?)?;
+        proxy.learn_services(&listening_services(project, containers, |s| {
+            is_proxy(project, s, all.iter().map(AsRef::as_ref))
+        }));
+        return Ok(proxy.into());
     }
     all.iter().find(|p| p.is_in(container)).cloned().ok_or_else(|| {
         Error::usage(format!("`{name}` is not a known proxy"))

@@ -181,6 +181,19 @@ impl From<&Container> for Backend {
     }
 }
 
+/// Service of the project with a TCP port and no data store. A proxy may route to it without a setting of the service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListeningService {
+    pub project: String,
+    pub service: String,
+    /// Most likely a web service that clients reach by a proxy.
+    pub is_web: bool,
+    /// Labels in the file, which running instances may not have yet.
+    pub labels: BTreeMap<String, String>,
+    /// Container of its proxy, by `x-zd.proxy.container`.
+    pub proxy: Option<String>,
+}
+
 /// Route of a proxy to a backend.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RouteInfo {
@@ -194,6 +207,17 @@ pub struct RouteInfo {
     pub answer_timeout: Option<Duration>,
     /// Public routes, the simplest first; empty if the proxy's configuration does not name them.
     pub public: Vec<PublicRoute>,
+}
+
+/// Route that a proxy gives to a service without a setting of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefaultRoute {
+    /// Requests that match it, if known: `Host(`app-shop`)`.
+    pub rule: Option<String>,
+    /// Setting of the proxy that defines the route.
+    pub cause: &'static str,
+    /// Settings of the service by which a deploy keeps the route, or the proxy drops it.
+    pub hint: String,
 }
 
 /// Proxy in front of some services, with its configuration.
@@ -241,6 +265,14 @@ pub trait Proxy: Send + Sync {
 
     /// Parses the output of `introduction`.
     fn learn(&mut self, _output: &CommandResult) {}
+
+    /// Services that a proxy's discovery may route to without a setting of theirs.
+    fn learn_services(&mut self, _services: &[ListeningService]) {}
+
+    /// Route to a backend that a rollout leaves as it is, because most likely no client uses it.
+    fn default_route(&self, _backend: &Backend) -> Option<DefaultRoute> {
+        None
+    }
 
     /// Requirements and risks of a rollout by the proxy's own configuration: of a running proxy, or of one that does not
     /// run yet.

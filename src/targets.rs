@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::model::{Pair, Project, Service};
-use crate::proxy::{self, Backend, Proxy};
+use crate::proxy::{self, Backend, ListeningService, Proxy};
 
 /// One service, or a pair of services, that a deploy replaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,6 +161,41 @@ fn names(services: &[&Service]) -> Vec<String> {
     services.iter().map(|service| service.name.clone()).collect()
 }
 
+/// Services with a TCP port, in the file or of a container, that are no data store.
+pub fn listening_services(
+    project: &Project,
+    containers: &[Container],
+    is_proxy: impl Fn(&Service) -> bool,
+) -> Vec<ListeningService> {
+    let members = |s: &Service| {
+        let name = s.name.clone();
+        containers.iter().filter(move |c| is_member(project, c, &[&name]))
+    };
+    let has_port = |s: &Service| {
+        s.exposed().iter().any(|port| port.ends_with("/tcp"))
+            || members(s).any(|c| !c.exposed_tcp().is_empty())
+    };
+    let is_job = |s: &Service| {
+        project
+            .services
+            .values()
+            .any(|o| o.depends_on.get(&s.name).is_some_and(|d| d.condition.is_completed()))
+    };
+    // Clients of a published port use that.
+    let is_web =
+        |s: &Service| !s.is_other_program() && s.fixed_ports().is_empty() && !is_job(s) && !is_proxy(s);
+    let listening = project.services.values().filter(|s| s.data_store().is_none() && has_port(s));
+    listening
+        .map(|s| ListeningService {
+            project: project.name.clone(),
+            service: s.name.clone(),
+            is_web: is_web(s),
+            labels: s.labels.clone(),
+            proxy: s.settings.proxy.container.clone(),
+        })
+        .collect()
+}
+
 /// True if a container belongs to one of these services.
 pub fn is_member(project: &Project, container: &Container, services: &[&str]) -> bool {
     let matches = |(name, service): (&str, &str)| name == project.name && services.contains(&service);
@@ -295,6 +330,28 @@ mod tests {
         assert_eq!(levels(&["web", "auth"]), ["web auth"]);
         assert_eq!(levels(&["app", "auth"]), ["auth", "app"], "`api` lies between them");
         assert_eq!(levels(&[]), [""; 0]);
+    }
+
+    #[test]
+    fn a_listening_service_has_a_port_and_is_no_data_store() {
+        let project = project(
+            "name: p\nservices: {app: {image: app, expose: [80]}, idle: {image: app}, ghost: {image: ghost}, \
+             worker: {image: ghost, command: [work]}, db: {image: 'postgres:17', expose: [5432]}, \
+             dns: {image: app, expose: [53/udp]}, site: {image: app, ports: [{target: 80, published: '81'}]}, \
+             seed: {image: app, expose: [80]}, lb: {image: app, expose: [80]}, \
+             late: {image: app, depends_on: {seed: {condition: service_completed_successfully}}}}",
+        );
+        let container = |service: &str| -> Container {
+            let labels = format!(
+                r#"{{"com.docker.compose.project": "p", "com.docker.compose.service": "{service}"}}"#
+            );
+            let config = format!(r#"{{"Labels": {labels}, "ExposedPorts": {{"2368/tcp": {{}}}}}}"#);
+            serde_json::from_str(&format!(r#"{{"Config": {config}}}"#)).unwrap()
+        };
+        let containers = ["ghost", "worker", "db"].map(container);
+        let found = listening_services(&project, &containers, |s| s.name == "lb");
+        let found: Vec<String> = found.into_iter().map(|s| format!("{} {}", s.service, s.is_web)).collect();
+        assert_eq!(found, ["app true", "ghost true", "lb false", "seed false", "site false", "worker false"]);
     }
 
     #[test]

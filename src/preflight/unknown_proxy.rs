@@ -12,7 +12,7 @@ use crate::docker::Exec;
 use crate::docker::inspect::Container;
 use crate::finding::Finding;
 use crate::model::{Service, image_name};
-use crate::proxy::Proxy;
+use crate::proxy::{DefaultRoute, Proxy};
 use crate::shell;
 use crate::targets::is_member;
 
@@ -72,12 +72,23 @@ fn finding_of(
         let why = doubt.iter().filter(|_| adapter.is_some()).map(|why| format!("; {why}"));
         Some(format!("it has a connection open to {instance}{}", why.collect::<String>()))
     };
+    let backends = around.reader.backends(around.containers);
+    let default = |service: &Service| {
+        let mut own = backends.iter().filter(|b| b.service == service.name);
+        own.find_map(|backend| adapter?.default_route(backend))
+    };
     let finding = |service: &&Service| {
         let mut names = names_of(around, service);
         names.retain(|name| !is_in_front || name.parse::<IpAddr>().is_err());
-        match routing_line(&routes.texts, &names).or_else(|| connection(service)) {
-            Some(evidence) => Some(undrained_route(service, proxy, &evidence)),
-            None => doubt.as_ref().map(|why| doubtful_route(around, service, proxy, why)),
+        let default = default(service);
+        match (routing_line(&routes.texts, &names).or_else(|| connection(service)), default) {
+            (Some(evidence), default) => {
+                let found = undrained_route(service, proxy, &evidence);
+                let hint = default.map_or_else(|| found.hint.clone(), |route| route.hint);
+                Some(Finding { hint, ..found })
+            }
+            (None, Some(route)) => Some(default_route(service, proxy, route)),
+            (None, None) => doubt.as_ref().map(|why| doubtful_route(around, service, proxy, why)),
         }
     };
     Ok(services.iter().find_map(finding))
@@ -207,6 +218,18 @@ fn undrained_route(service: &Service, proxy: &Container, evidence: &str) -> Find
     );
     let found = Finding::unchanged("unknown-proxy", message, hint).of_service(name);
     Finding { details: evidence.lines().map(String::from).collect(), ..found }
+}
+
+/// Note about a route that the deploy does not set. Most likely no client uses it.
+fn default_route(service: &Service, proxy: &Container, route: DefaultRoute) -> Finding {
+    let rule = route.rule.map_or("requests".into(), |rule| format!("requests of {rule}"));
+    let message = format!(
+        "`{}` sends {rule} to every instance of `{}` by its `{}`, ready or not",
+        proxy.name(),
+        service.name,
+        route.cause
+    );
+    Finding::note("traefik-default-route", message, route.hint).of_service(&service.name)
 }
 
 /// Refusal, or a note if another proxy is in front or nothing listens.

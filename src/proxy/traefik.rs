@@ -21,9 +21,9 @@ use serde_yaml::Value;
 use super::effects::Action;
 use super::kit::connections;
 use super::{
-    Abilities, Adapter, Audit, Backend, Change, Discovery, Endpoint, FileLookup, Goal, InFlight, Next, Place,
-    Planned, Proxy, ProxyContainer, ProxyFiles, ProxyState, Query, ReadBy, RolloutShape, Rotation, RouteInfo,
-    boxed,
+    Abilities, Adapter, Audit, Backend, Change, DefaultRoute, Discovery, Endpoint, FileLookup, Goal,
+    InFlight, ListeningService, Next, Place, Planned, Proxy, ProxyContainer, ProxyFiles, ProxyState, Query,
+    ReadBy, RolloutShape, Rotation, RouteInfo, boxed,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec, Helper};
@@ -57,6 +57,8 @@ pub struct Traefik {
     api: Option<Api>,
     /// HTTP client in the image.
     tool: Option<String>,
+    /// Services with a port, to which `exposedByDefault` gives a route.
+    listening: Vec<ListeningService>,
 }
 
 pub const ADAPTER: Adapter = Adapter {
@@ -107,6 +109,7 @@ impl Traefik {
             version_check: None,
             api: None,
             tool: None,
+            listening: Vec::new(),
         };
         traefik.configure(TraefikStaticConfig::read(container, None));
         traefik
@@ -126,6 +129,31 @@ impl Traefik {
     fn accepts(&self, labels: &Labels) -> bool {
         let is_exposed = labels::enabled(labels).unwrap_or(self.config.exposes_by_default());
         is_exposed && constraints::matches(self.config.constraints(), labels) != Some(false)
+    }
+
+    /// The service of a backend to which Traefik routes without a label that requests it.
+    fn routed_by_default(&self, backend: &Backend) -> Option<&ListeningService> {
+        let has_choice =
+            labels::enabled(&backend.labels).is_some() || labels::mention_a_route(&backend.labels);
+        let is_same = |s: &&ListeningService| s.project == backend.project && s.service == backend.service;
+        self.listening.iter().find(is_same).filter(|_| !has_choice && self.can_route_to(backend))
+    }
+
+    /// The user most likely wants the route that a service has without a label: the file requests one by now, names this
+    /// proxy, or sets the rule of such routes.
+    fn is_expected(&self, service: &ListeningService) -> bool {
+        let container = &self.place.container;
+        let is_named =
+            service.proxy.as_ref().is_some_and(|p| container.name() == p || container.id.starts_with(p));
+        let has_rule = self.config.sets_default_rule() && service.is_web;
+        requests_route(&service.labels) || is_named || has_rule
+    }
+
+    /// Traefik accepts a backend of another service, and reaches it.
+    fn can_route_to(&self, backend: &Backend) -> bool {
+        let is_proxy = self.place.container.compose() == Some((&backend.project, &backend.service));
+        let is_accepted = self.config.has("providers.docker") && self.accepts(&labels_of(backend));
+        is_accepted && !is_proxy && self.place.reaches_via_host(backend)
     }
 
     fn id(&self) -> &str {
@@ -354,26 +382,41 @@ impl Proxy for Traefik {
         Place::Container(&self.place)
     }
 
-    /// Backends that request a route and that Traefik accepts. With `exposedByDefault` Traefik routes to
-    /// everything with a port; only backends whose labels name a route count.
+    /// Backends that request a route and that Traefik accepts. With `exposedByDefault` Traefik routes to everything with
+    /// a port. A service without labels counts if the user most likely wants its route.
     fn routes_to(&self, backend: &Backend) -> bool {
-        let is_proxy = self.place.container.compose() == Some((&backend.project, &backend.service));
         let has_labels =
             labels::enabled(&backend.labels) == Some(true) || labels::mention_a_route(&backend.labels);
-        let requests_route =
-            self.config.has("providers.docker") && has_labels && self.accepts(&labels_of(backend));
-        requests_route && !is_proxy && self.place.reaches_via_host(backend)
+        let is_expected = || self.routed_by_default(backend).is_some_and(|s| self.is_expected(s));
+        (has_labels && self.can_route_to(backend)) || is_expected()
+    }
+
+    fn learn_services(&mut self, services: &[ListeningService]) {
+        self.listening = services.to_vec();
+    }
+
+    fn default_route(&self, backend: &Backend) -> Option<DefaultRoute> {
+        let service = &self.routed_by_default(backend).filter(|_| !self.routes_to(backend))?.service;
+        Some(DefaultRoute {
+            rule: labels::default_rule(self.config.default_rule(), &labels_of(backend)),
+            cause: "providers.docker.exposedByDefault",
+            hint: format!(
+                "with the label `traefik.enable=true` at `services.{service}` a deploy keeps the route; with \
+                 `traefik.enable=false` Traefik drops it"
+            ),
+        })
     }
 
     fn route_to(&self, backend: &Backend) -> RouteInfo {
-        let http = HttpLabels::parse(&backend.labels);
-        let default = labels::default_rule(self.config.default_rule(), &backend.labels);
+        let labels = labels_of(backend);
+        let http = HttpLabels::parse(&labels);
+        let default = labels::default_rule(self.config.default_rule(), &labels);
         RouteInfo {
             port: http.port().or(backend.exposed.first().copied()),
             host: http.rules().find_map(labels::host).or_else(|| labels::host(&default?)),
             not_http: false,
             answer_timeout: None,
-            public: public_route::public_routes(&self.config, &backend.labels),
+            public: public_route::public_routes(&self.config, &labels),
         }
     }
 

@@ -14,6 +14,7 @@ use crate::observe::DesiredVersion;
 use crate::observe::container_files::{MountSource, PlannedMount, mounted_file};
 use crate::preflight::proxies;
 use crate::proxy::{self, MountedFile, Proxy};
+use crate::targets;
 
 /// One proxy of the file.
 struct ConfiguredProxy {
@@ -101,6 +102,8 @@ impl ConfiguredProxies {
     ) -> Result<ConfiguredProxies> {
         let text: Value = serde_json::from_str(&request.snapshot.text())?;
         let project = &request.project;
+        let previews: Vec<_> = project.services.values().map(|s| wanted.preview(&project.name, s)).collect();
+        let listening = targets::listening_services(project, &previews, |s| proxy::is_proxy_image(&s.image));
         let configured = |service: &Service| {
             let name = |service: &str| format!("{}-{service}-1", project.name);
             let links: Vec<String> = service.links().iter().map(|link| name(link)).collect();
@@ -114,6 +117,7 @@ impl ConfiguredProxies {
             if proxy.routes_nowhere() {
                 return None;
             }
+            proxy.learn_services(&listening);
             Some(ConfiguredProxy { service: service.name.clone(), proxy: proxy.into(), is_known, mounts })
         };
         let down = project.services.values().filter(|s| !runs(&s.name));

@@ -114,6 +114,11 @@ impl TraefikStaticConfig {
         self.get("providers.docker.constraints").unwrap_or("")
     }
 
+    /// The user has set the rule of routers without one.
+    pub fn sets_default_rule(&self) -> bool {
+        self.get("providers.docker.defaultRule").is_some_and(|rule| !rule.is_empty())
+    }
+
     pub fn default_rule(&self) -> &str {
         self.get("providers.docker.defaultRule").filter(|r| !r.is_empty()).unwrap_or(DEFAULT_RULE)
     }

@@ -513,6 +513,51 @@ fn it_routes_to_backends_that_request_a_route_on_a_shared_network() {
 }
 
 #[test]
+fn it_routes_to_services_without_labels_whose_default_route_is_expected() {
+    let listening = |service: &str| ListeningService {
+        project: "p".into(),
+        service: service.into(),
+        ..ListeningService::default()
+    };
+    let with = |flags: &str| {
+        let mut traefik = traefik(flags);
+        let app = ListeningService { is_web: true, ..listening("app") };
+        let with_new_label = ListeningService { labels: labels(""), ..listening("api") };
+        let named = ListeningService { proxy: Some("p-proxy-1".into()), ..listening("named") };
+        traefik.learn_services(&[app, listening("worker"), with_new_label, named]);
+        traefik
+    };
+    let bare = |service: &str| Backend { service: service.into(), labels: Labels::new(), ..backend("") };
+    let rule = "--providers.docker.defaultRule=Host(`{{.Name}}.test`)";
+    let both = |flags: &str, backend: &Backend| {
+        let traefik = with(flags);
+        (traefik.routes_to(backend), traefik.default_route(backend).and_then(|route| route.rule))
+    };
+    assert_eq!(both(rule, &bare("app")), (true, None));
+    assert_eq!(with(rule).route_to(&bare("app")).host.as_deref(), Some("app-p.test"));
+    assert_eq!(with(rule).route_to(&bare("app")).public[0].host.as_deref(), Some("app-p.test"));
+    assert_eq!(both(rule, &bare("worker")), (false, Some("Host(`worker-p.test`)".into())));
+    let built_in = (false, Some("Host(`app-p`)".to_string()));
+    assert_eq!(both("--providers.docker=true", &bare("app")), built_in);
+    assert!(["api", "named"].iter().all(|s| both("--providers.docker=true", &bare(s)) == (true, None)));
+    let network_only = [("traefik.docker.network".to_string(), "front".to_string())];
+    let network_only = Backend { labels: network_only.into(), ..bare("app") };
+    assert_eq!(both(rule, &network_only), (true, None));
+    for (flags, backend) in [
+        (rule.to_string(), bare("db")),
+        (rule.to_string(), backend("traefik.enable=false")),
+        (rule.to_string(), Backend { networks: vec!["back".into()], ..bare("app") }),
+        (format!("{rule} --providers.docker.exposedByDefault=false"), bare("app")),
+        (format!("{rule} --providers.docker.constraints=Label(`a`,`b`)"), bare("app")),
+        ("--providers.file.directory=/d".into(), bare("app")),
+    ] {
+        assert_eq!(both(&flags, &backend), (false, None), "{flags} {backend:?}");
+    }
+    let labelled = Backend { labels: labels(""), ..bare("app") };
+    assert_eq!(both("--providers.docker=true", &labelled), (true, None));
+}
+
+#[test]
 fn it_is_recognised_by_image_origin_or_process() {
     let detects = |json: &str| detect(&serde_json::from_str(json).unwrap()).is_some();
     let image = |name: &str| detects(&format!(r#"{{"Config": {{"Image": "{name}"}}}}"#));
