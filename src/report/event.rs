@@ -306,7 +306,7 @@ pub enum Event {
     JobDone(Service),
     /// Services that changed in the file, and that this deploy does not include.
     #[display(
-        "changed, but neither named nor behind a proxy, so not deployed: {} (`compose-zd deploy {}`)",
+        "changed in the file, and not part of this deploy: {} (`compose-zd deploy {}`)",
         quoted(&_0.services),
         _0.services.join(" ")
     )]

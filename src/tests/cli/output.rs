@@ -102,7 +102,7 @@ fn a_deploy_without_changes_lists_what_it_left_out() {
         (&"worker".into(), &"left_alone".into())
     );
     let text = stderr(&fake.run("deploy app").success());
-    assert!(text.contains("not deployed: `worker` (`compose-zd deploy worker`)"), "{text}");
+    assert!(text.contains("not part of this deploy: `worker` (`compose-zd deploy worker`)"), "{text}");
     assert_eq!(fake.changes(), "");
 }
 
