@@ -203,6 +203,9 @@ pub struct InProgress {
     pub last_good: Option<u32>,
     #[serde(default)]
     pub paused: bool,
+    /// The rollout failed, and its undo is not complete: `recover` restores the last good release.
+    #[serde(default)]
+    pub undoing: bool,
 }
 
 /// `project.json`: run of `up`, or of a rollback that undoes one, as long as it has not ended. It stays after a run that was

@@ -96,6 +96,9 @@ impl Request {
                 .hint("`compose-zd deploy --resume` continues it, `compose-zd rollback` undoes it")
                 .into());
         }
+        if let Some(request) = Request::from_incomplete_undo(ctx, &unfinished)? {
+            return Ok(Some(request));
+        }
         let InProgress { number, kind, services, .. } = unfinished;
         ctx.report.event(Event::Recovering { release: number });
         if let RolloutKind::Rollback { to } = kind {
@@ -111,6 +114,21 @@ impl Request {
             unfinished: Some(number),
             ..Request::of_project(config, args)
         }))
+    }
+
+    /// Request to complete the undo of a failed rollout; `None` if it was not being undone, or had no release before it.
+    fn from_incomplete_undo(ctx: &Context, unfinished: &InProgress) -> Result<Option<Request>> {
+        let journal = &ctx.journal;
+        let Some(last_good) = unfinished.last_good.filter(|_| unfinished.undoing) else { return Ok(None) };
+        let record = selection::restorable_release(journal, last_good)?;
+        let is_recorded = |service: &&String| record.services.contains_key(*service);
+        let services: Vec<String> = unfinished.services.iter().filter(is_recorded).cloned().collect();
+        if services.is_empty() {
+            return Ok(None);
+        }
+        ctx.report.event(Event::CompletingUndo { release: unfinished.number, restored_release: last_good });
+        let kind = RolloutKind::Rollback { to: last_good };
+        Request::restore(ctx, record, services, (journal.next_number(), kind)).map(Some)
     }
 
     /// Request to restore services of the last good release after a failed deploy.

@@ -46,7 +46,7 @@ pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Res
     report.table_without(&OPTIONAL_COLUMNS, &COLUMNS, &history.rows());
     report.print_line(state_line(&history, running.as_ref()));
     if let Some(number) = journal.unrestored_release() {
-        report.print_line(&locking::not_restored(number));
+        report.print_line(&locking::not_restored(&journal, number));
     }
     if let Some(number) = history.rollback_to {
         report.print_line(&format!("`compose-zd rollback` restores release {number}"));

@@ -86,7 +86,9 @@ pub fn in_progress_note(docker: &Docker, engine: EngineKind, journal: &Journal) 
             "release {} is paused: `compose-zd deploy --resume` continues it, `compose-zd rollback` undoes it",
             unfinished.number
         )),
-        (None, Some(_)) if let Some(number) = journal.unrestored_release() => Some(not_restored(number)),
+        (None, Some(_)) if let Some(number) = journal.unrestored_release() => {
+            Some(not_restored(journal, number))
+        }
         (None, Some(unfinished)) => Some(format!(
             "release {} is unfinished, because its run was killed: `compose-zd recover` finishes it, `compose-zd rollback` \
              undoes it",
@@ -99,8 +101,15 @@ pub fn in_progress_note(docker: &Docker, engine: EngineKind, journal: &Journal) 
     })
 }
 
-/// Message about a failed release that was not undone.
-pub fn not_restored(number: u32) -> String {
+/// Message about a failed release that was not undone, or not completely.
+pub fn not_restored(journal: &Journal, number: u32) -> String {
+    if journal.is_undoing() {
+        let remedy = match journal.history.current() {
+            Some(_) => "`compose-zd recover` completes it",
+            None => "`compose-zd deploy` tries again and cleans up",
+        };
+        return format!("release {number} failed, and its undo is not complete: {remedy}");
+    }
     format!(
         "release {number} failed, and the previous release does not serve: run `compose-zd rollback` or `compose-zd deploy`"
     )

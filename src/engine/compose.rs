@@ -72,13 +72,15 @@ enum RunEnd {
     Serves,
     Paused(Error),
     Failed(Error),
+    /// Failed, and the undo has left instances of the failed release, or marks in a proxy.
+    NotUndone(Error),
 }
 
 impl RunEnd {
     fn error(&self) -> Option<&Error> {
         match self {
             RunEnd::Serves => None,
-            RunEnd::Paused(error) | RunEnd::Failed(error) => Some(error),
+            RunEnd::Paused(error) | RunEnd::Failed(error) | RunEnd::NotUndone(error) => Some(error),
         }
     }
 }
@@ -338,8 +340,12 @@ impl<'a> ComposeRun<'a> {
                 rollouts.iter().for_each(|rollout| self.report_deployed(rollout, took));
                 Outcome::Done(witness)
             }
-            RunEnd::Failed(error) if error.exit != Exit::LostLock => self.failure(rollouts, error),
-            RunEnd::Paused(error) | RunEnd::Failed(error) => Outcome::Failed(error),
+            RunEnd::Failed(error) | RunEnd::NotUndone(error) if error.exit != Exit::LostLock => {
+                self.failure(rollouts, error)
+            }
+            RunEnd::Paused(error) | RunEnd::Failed(error) | RunEnd::NotUndone(error) => {
+                Outcome::Failed(error)
+            }
         })
     }
 
@@ -380,8 +386,13 @@ impl<'a> ComposeRun<'a> {
         let cut = rollouts.iter().map(TargetRollout::cut_requests).sum();
         let result = RunResult::new(end.error(), matches!(end, RunEnd::Paused(_)), took, cut);
         // The next run removes what is left of the old release.
-        let unfinished = result.unfinished || rollouts.iter().any(|p| !p.left_running().is_empty());
-        let result = RunResult { witness, unfinished, ..result };
+        let undoing = self.is_undo_incomplete(end, rollouts).then(|| {
+            let left = rollouts.iter().flat_map(TargetRollout::not_undone);
+            left.map(|container| container.id.clone()).collect()
+        });
+        let unfinished =
+            undoing.is_some() || result.unfinished || rollouts.iter().any(|p| !p.left_running().is_empty());
+        let result = RunResult { witness, unfinished, undoing, ..result };
         self.journal().end(self.docker(), draft, result, self.report);
     }
 

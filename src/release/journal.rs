@@ -74,6 +74,8 @@ pub struct RunResult {
     pub reason: Option<String>,
     /// True if the next run has to finish the rollout.
     pub unfinished: bool,
+    /// Ids of the new instances that an incomplete undo has left; the next run has to complete the undo.
+    pub undoing: Option<Vec<String>>,
     pub duration: Duration,
     pub cut_requests: usize,
     pub witness: Option<WitnessTotals>,
@@ -166,7 +168,12 @@ impl Journal {
     pub fn unrestored_release(&self) -> Option<u32> {
         let in_progress = self.in_progress.as_ref().filter(|in_progress| !in_progress.paused)?;
         let record = self.history.get(in_progress.number)?;
-        (record.outcome == RolloutOutcome::Failed).then_some(record.number)
+        (in_progress.undoing || record.outcome == RolloutOutcome::Failed).then_some(record.number)
+    }
+
+    /// The undo of the rollout in progress is not complete.
+    pub fn is_undoing(&self) -> bool {
+        self.in_progress.as_ref().is_some_and(|in_progress| in_progress.undoing)
     }
 
     /// Reads the journal again.
@@ -270,6 +277,7 @@ impl Journal {
             restart: restart.clone(),
             last_good: self.history.current().map(|r| r.number),
             paused: false,
+            undoing: false,
         })?;
         report.write_journal_to(self.store.create_journal(draft.number)?);
         Ok(())
@@ -294,10 +302,11 @@ impl Journal {
     pub fn end(&self, docker: &Docker, draft: &ReleaseDraft, result: RunResult, report: Report) {
         let record = self.release_record(draft, &result);
         let paused = record.outcome == RolloutOutcome::Paused;
-        let written = self.store.write_record(&record).and_then(|()| match (paused, result.unfinished) {
-            (true, _) => self.pause(draft),
-            (false, true) => Ok(()),
-            (false, false) => self.store.clear_in_progress(),
+        let written = self.store.write_record(&record).and_then(|()| match &result.undoing {
+            _ if paused => self.pause(draft),
+            Some(left) => self.keep_undoing(left),
+            None if result.unfinished => Ok(()),
+            None => self.store.clear_in_progress(),
         });
         if let Err(error) = written {
             report.warn(&Warning::Other(format!("the release could not be recorded: {error}")));
@@ -432,6 +441,7 @@ impl Journal {
             outcome: RolloutOutcome::Deployed,
             reason: None,
             unfinished: false,
+            undoing: None,
             duration: Duration::ZERO,
             cut_requests: 0,
             witness: None,
@@ -451,7 +461,19 @@ impl Journal {
             restart: self.in_progress.as_ref().map(|h| h.restart.clone()).unwrap_or_default(),
             last_good: self.history.current().map(|r| r.number),
             paused: true,
+            undoing: false,
         })
+    }
+
+    /// Records that the undo of the rollout in progress is not complete, and has left these instances.
+    fn keep_undoing(&self, left: &[String]) -> Result<(), Error> {
+        let replaced = left.to_vec();
+        match self.store.in_progress().map_err(|unreadable| Error::from(&unreadable))? {
+            Some(in_progress) => {
+                self.store.write_in_progress(&release::InProgress { undoing: true, replaced, ..in_progress })
+            }
+            None => Ok(()),
+        }
     }
 
     fn release_record(&self, draft: &ReleaseDraft, result: &RunResult) -> ReleaseRecord {
@@ -554,6 +576,7 @@ impl RunResult {
             outcome,
             reason: error.map(|f| f.message.clone()),
             unfinished,
+            undoing: None,
             duration,
             cut_requests,
             witness: None,

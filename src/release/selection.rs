@@ -466,6 +466,7 @@ mod tests {
             restart: BTreeMap::new(),
             last_good: Some(2),
             paused: true,
+            undoing: false,
         };
         store.write_in_progress(&in_progress).unwrap();
         let journal = journal.reopen().unwrap();

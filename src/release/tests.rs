@@ -158,6 +158,7 @@ fn no_number_is_used_twice() {
         restart: BTreeMap::new(),
         last_good: None,
         paused: false,
+        undoing: false,
     };
     assert_eq!(history("").next_number(None), 1);
     assert_eq!(history("ax bx!").next_number(None), 3);

@@ -369,6 +369,12 @@ pub enum Event {
     Recovering {
         release: u32,
     },
+    /// The failed release whose undo was not complete, and the release before it.
+    #[display("completing the undo of release {release}: restoring release {restored_release}")]
+    CompletingUndo {
+        release: u32,
+        restored_release: u32,
+    },
     #[serde(alias = "sending")]
     #[display("stack `{stack}`: deploying {} to Swarm", list(services))]
     DeployingStack {

@@ -15,6 +15,23 @@ use crate::report::{Event, Warning};
 use crate::targets::Target;
 use crate::wait::RunPhase;
 
+/// Hint after an undo that has left something.
+const UNDO_HINT: &str = "`compose-zd recover` completes the undo; `compose-zd status` shows what runs";
+
+/// The same hint where no release is recorded that `recover` could restore.
+const FIRST_UNDO_HINT: &str =
+    "`compose-zd deploy` tries again and cleans up; `compose-zd status` shows what runs";
+
+/// Result of the undo of all rollouts.
+struct Undone {
+    /// Worst failure.
+    not_serving_error: Option<Error>,
+    /// Error that left something to clean up.
+    cleanup_error: Option<Error>,
+    /// Marks are left in a proxy.
+    marks_left: bool,
+}
+
 impl ComposeRun<'_> {
     /// Handles a failure: pauses if the policy requires it, else undoes the rollouts.
     pub(super) fn handle_failure(&self, rollouts: &mut [TargetRollout], failure: StageFailure) -> RunEnd {
@@ -43,17 +60,24 @@ impl ComposeRun<'_> {
             }
         }
         self.report.event(Event::RollingBack);
-        let (not_serving_error, cleanup_error) = self.undo_all(rollouts, &failure.failed);
+        let Undone { not_serving_error, cleanup_error, marks_left } =
+            self.undo_all(rollouts, &failure.failed);
         let (target, cause) = (rollouts[at].reader.target, failure.reason.into_error());
-        RunEnd::Failed(match not_serving_error.or_else(|| self.witness.outage_at_end()) {
-            None => {
-                let error = kept_error(target, rollouts, &self.running_orphans(rollouts), cause);
-                let error = self.holds.summary().iter().fold(error, |error, held| error.detail(held));
-                let left = cleanup_error.into_iter();
-                left.fold(error, |error, left| error.detail(&format!("cleaning up failed: {left}")))
-            }
-            Some(restore_error) => broken_error(target, &self.project().name, cause, &restore_error),
-        })
+        if let Some(restore_error) = not_serving_error.or_else(|| self.witness.outage_at_end()) {
+            return RunEnd::Failed(broken_error(target, &self.project().name, cause, &restore_error));
+        }
+        let error = kept_error(target, rollouts, &self.running_orphans(rollouts), cause);
+        let error = self.holds.summary().iter().fold(error, |error, held| error.detail(held));
+        if cleanup_error.is_none() && !marks_left {
+            return RunEnd::Failed(error);
+        }
+        let left = rollouts.iter().flat_map(TargetRollout::not_undone);
+        let left: Vec<String> = left.map(|c| c.short_name(&self.project().name)).collect();
+        let left = (!left.is_empty()).then(|| format!("left of the failed release: {}", left.join(", ")));
+        let cleanup_error = cleanup_error.map(|error| format!("cleaning up failed: {error}"));
+        let details = cleanup_error.into_iter().chain(left);
+        let hint = self.journal().history.current().map_or(FIRST_UNDO_HINT, |_| UNDO_HINT);
+        RunEnd::NotUndone(details.fold(error, |error, detail| error.detail(&detail)).hint(hint))
     }
 
     /// Pauses every rollout, and hands the routes back. Returns the numbers of new instances and of all.
@@ -65,10 +89,9 @@ impl ComposeRun<'_> {
     }
 
     /// Undoes every rollout, dependents first; but first of all those with these failed new instances, whose service may
-    /// have no other instance in rotation. Returns the worst failure, and the error that left something to clean up.
-    fn undo_all(&self, rollouts: &mut [TargetRollout], failed: &[String]) -> (Option<Error>, Option<Error>) {
-        let mut not_serving_error = None;
-        let mut cleanup_error = None;
+    /// have no other instance in rotation.
+    fn undo_all(&self, rollouts: &mut [TargetRollout], failed: &[String]) -> Undone {
+        let (mut not_serving_error, mut cleanup_error, mut marks_left) = (None, None, false);
         let mut undone = Vec::new();
         let mut in_order: Vec<&mut TargetRollout> = rollouts.iter_mut().rev().collect();
         in_order.sort_by_key(|rollout| !rollout.has_container(failed));
@@ -85,10 +108,11 @@ impl ComposeRun<'_> {
         }
         for rollout in undone {
             if let Err(error) = rollout.hand_back() {
+                marks_left = true;
                 self.report.warn(&Warning::ProxyMarksLeft(format!("{error:#}")));
             }
         }
-        (not_serving_error, cleanup_error)
+        Undone { not_serving_error, cleanup_error, marks_left }
     }
 
     /// Names of the running orphans.
@@ -155,10 +179,28 @@ impl ComposeRun<'_> {
     /// Failure of the run, after an undo. The last good release has to be restored if the instances before belonged to
     /// no single release, or are gone.
     pub fn failure(&self, rollouts: &[TargetRollout], error: Error) -> Outcome {
-        let Some(record) = self.journal().history.current().filter(|_| self.kind == RolloutKind::Deploy)
-        else {
-            return Outcome::Failed(error);
-        };
+        match self.services_to_restore(rollouts, &error) {
+            Some((release, services)) => Outcome::Gone { error, release, services },
+            None => Outcome::Failed(error),
+        }
+    }
+
+    /// The next run has to complete the undo of this one, or that of an earlier run. The last good release of stray
+    /// instances may also be restored by this run, which then clears the record.
+    pub(super) fn is_undo_incomplete(&self, end: &RunEnd, rollouts: &[TargetRollout]) -> bool {
+        match end {
+            RunEnd::Serves | RunEnd::Paused(_) => false,
+            RunEnd::NotUndone(_) => true,
+            RunEnd::Failed(error) if error.exit == Exit::Outage => false,
+            RunEnd::Failed(error) => {
+                self.journal().is_undoing() || self.services_to_restore(rollouts, error).is_some()
+            }
+        }
+    }
+
+    /// Last good release that a failed run has to restore, and its services.
+    fn services_to_restore(&self, rollouts: &[TargetRollout], error: &Error) -> Option<(u32, Vec<String>)> {
+        let record = self.journal().history.current().filter(|_| self.kind == RolloutKind::Deploy)?;
         let is_gone = |rollout: &&TargetRollout| !rollout.rotation_state().gone.is_empty();
         let has_stray = |rollout: &&TargetRollout| {
             is_gone(rollout)
@@ -168,10 +210,8 @@ impl ComposeRun<'_> {
         let strays = rollouts.iter().filter(has_stray).flat_map(|p| p.reader.target.services());
         let services: Vec<String> = strays.map(String::from).collect();
         let is_left_running = rollouts.iter().any(|rollout| !rollout.left_running().is_empty());
-        if services.is_empty() || is_left_running || !is_seen {
-            return Outcome::Failed(error);
-        }
-        Outcome::Gone { error, release: record.number, services }
+        let is_needed = !services.is_empty() && !is_left_running && is_seen;
+        is_needed.then_some((record.number, services))
     }
 }
 

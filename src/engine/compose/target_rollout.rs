@@ -43,6 +43,8 @@ pub struct TargetRollout<'a> {
     rotation_state: RotationState,
     /// Names of the old instances that still run after they were to be removed.
     left_running: Vec<String>,
+    /// Instances of the failed release that exist after an undo, and serve in the place of no other.
+    not_undone: Vec<Container>,
 }
 
 /// Start of the id of a container that a dry run only plans.
@@ -96,6 +98,7 @@ impl<'a> TargetRollout<'a> {
             slots,
             rotation_state: RotationState::default(),
             left_running: Vec::new(),
+            not_undone: Vec::new(),
         };
         let tolerance = target_rollout.tolerance();
         target_rollout.rollout.tolerate(tolerance);
@@ -313,6 +316,11 @@ impl<'a> TargetRollout<'a> {
         &self.left_running
     }
 
+    /// Instances of the failed release that an undo left.
+    pub fn not_undone(&self) -> &[Container] {
+        &self.not_undone
+    }
+
     /// Keeps the stopped side of a pair down when the engine restarts. A killed run may not have done so.
     pub fn keep_stopped(&self) {
         if matches!(self.strategy, Strategy::Pair(_)) {
@@ -463,6 +471,11 @@ impl<'a> TargetRollout<'a> {
             if steps.is_empty() || rounds == 0 {
                 let name = |key: &InstanceKey| rollout.name_of(key);
                 self.rotation_state = RotationState::new(&self.start, &now).with_names(&name);
+                let replacements = &self.rotation_state.replacements;
+                let is_left =
+                    |key: &InstanceKey| self.start.get(key).is_none() && !replacements.contains(&name(key));
+                let left = now.instances.iter().filter(|i| is_left(&i.key));
+                self.not_undone = left.filter_map(|i| rollout.container(&i.key).cloned()).collect();
                 if self.rotation_state.is_worse()
                     && rounds > 0
                     && self.reader.wait_for_restarts(rollout.containers())?

@@ -101,11 +101,12 @@ fn a_record_is_read_as_it_was_written() {
 fn a_rollout_in_progress_is_read_as_it_was_written() {
     let lists = || prop::collection::vec(TEXT, 0..3);
     let restart = prop::collection::btree_map(TEXT, TEXT, 0..3);
-    let inputs =
-        (any::<u32>(), kind(), lists(), lists(), restart, prop::option::of(any::<u32>()), any::<bool>());
-    holds(inputs, |(number, kind, services, replaced, restart, last_good, paused)| {
+    let states = any::<(bool, bool)>();
+    let inputs = (any::<u32>(), kind(), lists(), lists(), restart, prop::option::of(any::<u32>()), states);
+    holds(inputs, |(number, kind, services, replaced, restart, last_good, (paused, undoing))| {
+        let format = FORMAT;
         let in_progress =
-            InProgress { format: FORMAT, number, kind, services, replaced, restart, last_good, paused };
+            InProgress { format, number, kind, services, replaced, restart, last_good, paused, undoing };
         let text = serde_json::to_string_pretty(&in_progress).expect("JSON");
         same(&read::<InProgress>(&text), &Ok(in_progress))
     });

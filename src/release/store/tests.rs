@@ -26,6 +26,7 @@ fn in_progress(number: u32) -> InProgress {
         restart: [("id".into(), "always".into())].into(),
         last_good: Some(2),
         paused: true,
+        undoing: false,
     }
 }
 

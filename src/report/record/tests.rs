@@ -112,6 +112,7 @@ fn every() -> Vec<Event> {
         Event::WaitingForLock(text().into()),
         Event::LockTakenOver(text().into()),
         Event::Recovering { release: 1 },
+        Event::CompletingUndo { release: 2, restored_release: 1 },
         Event::DeployingStack { stack: text(), services: names() },
         Event::SwarmRollback(names().into()),
         Event::SwarmJobDone { service: text(), tasks: 2 },

@@ -127,6 +127,22 @@ fn a_failed_clean_up_after_a_rollback_is_reported() {
 }
 
 #[test]
+fn an_undo_whose_clean_up_failed_leaves_its_record() {
+    let fake = FakeDocker::new();
+    fake.fail("^\\(start\\|rm\\) new$", "Error response from daemon: broken");
+    let run = fake.run("deploy app").code(3);
+    says(&run, &["left of the failed release: app-2", "`compose-zd deploy` tries again and cleans up"]);
+    let left = fake.run("status app").success();
+    let status = String::from_utf8_lossy(&left.get_output().stdout).into_owned();
+    assert!(status.contains("release 1 failed, and its undo is not complete"), "{status}");
+    assert!(fake.path("containers/new").exists());
+    fs::remove_file(fake.path("fail")).unwrap();
+    fake.run("recover").success();
+    let status = fake.run("status app").success();
+    assert!(!String::from_utf8_lossy(&status.get_output().stdout).contains("undo"));
+}
+
+#[test]
 fn a_stopped_and_kept_instance_does_not_restart_with_the_engine() {
     let fake = project_with_two_instances();
     set_restart_always(&fake, "containers/old");
