@@ -82,6 +82,8 @@ pub struct RolloutShape {
     pub tune: bool,
     /// Number of instances that start at the same time.
     pub starting: usize,
+    /// Number of instances in rotation at the end.
+    pub serving: usize,
     pub project: String,
     /// Services of the rollout, each with all its DNS names.
     pub services: Vec<(String, Vec<String>)>,
@@ -317,8 +319,8 @@ pub trait Proxy: Send + Sync {
     /// Query for the reasons why the proxy does not confirm a rotation.
     fn diagnose(&self) -> Query;
 
-    /// Details of the error, from the output of `diagnose`.
-    fn diagnosis(&self, output: &CommandResult) -> String {
+    /// Details of the error about a rotation of these instances, from the output of `diagnose`.
+    fn diagnosis(&self, output: &CommandResult, _endpoints: &[Endpoint]) -> String {
         output.stderr_or_stdout().into()
     }
 }

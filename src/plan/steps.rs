@@ -248,6 +248,16 @@ impl Plan {
         totals
     }
 
+    /// Number of instances in rotation after the last switch.
+    pub fn serving_at_end(&self) -> usize {
+        let steps = self.steps();
+        let inside = steps.iter().rev().find_map(|(step, _)| match step {
+            Step::Route { inside, .. } => Some(inside.len()),
+            _ => None,
+        });
+        inside.unwrap_or(0)
+    }
+
     /// Highest number of additional instances at a time.
     pub fn extra_instances(&self) -> usize {
         let (mut more, mut most) = (0isize, 0);

@@ -33,11 +33,12 @@ const PROXIES: [&str; 15] = [
 /// Variables of common base images.
 const VERSIONS: [&str; 2] = ["NGINX_VERSION", "HTTPD_VERSION"];
 
-/// Shape of a rollout that starts `starting` instances at a time, beside services with `other_names`.
+/// Shape of a rollout that starts `starting` instances at a time and ends with `serving` ones, beside services with
+/// `other_names`.
 pub fn shape(
     reader: &TargetReader,
     containers: &[Container],
-    starting: usize,
+    (starting, serving): (usize, usize),
     other_names: Vec<String>,
 ) -> RolloutShape {
     let backends = reader.backends(containers);
@@ -46,6 +47,7 @@ pub fn shape(
         tune: first.settings.proxy.tune.unwrap_or(true),
         project: reader.project.name.clone(),
         starting,
+        serving,
         services: reader.names(&backends),
         backends,
         names_in_same_run: other_names,

@@ -229,7 +229,8 @@ impl<'a> Pursuit<'a> {
     fn unconfirmed_error(&self, last_error: Option<anyhow::Error>) -> Error {
         let error_text = last_error.map(|e| format!("{e:#}")).unwrap_or_default();
         let diagnosis = effects::answer(self.docker, &self.proxy.diagnose());
-        let diagnosis = diagnosis.map(|d| self.proxy.diagnosis(&d)).unwrap_or_default();
+        let diagnosis =
+            diagnosis.map(|d| self.proxy.diagnosis(&d, &self.goal.endpoints())).unwrap_or_default();
         Error::unchanged(format!(
             "{} did not confirm the new rotation within {}s",
             self.proxy.name(),

@@ -38,7 +38,7 @@ const STATE: &str = "show servers state; show stat -1 4 -1";
 /// End of a script whose commands print nothing, or a confirmation, when they succeed. A server may only be
 /// deleted after its last connection; a later step repeats the command.
 const STRICT: &str = "output=$(send) || exit 1
-output=$(printf '%s\\n' \"$output\" | grep -vE '^ *$|IP changed|no need to change|New server registered|Server deleted|still has')
+output=$(printf '%s\\n' \"$output\" | grep -vE '^ *$|IP changed|port changed|no need to change|nothing changed|New server registered|Server deleted|still has')
 [ -z \"$output\" ] || { echo \"$output\" >&2; exit 1; }";
 
 const SOCKET_FIX: &str = "add `stats socket /tmp/haproxy.sock mode 660 level admin` to the `global` section of its configuration, and restart it";
@@ -372,14 +372,14 @@ impl Proxy for Haproxy {
         self.socket_command("show stat -1 4 -1").into()
     }
 
-    /// Results of HAProxy's own checks that fail.
-    fn diagnosis(&self, output: &CommandResult) -> String {
-        let failing = server::failing_checks(&output.stdout);
-        let backends = || self.config.lines.iter().map(|line| &line.backend);
-        let is_relevant = |line: &&String| backends().any(|b| line.starts_with(&format!("`{b}/")));
-        let lines: Vec<String> =
-            failing.iter().filter(is_relevant).map(|l| format!("its own check of {l}")).collect();
-        if lines.is_empty() { output.stderr_or_stdout().into() } else { lines.join("\n") }
+    /// HAProxy's own checks that fail, in the backends of these instances.
+    fn diagnosis(&self, output: &CommandResult, endpoints: &[Endpoint]) -> String {
+        let Some(failing) = server::failing_checks(&output.stdout) else {
+            return output.stderr_or_stdout().into();
+        };
+        let backends: BTreeSet<&str> = endpoints.iter().flat_map(|e| self.backends_of(&e.names)).collect();
+        let relevant = failing.iter().filter(|check| backends.contains(check.backend.as_str()));
+        relevant.map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -509,7 +509,14 @@ impl Haproxy {
         let is_preexisting = |e: &Endpoint, s: &Server| rotation.preexisting.contains(&e.id) && s.holds(e);
         let serves = |e: &Endpoint, s: &Server| s.serves(e) || (s.holds(e) && can_admit(s));
         let is_settled = |e: &Endpoint, s: &Server| serves(e, s) || (is_preexisting(e, s) && is_failing(s));
-        let is_in = |e: &Endpoint, b: &str| inside.iter().any(|s| s.backend == b && is_settled(e, s));
+        // No line is left for such an instance, which got no request from the backend before either.
+        let lacks_line = |e: &Endpoint, b: &str| {
+            let is_held = inside.iter().any(|s| s.backend == b && s.holds(e));
+            self.has_fixed_servers(b) && rotation.preexisting.contains(&e.id) && !is_held
+        };
+        let is_in = |e: &Endpoint, b: &str| {
+            inside.iter().any(|s| s.backend == b && is_settled(e, s)) || lacks_line(e, b)
+        };
         if rotation.inside.iter().all(|e| self.backends_of(&e.names).iter().all(|b| is_in(e, b))) {
             let outside = slots_of(&rotation.outside);
             commands.extend(outside.iter().filter(|s| !s.is_out()).map(|s| self.config.drain(s)));

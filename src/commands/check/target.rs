@@ -92,9 +92,9 @@ impl ProjectFacts<'_> {
         }
         found.extend(self.serving_findings(&reader, &proxies)?);
         let plan = self.plan(target, &proxies);
-        let starting = match &plan {
-            Ok(plan) => plan.extra_instances(),
-            Err(_) => self.largest_number(target),
+        let (starting, serving) = match &plan {
+            Ok(plan) => (plan.extra_instances(), plan.serving_at_end()),
+            Err(_) => (self.largest_number(target), self.largest_number(target)),
         };
         let around = Surroundings {
             reader: &reader,
@@ -107,7 +107,7 @@ impl ProjectFacts<'_> {
             found.extend(preflight::running(&around)?);
         }
         let plan = plan.map_err(|refused| found.extend(refused)).ok();
-        let shape = proxies::shape(&reader, &self.containers, starting, other_names);
+        let shape = proxies::shape(&reader, &self.containers, (starting, serving), other_names);
         for proxy in &reader.proxies {
             found.extend(self.proxy_findings(target, &proxies, proxy.as_ref(), &shape)?);
         }

@@ -180,7 +180,8 @@ impl<'a> ComposeRun<'a> {
         let names = |p: &TargetRollout| p.reader.names(&p.reader.backends(containers));
         let others = all.iter().filter(|p| p.name() != rollout.name());
         let other_names = others.flat_map(names).flat_map(|(_, names)| names).collect();
-        let shape = proxies::shape(reader, containers, rollout.plan.extra_instances(), other_names);
+        let sizes = (rollout.plan.extra_instances(), rollout.plan.serving_at_end());
+        let shape = proxies::shape(reader, containers, sizes, other_names);
         for proxy in &reader.proxies {
             let (answers, changes) = converge::patches(self.docker(), proxy.as_ref(), &shape)?;
             let losses = proxy.losses(&answers, &shape);

@@ -61,10 +61,13 @@ fn short(id: &str) -> &str {
 pub fn check_ability(haproxy: &Haproxy, shape: &RolloutShape) -> Result<(), Error> {
     let mut lines = shape.names().flat_map(|names| haproxy.static_servers_of(names));
     let is_too_old = haproxy.config.version.is_some_and(|version| version < config::ADDS_SERVERS_SINCE);
-    let count = |backend: &str| haproxy.config.static_servers().filter(|l| l.backend == backend).count();
+    let needed = shape.starting.max(shape.serving);
+    let is_own = |line: &ServerLine| shape.names().any(|names| config::stands_for(&line.host, names));
+    let count =
+        |backend: &str| haproxy.config.static_servers().filter(|l| l.backend == backend && is_own(l)).count();
     let cannot = |line: &&ServerLine| {
         let is_fixed = haproxy.has_fixed_servers(&line.backend);
-        is_too_old || (is_fixed && count(&line.backend) < shape.starting)
+        is_too_old || (is_fixed && count(&line.backend) < needed)
     };
     let Some(ServerLine { backend, .. }) = lines.find(cannot) else {
         return Ok(());
@@ -78,9 +81,8 @@ pub fn check_ability(haproxy: &Haproxy, shape: &RolloutShape) -> Result<(), Erro
         }
         None => {
             let why = format!(
-                "the `balance` algorithm of backend `{backend}` does not let HAProxy add a server, and {} instances need more \
-                 than its {} `server` lines",
-                shape.starting,
+                "the `balance` algorithm of backend `{backend}` does not let HAProxy add a server, and {needed} instances need \
+                 more than its {} `server` lines",
                 count(backend)
             );
             Err(haproxy.refused(&"haproxy-balance", why, BALANCE_FIX))
@@ -195,19 +197,24 @@ impl Haproxy {
         (required, optional)
     }
 
-    /// Commands that give the instances inside the servers of those outside, or vacant ones, where HAProxy cannot add a
-    /// server. One command switches a server, and its requests in flight go on.
+    /// Commands that give the instances inside the servers of those outside, vacant ones, or second ones of an instance,
+    /// where HAProxy cannot add a server. One command switches a server, and its requests in flight go on.
     pub fn hand_over_servers(&self, slots: &[Server], rotation: &Rotation) -> Vec<String> {
         let live = rotation.all();
+        let is_inside = |s: &&Server| s.is_of(&rotation.inside);
         let can_give = |s: &&Server| {
-            self.has_fixed_servers(&s.backend)
-                && !s.is_of(&rotation.inside)
-                && (s.is_of(&rotation.outside) || self.is_vacant(s, &live, &rotation.others))
+            let is_unused = || s.is_of(&rotation.outside) || self.is_vacant(s, &live, &rotation.others);
+            let is_free = if is_inside(s) { self.is_second(s, slots) } else { is_unused() };
+            self.has_fixed_servers(&s.backend) && is_free
         };
         let mut available: Vec<&Server> = slots.iter().filter(can_give).collect();
+        available.sort_by_key(is_inside);
+        let is_preexisting = |e: &&Endpoint| rotation.preexisting.contains(&e.id);
+        let mut inside: Vec<&Endpoint> = rotation.inside.iter().collect();
+        inside.sort_by_key(is_preexisting);
         let mut commands = Vec::new();
-        for endpoint in &rotation.inside {
-            let is_preexisting = rotation.preexisting.contains(&endpoint.id);
+        for endpoint in inside {
+            let is_preexisting = is_preexisting(&endpoint);
             for line in self.missing_lines(slots, endpoint, is_preexisting) {
                 let holds = |s: &Server| s.backend == line.backend && s.holds(endpoint);
                 let is_own_line = |s: &&Server| self.is_line_of(s, endpoint, &line.backend);
@@ -216,6 +223,16 @@ impl Haproxy {
             }
         }
         commands
+    }
+
+    /// Another server of the backend has the same address and port: the name resolved to the same instance for both.
+    fn is_second(&self, server: &Server, slots: &[Server]) -> bool {
+        let port = |s: &Server| self.config.lines.iter().find(|line| line.contains(s)).map(|line| line.port);
+        let rank = |s: &Server| (!s.is_routed(), s.name.clone());
+        slots.iter().any(|first| {
+            let has_same = (&first.backend, first.address) == (&server.backend, server.address);
+            has_same && port(first) == port(server) && rank(first) < rank(server)
+        })
     }
 
     /// One line of each backend without a server that HAProxy reaches at this instance. The check of a preexisting

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use derive_more::Display;
+
 use super::super::Endpoint;
 
 /// Bits of `srv_admin_state`. Source: HAProxy's management guide, `show servers state`.
@@ -136,26 +138,55 @@ impl Server {
     }
 }
 
-/// Servers with an address whose own check fails, with the result: `` `web/app3`: L7STS 404 ``.
-pub fn failing_checks(text: &str) -> Vec<String> {
+/// A check of HAProxy's own that fails.
+#[derive(Debug, Display)]
+#[display("its own check of `{backend}/{server}` fails: {result}")]
+pub struct FailingCheck {
+    pub backend: String,
+    server: String,
+    result: String,
+}
+
+/// Result of a check in words. Source: HAProxy's management guide, `check_status`.
+fn in_words(status: &str, code: Option<&str>) -> String {
+    match (status, code) {
+        ("L4TOUT", _) => "no connection in time".into(),
+        ("L4CON", _) => "no connection".into(),
+        ("L6TOUT", _) => "no TLS handshake in time".into(),
+        ("L6RSP", _) => "the TLS handshake failed".into(),
+        ("L7TOUT", _) => "no answer in time".into(),
+        ("L7RSP", _) => "the answer is not valid".into(),
+        ("L7STS", Some(code)) => format!("status {code}"),
+        _ => [status].into_iter().chain(code).collect::<Vec<_>>().join(" "),
+    }
+}
+
+/// Servers whose own check fails, by the output of `show stat`; `None` if it is no such output.
+pub fn failing_checks(text: &str) -> Option<Vec<FailingCheck>> {
     let failure = |row: Row| {
         let cell =
             |name: &str| row.get(name).map(|cell| cell.trim_matches('"')).filter(|cell| !cell.is_empty());
         let check = cell("check_status").map(|c| c.trim_start_matches("* "))?;
         let is_failing = !check.ends_with("OK") && !["INI", "UNK"].contains(&check);
-        let result = [Some(check), cell("check_code"), cell("last_chk")];
-        let result = result.into_iter().flatten().collect::<Vec<_>>().join(" ");
-        is_failing.then(|| Some(format!("`{}/{}`: {result}", cell("pxname")?, cell("svname")?)))?
+        let detail = cell("last_chk").map(|detail| format!(" ({detail})")).unwrap_or_default();
+        is_failing.then_some(FailingCheck {
+            backend: cell("pxname")?.into(),
+            server: cell("svname")?.into(),
+            result: in_words(check, cell("check_code")) + &detail,
+        })
     };
-    statistics(text).into_iter().filter_map(failure).collect()
+    text.contains(STATISTICS).then(|| statistics(text).into_iter().filter_map(failure).collect())
 }
+
+/// Begin of the header of `show stat`.
+const STATISTICS: &str = "# pxname,";
 
 /// A line of a table by column name.
 type Row<'t> = BTreeMap<&'t str, &'t str>;
 
 /// All lines of `show stat`.
 fn statistics(text: &str) -> Vec<Row<'_>> {
-    let Some((_, table)) = text.split_once("# pxname,") else {
+    let Some((_, table)) = text.split_once(STATISTICS) else {
         return Vec::new();
     };
     let mut lines = table.lines();

@@ -138,10 +138,31 @@ fn the_diagnosis_lists_failing_checks() {
                 web,app1,UP,L7OK,200,,\nweb,app2,MAINT (resolution),,,,\nweb,app3,DOWN,L7STS,404,\"\",\n\
                 web,compose-zd-new,DOWN,* L4CON,,Connection refused,\nunknown,one,DOWN,L4CON,,,\n";
     assert_eq!(
-        haproxy(CONFIGURATION).diagnosis(&output(stat)),
-        "its own check of `web/app3`: L7STS 404\nits own check of `web/compose-zd-new`: L4CON Connection refused"
+        haproxy(CONFIGURATION).diagnosis(&output(stat), &[endpoint("1", "172.21.0.2")]),
+        "its own check of `web/app3` fails: status 404\n\
+         its own check of `web/compose-zd-new` fails: no connection (Connection refused)"
     );
-    assert_eq!(haproxy(CONFIGURATION).diagnosis(&output("nothing")), "nothing");
+    let of = |text: &str| haproxy(CONFIGURATION).diagnosis(&output(text), &[endpoint("1", "172.21.0.2")]);
+    assert_eq!(of("nothing"), "nothing");
+    assert_eq!(of(stat.split_inclusive('\n').next().unwrap()), "", "all checks pass");
+}
+
+#[test]
+fn an_answer_that_reports_no_failure_is_success() {
+    use crate::shell::tests::run;
+    let ends = |answer: &str| {
+        run(&format!("send() {{ printf '%s\\n' {}; }}\n({STRICT}) 2>&1 && echo good", shell::word(answer)))
+    };
+    for answer in [
+        "",
+        "nothing changed",
+        "port changed from '3000' to '3001' by 'stats socket command'",
+        "no need to change the addr, no need to change the port by 'stats socket command'",
+        "IP changed from '10.0.0.1' to '10.0.0.2' by 'stats socket command'",
+    ] {
+        assert_eq!(ends(answer), "good\n", "{answer}");
+    }
+    assert_eq!(ends("No such server."), "No such server.\n");
 }
 
 #[test]
@@ -556,6 +577,13 @@ fn a_fixed_line_needs_a_haproxy_that_adds_servers() {
         haproxy.check_lines(&shape).map(|()| haproxy.losses(&[], &shape)).map_err(|error| error.rule.copied())
     };
     assert_eq!(check("backend b", "2.4.1", 1), Err(Some("haproxy-too-old")));
+    let batches = |serving| {
+        let services = vec![("app".into(), vec!["app".into()])];
+        let shape = RolloutShape { starting: 1, serving, services, ..RolloutShape::default() };
+        let text = "backend b\n balance source\n server one app:3000\n server two other:80\n";
+        haproxy(text).check_lines(&shape).map_err(|error| error.rule.copied())
+    };
+    assert_eq!((batches(1), batches(2)), (Ok(()), Err(Some("haproxy-balance"))));
     for balance in ["static-rr", "source", "uri whole", "hdr(Host)"] {
         let settings = format!("backend b\n balance {balance}");
         assert_eq!(check(&settings, "3.2.1", 1), Ok(Vec::new()), "{balance}: a line for each instance");
@@ -603,6 +631,35 @@ fn a_server_beside_which_none_can_be_added_changes_its_address() {
     assert_eq!(read.routed, [new.id].into());
     let is_of_kernel = |count: &InFlight| matches!(count, InFlight::Connections { exact: 0, .. });
     assert!(is_of_kernel(&read.in_flight[&old.id]), "the server counts the requests to both");
+}
+
+#[test]
+fn a_second_line_with_an_address_is_given_to_an_instance_that_has_none() {
+    let lines = "server a app:3000\n server b app:3000\n server c app:3000\n";
+    let haproxy = haproxy(&format!("backend web\n balance static-rr\n {lines}"));
+    let instance = |last: u8| endpoint(&last.to_string(), &format!("172.21.0.{last}"));
+    let state = |addresses: [u8; 3]| {
+        let row = |(name, last): (&str, u8)| {
+            format!("3 web 1 {name} 172.21.0.{last} 2 0 1 1 12 1 0 0 14 0 0 0 app 3000 - 0 0 - - 0\n")
+        };
+        let header = RECORDED.lines().take(2).map(|line| format!("{line}\n")).collect::<String>();
+        let rows: String = ["a", "b", "c"].into_iter().zip(addresses).map(row).collect();
+        output(&format!("{header}{rows}\n# pxname,svname,qcur,qmax,scur\nweb,a,0,0,3\n"))
+    };
+    let switch = |addresses, inside: &[u8], outside: &[u8]| {
+        let all = |of: &[u8]| of.iter().map(|last| instance(*last)).collect::<Vec<_>>();
+        let preexisting = ["2", "3", "4"].map(String::from).into();
+        let rotation =
+            Rotation { inside: all(inside), outside: all(outside), preexisting, ..Rotation::default() };
+        haproxy.route(&state(addresses), &rotation).map(|exec| commands(Some(exec)))
+    };
+    let to = |name: &str, last: u8| format!("set server web/{name} addr 172.21.0.{last} port 3000");
+    // 4 is on no line, and 2 on two.
+    assert_eq!(switch([2, 3, 2], &[2, 4, 5], &[3]), Some(format!("{}; {}", to("b", 5), to("c", 4))));
+    assert_eq!(switch([2, 5, 4], &[2, 4, 5], &[3]), None);
+    // A new instance comes first, and nothing waits for an old one without a line.
+    assert_eq!(switch([3, 2, 6], &[2, 4, 6, 5], &[3]), Some(to("a", 5)));
+    assert_eq!(switch([5, 2, 6], &[2, 4, 6, 5], &[3]), None);
 }
 
 #[test]
