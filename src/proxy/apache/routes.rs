@@ -188,7 +188,27 @@ fn listen(directive: &Directive) -> Option<(u16, bool)> {
 }
 
 fn balancer_name(url: &str) -> Option<&str> {
-    url.strip_prefix("balancer://").map(|rest| rest.split('/').next().unwrap_or_default())
+    let (scheme, _) = url.split_once("://")?;
+    scheme.eq_ignore_ascii_case("balancer").then(|| authority_of(url))
+}
+
+/// Part of a URL between its scheme and its path. References such as `$1` and `%{REQUEST_URI}` at its end count as the
+/// start of the path.
+fn authority_of(url: &str) -> &str {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    let mut authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    while let Some(before) = before_reference(authority) {
+        authority = before;
+    }
+    authority
+}
+
+/// Text before a reference at its end.
+fn before_reference(text: &str) -> Option<&str> {
+    let at = text.rfind(['$', '%'])?;
+    let name = &text[at + 1..];
+    let is_number = name.len() == 1 && name.chars().all(|c| c.is_ascii_digit());
+    (is_number || (name.starts_with('{') && name.ends_with('}'))).then(|| &text[..at])
 }
 
 /// True if Apache looks up the name for each request, so that it needs no reload.
@@ -203,17 +223,17 @@ fn resolves_each_time(parameters: &[String]) -> bool {
     is_off && value("addressttl").is_none()
 }
 
-/// Host of a URL such as `fcgi://app:9000/srv`, also of `unix:/path|URL`, whose host is no name.
+/// Host of a URL such as `fcgi://app:9000/srv`, also of `unix:/path|URL`, whose host is no name. Apache looks it up in
+/// lower case. Source: httpd's `ap_proxy_canon_netloc`.
 fn upstream(url: &str, is_dynamic: bool) -> Option<Upstream> {
-    let (scheme, rest) = url.split_once("://")?;
+    let (scheme, _) = url.split_once("://")?;
     let (_, default_port) = SCHEMES.iter().find(|(name, _)| scheme.eq_ignore_ascii_case(name))?;
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let authority = authority.rsplit('@').next().unwrap_or_default();
+    let authority = authority_of(url).rsplit('@').next().unwrap_or_default();
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()),
         _ => (authority, Some(*default_port)),
     };
-    let host = host.trim_matches(['[', ']']).to_string();
+    let host = host.trim_matches(['[', ']']).to_ascii_lowercase();
     let is_known = !host.is_empty() && !host.contains(['$', '%']);
     is_known.then_some(Upstream { host, port, is_dynamic })
 }
@@ -248,8 +268,8 @@ impl Routes {
         }
         let scope = Scope { path: target.path, ..*scope };
         let public = site.public_routes(&scope);
-        let scheme = target.url.split("://").next().unwrap_or_default();
-        let is_http = scheme == "balancer" || HTTP.contains(&scheme.to_ascii_lowercase().as_str());
+        let scheme = target.url.split("://").next().unwrap_or_default().to_ascii_lowercase();
+        let is_http = scheme == "balancer" || HTTP.contains(&scheme.as_str());
         let server_name = public.iter().find_map(|route| route.host.clone());
         let host_header = if scope.preserves_host { server_name } else { authority(target.url) };
         let host_header = host_header.filter(|_| is_http);
@@ -259,9 +279,8 @@ impl Routes {
 
 /// Host and port of a URL, unless it is that of a balancer.
 fn authority(url: &str) -> Option<String> {
-    let (scheme, rest) = url.split_once("://")?;
-    let authority = rest.split('/').next().unwrap_or_default();
-    (scheme != "balancer" && is_plain(authority)).then(|| authority.into())
+    let authority = authority_of(url);
+    (balancer_name(url).is_none() && is_plain(authority)).then(|| authority.into())
 }
 
 /// URL to which a directive routes.

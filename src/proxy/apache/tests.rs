@@ -77,6 +77,14 @@ fn each_kind_of_route_has_its_host_and_port() {
         ("<LocationMatch x>\nProxyPassMatch h2c://app\n</LocationMatch>", Some(80), false),
         ("RewriteRule ^/(.*) http://app:3000/$1 [L,P]", Some(3000), false),
         ("RewriteRule ^/(.*) \"http://app:3000/$1\" [proxy,QSA]", Some(3000), false),
+        ("ProxyPassMatch ^(/.*)$ http://app:3000$1", Some(3000), false),
+        ("RewriteRule ^(.*)$ HTTP://APP$1 [P]", Some(80), false),
+        ("RewriteRule ^ http://app:3000%{REQUEST_URI} [P]", Some(3000), false),
+        (
+            "<Proxy balancer://p>\nBalancerMember http://App:81\n</Proxy>\nRewriteRule ^ Balancer://P%{REQUEST_URI} [P]",
+            Some(81),
+            false,
+        ),
         ("<FilesMatch \\.php$>\nSetHandler \"proxy:fcgi://app:9000\"\n</FilesMatch>", Some(9000), true),
         ("ProxyPass / uwsgi://app:3031/", Some(3031), true),
         ("ProxyPass / ajp://app", Some(8009), true),
@@ -102,6 +110,7 @@ fn each_kind_of_route_has_its_host_and_port() {
         "# ProxyPass / http://app/",
         "RewriteRule ^/(.*) http://app/$1 [R]",
         "RewriteRule ^/(.*) http://%{HTTP_HOST}/$1 [P]",
+        "RewriteRule ^/(.*) http://$1-app:3000/ [P]",
         "SetHandler \"proxy:unix:/run/php.sock|fcgi://app\"",
         "DocumentRoot /srv/app",
     ] {
@@ -221,6 +230,14 @@ fn a_configuration_that_cannot_be_switched_is_refused() {
     let with_web = RolloutShape { names_in_same_run: vec!["web".into()], ..app };
     assert_eq!(refusal(&same, &with_web), "apache-same-run");
     assert!(same.advance(&[output(&state(&[9], &[]))], &Goal::Patched(with_web)).is_err());
+}
+
+#[test]
+fn a_name_is_pinned_as_apache_looks_it_up() {
+    let names = |text: &str| proxy(text).passes().services_of(&shape(&["app"]))[0].names.clone();
+    assert_eq!(names("ProxyPass / http://APP:3000/"), ["app".to_string()].into());
+    let members = "<Proxy balancer://p>\nBalancerMember http://app\nBalancerMember http://app.\n</Proxy>\nProxyPass / balancer://p/";
+    assert_eq!(refusal(&proxy(members), &shape(&["app"])), "apache-absolute-name");
 }
 
 #[test]
