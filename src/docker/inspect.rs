@@ -74,6 +74,10 @@ struct HostConfig {
     ipc_mode: String,
     /// A name or an id, with an optional `:ro`.
     volumes_from: Vec<String>,
+    /// Lines `NAME:ADDRESS` of the hosts file.
+    extra_hosts: Vec<String>,
+    /// None for the default of the engine.
+    init: Option<bool>,
     restart_policy: RestartPolicy,
 }
 
@@ -381,6 +385,11 @@ impl Container {
         self.host_config.restart_policy = RestartPolicy { name: policy.into(), maximum_retry_count: 0 };
     }
 
+    /// True if the engine's own init is the first process (`init: true`).
+    pub fn has_init(&self) -> bool {
+        self.host_config.init == Some(true)
+    }
+
     /// Restart policy, as `docker update --restart` takes it.
     pub fn restart_policy(&self) -> String {
         let RestartPolicy { name, maximum_retry_count: max_retries } = &self.host_config.restart_policy;
@@ -502,6 +511,14 @@ impl Container {
     /// Names of the container's networks.
     pub fn networks(&self) -> impl Iterator<Item = &str> {
         self.network_settings.networks.keys().map(String::as_str)
+    }
+
+    /// True if the container may resolve the name of another one. Docker's DNS does not exist in the host's own network,
+    /// so only the container's hosts file has names there.
+    pub fn knows_name(&self, name: &str) -> bool {
+        let of_line = |line: &String| line.split([':', '=']).next().map(str::to_string);
+        let mut extra = self.host_config.extra_hosts.iter().filter_map(of_line);
+        self.networks().all(|n| n != "host") || extra.any(|known| known.eq_ignore_ascii_case(name))
     }
 
     /// All addresses, none while the container does not run. Each has the name of its network's bridge on the

@@ -123,8 +123,12 @@ fn no_proxy(s: &ServiceContext) -> Option<Finding> {
     (has_no_proxy && gets_requests).then(|| new("no-proxy", message, fix))
 }
 
-/// Checks the signal masks of a running instance; without one, detects a shell in front of the command in the file.
+/// Checks the signal masks of a running instance; without one, detects a shell in front of the command in the file. The
+/// engine's init (`init: true`) passes every signal.
 fn ignores_stop_signal(s: &ServiceContext) -> Option<Finding> {
+    if s.service.init {
+        return None;
+    }
     let signal = s.stop_signal();
     let grace = humantime::format_duration(s.service.longest_stop());
     let fix = format!(
@@ -140,7 +144,7 @@ fn ignores_stop_signal(s: &ServiceContext) -> Option<Finding> {
         return (!signals.has_effect(number)).then(|| s.early_end_finding(IGNORES_STOP_SIGNAL, message, fix));
     }
     let words = s.command_line();
-    let shell = signals::wrapping_shell(&words).filter(|_| !s.service.init)?;
+    let shell = signals::wrapping_shell(&words)?;
     let message = format!(
         "`{}` is started by `{shell} -c` without `exec`: the shell does not pass {signal} to the command, and each \
          instance is killed after {grace}",

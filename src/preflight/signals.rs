@@ -8,26 +8,40 @@ use std::path::Path;
 pub struct SignalMasks {
     ignored: u64,
     caught: u64,
-    /// Blocked signals, for which the process waits in another way (`signalfd`, `sigwait`), as inits do.
+    /// Blocked signals, for which the process waits in another way (`signalfd`).
     blocked: u64,
+    /// The process is an init, which waits for all signals by `sigwait`. The kernel unblocks them meanwhile.
+    is_init: bool,
 }
 
+/// Names of the inits that pass signals to their child: those of the engines, and those that images have.
+const INITS: [&str; 5] = ["docker-init", "catatonit", "tini", "tini-static", "dumb-init"];
+
 impl SignalMasks {
+    /// Masks of an init.
+    pub fn of_init() -> SignalMasks {
+        SignalMasks { is_init: true, ..SignalMasks::default() }
+    }
+
     /// Parses `/proc/PID/status`; none if the process is not process 1 of its container.
     pub fn of_first_process(status: &str) -> Option<SignalMasks> {
         let line = |key: &str| status.lines().find_map(|l| l.strip_prefix(key)).map(str::trim);
         // A kernel without PID namespaces has no `NSpid`.
         let number = line("NSpid:").or(line("Pid:"))?.split_whitespace().next_back()?;
         let mask = |key: &str| u64::from_str_radix(line(key)?, 16).ok();
-        let masks =
-            SignalMasks { ignored: mask("SigIgn:")?, caught: mask("SigCgt:")?, blocked: mask("SigBlk:")? };
+        let masks = SignalMasks {
+            ignored: mask("SigIgn:")?,
+            caught: mask("SigCgt:")?,
+            blocked: mask("SigBlk:")?,
+            is_init: line("Name:").is_some_and(|name| INITS.contains(&name)),
+        };
         (number == "1").then_some(masks)
     }
 
     /// The signal reaches the process.
     pub fn has_effect(&self, number: u32) -> bool {
         let bit = 1u64 << (number - 1);
-        self.ignored & bit == 0 && (self.caught | self.blocked) & bit != 0
+        self.is_init || (self.ignored & bit == 0 && (self.caught | self.blocked) & bit != 0)
     }
 }
 
@@ -100,6 +114,17 @@ mod tests {
             SignalMasks::of_first_process(&inside).is_some(),
             "as in the output of `cat /proc/1/status` in the container"
         );
+    }
+
+    /// Masks as on a real engine: an init in `sigtimedwait` blocks nothing.
+    #[test]
+    fn an_init_takes_every_signal() {
+        for name in INITS {
+            let text = status("1", 0, 0x3000, 0).replace("Name:\tx", &format!("Name:\t{name}"));
+            assert!(SignalMasks::of_first_process(&text).unwrap().has_effect(15), "{name}");
+        }
+        assert!(!SignalMasks::of_first_process(&status("1", 0, 0x3000, 0)).unwrap().has_effect(15));
+        assert!(SignalMasks::of_init().has_effect(15));
     }
 
     #[test]

@@ -79,7 +79,10 @@ fn finding_of(
     };
     let finding = |service: &&Service| {
         let mut names = names_of(around, service);
-        names.retain(|name| !is_in_front || name.parse::<IpAddr>().is_err());
+        names.retain(|name| match name.parse::<IpAddr>() {
+            Ok(_) => !is_in_front,
+            Err(_) => proxy.knows_name(name),
+        });
         let default = default(service);
         match (routing_line(&routes.texts, &names).or_else(|| connection(service)), default) {
             (Some(evidence), default) => {
@@ -179,11 +182,29 @@ fn routing_line(texts: &[String], names: &[String]) -> Option<String> {
     let resolves_again =
         |line: &str| has_resolver && (line.starts_with("set $") || line.contains(" resolve"));
     let mut lines = texts.iter().filter(|line| !line.starts_with('#') && !resolves_again(line));
-    // An `upstream` group of the same name hides the service.
-    let is_group =
-        |name: &str| texts.iter().any(|line| line.split_whitespace().take(2).eq(["upstream", name]));
-    let names: Vec<&String> = names.iter().filter(|name| !is_group(name)).collect();
-    lines.find(|line| names.iter().any(|name| routes_to(line, name))).cloned()
+    let is_route = |line: &str, name: &str| {
+        let has_group = texts.iter().any(|text| defines_group(text, name));
+        routes_to(line, name) && !(has_group && is_only_group(line, name))
+    };
+    lines.find(|line| names.iter().any(|name| is_route(line, name))).cloned()
+}
+
+/// True if a text defines an `upstream` group of a name, which hides the service of that name.
+fn defines_group(text: &str, name: &str) -> bool {
+    let is_group = |(before, after): (&str, &str)| {
+        before.split_whitespace().next_back() == Some("upstream")
+            && before.ends_with(char::is_whitespace)
+            && !after.starts_with(':')
+    };
+    whole_words(text, name).any(is_group)
+}
+
+/// True if a text names a group as a host only in URLs without a port. A server of the group is a host.
+fn is_only_group(text: &str, name: &str) -> bool {
+    let is_group = |(before, after): (&str, &str)| {
+        !is_host(before, after) || (before.ends_with("//") && !has_port(after))
+    };
+    whole_words(text, name).all(is_group)
 }
 
 /// True if a `resolver` line resolves names again while the old instances still run, which is 5 s without a drain.
@@ -197,13 +218,23 @@ fn resolves_soon(line: &str) -> bool {
 
 /// True if a text has a name as a host: `//app`, `app:3000` or `server app`.
 pub fn routes_to(text: &str, name: &str) -> bool {
-    whole_words(text, name).any(|(before, after)| {
-        let with_port =
-            after.strip_prefix(':').is_some_and(|port| port.starts_with(|c: char| c.is_ascii_digit()));
-        let as_server = before.trim_end().ends_with("server") && before.ends_with(' ');
-        let in_path = before.ends_with('/') && !before.ends_with("//");
-        !in_path && (before.ends_with("//") || with_port || as_server)
-    })
+    whole_words(text, name).any(|(before, after)| is_host(before, after))
+}
+
+/// True if a word between two texts is a host.
+fn is_host(before: &str, after: &str) -> bool {
+    // HAProxy's `server NAME ADDRESS` has the host in the next word, nginx's `server HOST` only parameters.
+    let has_address = after.split_whitespace().next().is_some_and(|next| next.contains([':', '.']));
+    let is_label = after.starts_with(' ') && has_address;
+    let as_server = before.trim_end().ends_with("server") && before.ends_with(' ') && !is_label;
+    let in_path = before.ends_with('/') && !before.ends_with("//");
+    // Apache's name of a group.
+    let is_balancer = before.ends_with("balancer://");
+    !in_path && !is_balancer && (before.ends_with("//") || has_port(after) || as_server)
+}
+
+fn has_port(after: &str) -> bool {
+    after.strip_prefix(':').is_some_and(|port| port.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 fn undrained_route(service: &Service, proxy: &Container, evidence: &str) -> Finding {
@@ -284,6 +315,9 @@ mod tests {
             "server app:3000;",
             "server app;",
             "UPSTREAM=app:80",
+            "server app weight=2;",
+            "server s1 app:3000 check",
+            "server app app:3000 check",
         ] {
             assert!(routes_to(line, "app"), "{line}");
         }
@@ -293,6 +327,9 @@ mod tests {
             "proxy_pass http://my-app:3000;",
             "http://apple/",
             "index app;",
+            "server app 127.0.0.1:8154 check",
+            "ProxyPass / balancer://app/",
+            "BalancerMember http://127.0.0.1:8154 route=app",
         ] {
             assert!(!routes_to(line, "app"), "{line}");
         }
@@ -304,6 +341,26 @@ mod tests {
         assert_eq!(files(&["nginx", "-g", "daemon off;"]), [""; 0]);
         assert_eq!(files(&["nginx", "-c", "/conf/nginx.conf"]), ["/conf/nginx.conf", "/conf"]);
         assert_eq!(files(&["-c", "sed x && exec nginx -c /tmp/n.conf"]), ["/tmp/n.conf"]);
+    }
+
+    /// In one line as in several.
+    #[test]
+    fn a_group_hides_the_service_of_its_name_but_its_servers_are_hosts() {
+        let names = ["app".to_string()];
+        let line =
+            |lines: &[&str]| routing_line(&lines.iter().map(ToString::to_string).collect::<Vec<_>>(), &names);
+        for group in [
+            "upstream app { server 127.0.0.1:8154; keepalive 8; }",
+            "http { upstream app{ server 127.0.0.1:8154; } server { location / { proxy_pass http://app; } } }",
+            "upstream  app",
+        ] {
+            assert_eq!(line(&[group, "proxy_pass http://app;"]), None, "{group}");
+            assert_eq!(line(&[group, "proxy_pass http://app/x;"]), None, "{group}");
+            assert!(line(&[group, "server app:3000;"]).is_some(), "{group}");
+            assert!(line(&[group, "server app;"]).is_some(), "{group}");
+        }
+        assert!(line(&["upstream other {", "proxy_pass http://app;"]).is_some());
+        assert!(line(&["upstream app { server app:3000; }", "proxy_pass http://app;"]).is_some());
     }
 
     #[test]

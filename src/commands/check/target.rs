@@ -322,6 +322,9 @@ impl ProjectFacts<'_> {
     /// Name and signal masks of the first running instance.
     fn signals(&self, service: &str) -> Result<Option<(String, SignalMasks)>> {
         let Some(instance) = self.running(service).next() else { return Ok(None) };
+        if instance.has_init() {
+            return Ok(Some((instance.name().to_string(), SignalMasks::of_init())));
+        }
         let masks = |status: Option<String>| status.as_deref().and_then(SignalMasks::of_first_process);
         let masks = match masks(self.status_on_host(instance)) {
             Some(known) => Some(known),

@@ -97,6 +97,7 @@ fn a_first_process_without_a_signal_handler_is_found() {
         );
         assert_eq!(broken_rules(shell, presence), "ignores-stop-signal");
         assert_eq!(broken_rules(&format!("{shell}, init: true"), presence), "");
+        assert_eq!(with("init: true", "0"), "");
     }
 }
 
