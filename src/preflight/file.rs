@@ -11,6 +11,18 @@ use crate::proxy::{self, Backend, Place, Proxy, port};
 use crate::report::{Report, Warning};
 use crate::targets::{Target, backend};
 
+/// Findings for which a target cannot run twice. `up` recreates it, with downtime. Each other refusal is an error in the
+/// file.
+pub const OBSTACLES: [&str; 7] = [
+    "container-name",
+    FIXED_PORT,
+    FIXED_UDP_PORT,
+    NETWORK_MODE,
+    FIXED_ADDRESS,
+    "anonymous-volume",
+    "shared-namespace",
+];
+
 /// Refusals of a target.
 pub fn findings(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Vec<Finding> {
     let is_pair = matches!(target, Target::Pair(_));
@@ -25,13 +37,24 @@ pub fn findings(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) 
         found.extend(unknown_kind(service));
         found.extend(per_replica(service));
         found.extend(service.anonymous_volumes().iter().filter_map(|path| anonymous_volume(service, path)));
-        found.into_iter().map(|finding| finding.of_service(name)).collect::<Vec<_>>()
+        found.into_iter().map(|finding| with_downtime(finding, name).of_service(name)).collect::<Vec<_>>()
     };
     target.services().into_iter().flat_map(of_service).chain(shared_namespaces(project, target)).collect()
 }
 
+/// The same finding, with the command that recreates the service if only a second instance is impossible.
+fn with_downtime(finding: Finding, service: &str) -> Finding {
+    if ![FIXED_PORT, FIXED_UDP_PORT, NETWORK_MODE, FIXED_ADDRESS].contains(&finding.rule) {
+        return finding;
+    }
+    let hint = format!("{}; or recreate it, with downtime: `compose-zd up --yes {service}`", finding.hint);
+    Finding { hint, ..finding }
+}
+
 const NETWORK_MODE: &str = "network-mode";
 const FIXED_PORT: &str = "fixed-host-port";
+const FIXED_UDP_PORT: &str = "fixed-udp-port";
+const FIXED_ADDRESS: &str = "fixed-address";
 
 /// Port of HTTP/3.
 const HTTP3: u16 = 443;
@@ -54,7 +77,7 @@ pub fn obstacles(service: &Service) -> Vec<Finding> {
     for (key, address) in service.own_addresses() {
         let message = format!("`{name}` has `{key}: {address}`, an address that only one instance can have");
         let hint = format!("remove `services.{name}.{key}`; {by_name}");
-        found.push(Finding::usage("fixed-address", message, hint));
+        found.push(Finding::usage(FIXED_ADDRESS, message, hint));
     }
     found
 }
@@ -98,7 +121,7 @@ fn fixed_port(service: &Service, port: &Port) -> Option<Finding> {
     let removal = format!("remove `{published}:{}/{protocol}` from `services.{name}.ports`", port.target);
     let instead = if port.target == HTTP3 { "; browsers use TCP instead" } else { "" };
     let hint = removal + instead;
-    Some(Finding::usage("fixed-udp-port", message, hint))
+    Some(Finding::usage(FIXED_UDP_PORT, message, hint))
 }
 
 /// Host port that two entries of the file publish. The engine refuses the second one, also for a stand-in. The sides of a
@@ -210,8 +233,8 @@ fn shared_namespaces(project: &Project, target: &Target) -> Vec<Finding> {
             "`{other}` runs in the container of `{host}` (`services.{other}.{key}: {value}`), and would stay in the old instance"
         );
         let hint = format!(
-            "give `{other}` its own network and volumes; or recreate both, with downtime: `docker compose up --detach \
-             {host} {other}`"
+            "give `{other}` its own network and volumes; or recreate both, with downtime: `compose-zd up --yes {host} \
+             {other}`"
         );
         Finding::usage("shared-namespace", message, hint).of_service(&host)
     };

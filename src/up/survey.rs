@@ -25,16 +25,6 @@ use crate::report::{ImageChange, Warning};
 use crate::request::Request;
 use crate::targets::{self, Target, is_member};
 
-/// Findings by the file for which a target cannot run twice. Each other refusal is an error in the file.
-const OBSTACLES: [&str; 6] = [
-    "container-name",
-    "fixed-host-port",
-    "network-mode",
-    "fixed-address",
-    "anonymous-volume",
-    "shared-namespace",
-];
-
 /// Project as it runs, compared with its file.
 pub struct Survey {
     pub facts: Vec<TargetFacts>,
@@ -362,7 +352,7 @@ impl<'a> Reader<'a> {
         for finding in found.into_iter().chain(image_volumes).filter(Finding::is_refusal) {
             match finding.rule {
                 "no-instances" => {}
-                rule if OBSTACLES.contains(&rule) => obstacle = obstacle.or(Some(finding.message)),
+                rule if file::OBSTACLES.contains(&rule) => obstacle = obstacle.or(Some(finding.message)),
                 _ => return Err(finding.into()),
             }
         }

@@ -111,6 +111,42 @@ fn up_touches_nothing_that_needs_consent() {
     assert!(fake.changes().ends_with("stop web\nrm web\n"), "{}", fake.changes());
 }
 
+/// No stand-in can serve at a UDP port. The other services go on without it.
+#[test]
+fn a_service_that_cannot_run_twice_is_recreated_with_consent() {
+    let alone = [
+        "ports: [{target: 53, published: '8158', protocol: udp}]",
+        "network_mode: host",
+        "networks: {default: {ipv4_address: 10.0.0.9}}",
+    ];
+    for keys in alone {
+        let with_dns = || {
+            let fake = project(&["web"]);
+            write_services(&fake, &format!(", dns: {{image: 'app:1', {keys}}}"));
+            fake.write("hashes", "web wanted\nworker wanted\ndb wanted\ndns wanted\n");
+            instance(&fake, "containers/dns", "dns", "running", "other");
+            instance(&fake, "up/dns", "dns", "running", "wanted");
+            fake
+        };
+        let fake = with_dns();
+        let plan = fake.run("plan").success();
+        let table = String::from_utf8_lossy(&plan.get_output().stdout).into_owned();
+        assert!(table.contains("dns      recreate, with downtime"), "{keys}: {table}");
+        let run = fake.run("up").code(3);
+        says(&run, &["`dns` changed in the file and was left alone", "`compose-zd up --yes dns`"]);
+        assert!(fake.changes().ends_with("stop web\nrm web\n"), "{keys}: {}", fake.changes());
+        assert!(!fake.changes().contains("dns"), "{keys}: {}", fake.changes());
+
+        let fake = with_dns();
+        fake.run("up --yes").success();
+        assert!(changes(&fake).contains(&format!("{RECREATE} dns")), "{keys}: {}", fake.changes());
+
+        let fake = with_dns();
+        says(&fake.run("deploy dns").code(2), &["`dns`", "`compose-zd up --yes dns`"]);
+        assert_eq!(fake.changes(), "");
+    }
+}
+
 #[test]
 fn a_service_that_fails_undoes_those_before_it() {
     let fake = project(&["web", "worker"]);
