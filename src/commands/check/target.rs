@@ -90,7 +90,7 @@ impl ProjectFacts<'_> {
             Some(unknown) => report.not_audited.push(unknown),
             None => found.extend(weak_probes(&reader)),
         }
-        found.extend(self.serving_findings(&reader, &proxies)?);
+        found.extend(self.serving_findings(&reader)?);
         let plan = self.plan(target, &proxies);
         let (starting, serving) = match &plan {
             Ok(plan) => (plan.extra_instances(), plan.serving_at_end()),
@@ -148,10 +148,10 @@ impl ProjectFacts<'_> {
     }
 
     /// Findings on running instances that fail the probe of new ones.
-    fn serving_findings(&self, reader: &TargetReader, proxies: &TargetProxies) -> Result<Vec<Finding>> {
+    fn serving_findings(&self, reader: &TargetReader) -> Result<Vec<Finding>> {
         let running = reader.target.services().into_iter().flat_map(|name| self.running(name));
         // A service without a probe has a finding already.
-        let serving = ServingInstance::select(reader, &proxies.running, running).unwrap_or_default();
+        let serving = ServingInstance::select(reader, &reader.proxies, running).unwrap_or_default();
         readiness::not_ready(reader.docker, &serving)
     }
 
