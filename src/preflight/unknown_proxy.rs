@@ -83,10 +83,12 @@ fn finding_of(
             Ok(_) => !is_in_front,
             Err(_) => proxy.knows_name(name),
         });
-        let default = default(service);
-        match (routing_line(&routes.texts, &names).or_else(|| connection(service)), default) {
-            (Some(evidence), default) => {
-                let found = undrained_route(service, proxy, &evidence);
+        if let Some(line) = routing_line(&routes.texts, &names) {
+            return Some(undrained_route(service, proxy, &line));
+        }
+        match (connection(service), default(service)) {
+            (Some(connection), default) => {
+                let found = undrained_route(service, proxy, &connection);
                 let hint = default.map_or_else(|| found.hint.clone(), |route| route.hint);
                 Some(Finding { hint, ..found })
             }
