@@ -323,10 +323,10 @@ fn a_started_service_that_does_not_answer_is_no_success() {
     assert_eq!(project.states("app").len(), 1);
     // It crashes after the start check, while its first answer is awaited.
     project.compose("down --timeout 1");
-    start("environment: {LISTEN_AFTER: '60', EXIT_AFTER: '3', EXIT_CODE: '4'}, deploy: {update_config: {monitor: 1s}}, \
+    start("restart: 'no', environment: {LISTEN_AFTER: '60', EXIT_AFTER: '3', EXIT_CODE: '4'}, deploy: {update_config: {monitor: 1s}}, \
            x-zd: {health: {deadline: 6s}}")
         .exits(3)
-        .says("its last exit code is 4")
+        .says("exited with 4")
         .says("what was changed before is undone");
     assert_eq!(project.states("app"), [""; 0]);
     // The check of the file fails: the start is undone.
