@@ -234,7 +234,7 @@ impl<'c, 'a> Apply<'c, 'a> {
         let ctx = &self.ctx;
         self.silent = first_answers::wait(self.docker(), self.project(), &started, ctx.report, ctx.stop)?;
         self.wait_for_answers(self.ctx.stop)?;
-        self.check_still_up(&started)?;
+        self.check_still_up(started.iter().chain(&stages.recreate))?;
         Ok(rolled)
     }
 
@@ -382,8 +382,8 @@ impl<'c, 'a> Apply<'c, 'a> {
         Ok(())
     }
 
-    /// Fails if a started container has crashed after it was up: who does not run is not asked for an answer.
-    fn check_still_up(&self, services: &[String]) -> Result<(), Error> {
+    /// Fails if a container has crashed after it was up. The waits for answers ask only containers that run.
+    fn check_still_up<'s>(&self, services: impl Iterator<Item = &'s String>) -> Result<(), Error> {
         for service in services {
             let is_job = needed_completed(self.project(), service);
             for container in self.containers(std::slice::from_ref(service))? {
